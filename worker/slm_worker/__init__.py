@@ -1,0 +1,1 @@
+"""The part that runs in a pack: agent, replicas, router, GPU. Knows nothing of Kubernetes."""

@@ -1,0 +1,139 @@
+"""``python -m slm_worker``: the agent of one pack.
+
+Exit codes: 0 after SIGTERM or SIGINT, 2 for wrong settings, 3 when the API's port is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from uuid import uuid4
+
+import aiohttp
+from aiohttp import web
+
+from slm_worker.agent import Agent
+from slm_worker.bringup import BringUp
+from slm_worker.engine.factory import open_engine
+from slm_worker.gpu.factory import open_device
+from slm_worker.load import SaturatingLoad
+from slm_worker.loading import CalibrationLoad
+from slm_worker.logs import configure_logs
+from slm_worker.model_files import read_footprint
+from slm_worker.replica import EngineHost
+from slm_worker.router import Router
+from slm_worker.server import make_app
+from slm_worker.settings import AgentSettings, SettingsError, read_settings
+from slm_worker.wire import AGENT_PORT, ROUTER_PORT
+
+EXIT_SETTINGS = 2
+EXIT_PORT_TAKEN = 3
+
+log = logging.getLogger("slm_worker")
+
+
+def main() -> None:
+    configure_logs()
+    try:
+        settings = read_settings(os.environ)
+        with tempfile.TemporaryDirectory(prefix="slm-") as run_dir:
+            code = asyncio.run(_serve(settings, Path(run_dir)))
+    except SettingsError as error:
+        log.error("%s", error)
+        code = EXIT_SETTINGS
+    sys.exit(code)
+
+
+async def _serve(settings: AgentSettings, run_dir: Path) -> int:
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end.set)
+    # Connections to engines are not kept: one that the engine closes meanwhile would look like
+    # an engine that does not answer.
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
+        agent = _make_agent(settings, run_dir, http)
+        runner = web.AppRunner(make_app(agent, settings.token), handle_signals=False)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, settings.address, AGENT_PORT).start()
+        except OSError as error:
+            log.error(
+                "the API cannot listen on %s:%d: %s; end the process that does, or give this "
+                "pack an address of its own",
+                settings.address,
+                AGENT_PORT,
+                error.strerror,
+            )
+            await runner.cleanup()
+            return EXIT_PORT_TAKEN
+        log.info("the API listens on %s:%d", settings.address, AGENT_PORT)
+        await agent.run(end)
+        await runner.cleanup()
+    return 0
+
+
+def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSession) -> Agent:
+    """Raises SettingsError."""
+    config = settings.config
+    host = f"[{settings.address}]" if ":" in settings.address else settings.address
+    try:
+        router = Router(
+            address=settings.address,
+            port=ROUTER_PORT,
+            replica_host=settings.engine_address,
+            run_dir=run_dir / "router",
+        )
+    except ValueError as error:
+        raise SettingsError(f"TMPDIR: {error}") from None
+    bring_up = BringUp(
+        open_device=partial(open_device, config.gpu.kind, run_dir / "gpu"),
+        read_model=partial(read_footprint, config.model, config.engine),
+        open_engine=partial(open_engine, config),
+        router=router,
+        clock=time.monotonic,
+    )
+
+    def make_host(ready: BringUp) -> EngineHost:
+        if ready.engine is None or ready.device is None:
+            raise RuntimeError("the bring-up is not complete")
+        return EngineHost(
+            engine=ready.engine,
+            model_name=config.model.name,
+            address=settings.engine_address,
+            run_dir=run_dir,
+            agent_env=os.environ,
+            device_env=ready.device.engine_env(),
+            http=http,
+        )
+
+    return Agent(
+        agent_id=uuid4().hex,
+        version=version("slm-operator"),
+        gpu=config.gpu,
+        bring_up=bring_up,
+        make_host=make_host,
+        load=CalibrationLoad(
+            lambda load: SaturatingLoad(
+                url=f"http://{host}:{ROUTER_PORT}",
+                model_name=config.model.name,
+                prompt_tokens=load.prompt_tokens,
+                output_tokens=load.output_tokens,
+                rng=random.Random(),  # noqa: S311 - prompts need no secrecy
+            )
+        ),
+        clock=time.monotonic,
+    )
+
+
+if __name__ == "__main__":
+    main()

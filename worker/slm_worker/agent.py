@@ -1,0 +1,367 @@
+"""The agent: walks the pack to the accepted plan, measures it, and says how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from slm_worker.bringup import BringUp
+from slm_worker.fleet import Fleet
+from slm_worker.footprint import ModelError
+from slm_worker.packing import LayoutError
+from slm_worker.planner import Target
+from slm_worker.problems import ProblemLog
+from slm_worker.replica import EngineHost
+from slm_worker.router import RouterError
+from slm_worker.sampling import Sampler
+from slm_worker.sizing import packing_of, target_of
+from slm_worker.wire import (
+    ApiError,
+    GpuConfig,
+    GpuState,
+    Layout,
+    Load,
+    LoadState,
+    Packing,
+    PackState,
+    Plan,
+    Problem,
+)
+
+TICK_SECONDS = 0.25
+STALE_TICK_SECONDS = 60.0
+"""A pass that lasts longer than this is taken for dead."""
+ROUTER_FAILURES_UNTIL_RESTART = 3
+LINGER_ON_EXIT_SECONDS = 5.0
+"""How long a pack that shall end serves on as before: until its removal from the Service has
+reached every node, new requests still come."""
+QUEUE_ON_EXIT_SECONDS = 10.0
+"""How long it then still serves what waits at its router."""
+DRAIN_ON_EXIT_SECONDS = 25.0
+"""From then to the end of requests in flight, the queue's time included."""
+
+log = logging.getLogger(__name__)
+
+
+class PlanRefusedError(Exception):
+    """``status`` is the HTTP status of the refusal."""
+
+    def __init__(self, status: int, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.error = error
+
+
+class LoadKeeper(Protocol):
+    """Keeps the calibration load as it is wanted."""
+
+    @property
+    def state(self) -> LoadState: ...
+
+    async def match(self, load: Load | None, rotation: int, max_num_seqs: int) -> None:
+        """Sends ``load`` to ``rotation`` replicas from now on; None ends it."""
+
+
+class Agent:
+    """``make_host`` is called once device and engine are there."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: str,
+        version: str,
+        gpu: GpuConfig,
+        bring_up: BringUp,
+        make_host: Callable[[BringUp], EngineHost],
+        load: LoadKeeper,
+        clock: Callable[[], float],
+        linger_seconds: float = LINGER_ON_EXIT_SECONDS,
+    ) -> None:
+        self._agent_id = agent_id
+        self._version = version
+        self._gpu = gpu
+        self._bring_up = bring_up
+        self._make_host = make_host
+        self._load = load
+        self._clock = clock
+        self._linger_seconds = linger_seconds
+        self._wake = asyncio.Event()
+        self._plan: Plan | None = None
+        self._sized: tuple[Layout, Target] | None = None
+        self._settled_since_seconds: float | None = None
+        self._ticked_at_seconds = clock()
+        self._ending = False
+        self._fleet: Fleet | None = None
+        self._sampler: Sampler | None = None
+        self._sampling: asyncio.Task[None] | None = None
+        self._pass_trouble = ProblemLog(clock)
+        self._layout_trouble = ProblemLog(clock)
+
+    # What the API asks.
+
+    def accept(self, plan: Plan) -> None:
+        """Raises PlanRefusedError."""
+        current = self._plan
+        if plan == current:
+            return
+        if current is not None and plan.generation <= current.generation:
+            raise PlanRefusedError(
+                409,
+                ApiError(
+                    reason="StaleGeneration",
+                    message=f"generation {plan.generation} is not newer than the accepted "
+                    f"{current.generation}: read the pack, then plan with a higher one",
+                ),
+            )
+        packing = self._packing()
+        if packing is not None and plan.layout.replicas > packing.max_replicas:
+            raise PlanRefusedError(
+                422,
+                ApiError(
+                    reason="DoesNotFit",
+                    message=str(LayoutError(plan.layout, packing)),
+                    max_replicas=packing.max_replicas,
+                ),
+            )
+        log.info("plan %s", plan.model_dump_json())
+        self._plan = plan
+        self._settled_since_seconds = None
+        self._wake.set()
+
+    @property
+    def alive(self) -> bool:
+        return self._clock() - self._ticked_at_seconds < STALE_TICK_SECONDS
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why nobody answers here; None when somebody does."""
+        if self._ending:
+            return "the pack ends"
+        if self._fleet is not None and any(one.admitted for one in self._fleet.replicas.values()):
+            return None
+        problem = self._problem()
+        if problem is not None:
+            return f"{problem.reason}: {problem.message}"
+        return "no plan yet" if self._plan is None else "no replica is in rotation yet"
+
+    def state(self) -> PackState:
+        plan, sampler = self._plan, self._sampler
+        replicas = self._fleet.replicas if self._fleet else {}
+        return PackState(
+            agent_id=self._agent_id,
+            version=self._version,
+            clock_seconds=self._clock(),
+            gpu=self._gpu_state(),
+            packing=self._packing(),
+            plan=plan,
+            settled=self._settled_since_seconds is not None,
+            settled_since_seconds=self._settled_since_seconds,
+            replicas=tuple(one.state() for _, one in sorted(replicas.items())),
+            router_queue=sampler.router_queue if sampler else 0,
+            load=self._load.state,
+            counters=sampler.counters if sampler else None,
+            problem=self._problem(),
+        )
+
+    def _gpu_state(self) -> GpuState:
+        device = self._bring_up.device
+        if device is None:
+            return GpuState(
+                kind=self._gpu.kind,
+                name="",
+                memory_bytes=0,
+                simulated=self._gpu.kind == "Simulated",
+                mps="Unavailable",
+                mps_message="the device is not open yet",
+            )
+        return GpuState(
+            kind=device.identity.kind,
+            name=device.identity.name,
+            memory_bytes=device.identity.memory_bytes,
+            simulated=device.identity.simulated,
+            power_watts=self._sampler.power_watts if self._sampler else None,
+            mps=device.mps.state,
+            mps_message=device.mps.message,
+        )
+
+    def _packing(self) -> Packing | None:
+        device = self._bring_up.device
+        if device is None or not self._bring_up.model_read:
+            return None
+        return packing_of(self._bring_up.footprint, device.identity, device.mps)
+
+    def _problem(self) -> Problem | None:
+        """The most severe: what stops all, then the layout, the device, single replicas."""
+        for known in (
+            self._bring_up.problem,
+            self._pass_trouble.current,
+            self._layout_trouble.current,
+            self._sampler.device_problem if self._sampler else None,
+        ):
+            if known is not None:
+                return known
+        replicas = self._fleet.replicas.values() if self._fleet else ()
+        return next((one.problem for one in replicas if one.problem is not None), None)
+
+    # What the agent does by itself.
+
+    async def run(self, end: asyncio.Event) -> None:
+        """Until ``end`` is set; then serves on for a moment, drains and leaves no process."""
+        ending = asyncio.create_task(end.wait())
+        try:
+            while not end.is_set():
+                await self._guarded_pass()
+                await self._until_woken(ending)
+            await self._linger()
+        finally:
+            ending.cancel()
+            await self._close()
+
+    async def _until_woken(self, *others: asyncio.Task[bool]) -> None:
+        """Until something happened that the next pass should see, or a tick is over."""
+        waking = asyncio.create_task(self._wake.wait())
+        await asyncio.wait(
+            {waking, *others}, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        waking.cancel()
+
+    async def _linger(self) -> None:
+        """Serves on without being ready, so that no new requests come when it is over."""
+        self._ending = True
+        self._settled_since_seconds = None
+        until_seconds = self._clock() + self._linger_seconds
+        while self._fleet is not None and self._clock() < until_seconds:
+            await self._guarded_pass()
+            await self._until_woken()
+
+    async def _guarded_pass(self) -> None:
+        self._wake.clear()
+        self._ticked_at_seconds = self._clock()
+        try:
+            settled = await self._pass()
+        except RouterError as error:
+            settled = False
+            self._pass_trouble.report("RouterFailed", str(error))
+            if self._pass_trouble.failures >= ROUTER_FAILURES_UNTIL_RESTART:
+                with contextlib.suppress(RouterError):
+                    await self._bring_up.router.restart()
+        except Exception as error:
+            # A supervisor that ends would end the replicas that still serve.
+            settled = False
+            log.exception("pass failed")
+            self._pass_trouble.report("InternalError", f"{error!r}; the agent's log has more")
+        else:
+            self._pass_trouble.clear()
+        if not settled or self._ending:
+            self._settled_since_seconds = None
+        elif self._settled_since_seconds is None:
+            self._settled_since_seconds = self._clock()
+
+    async def _pass(self) -> bool:
+        """One pass towards the plan; answers whether the pack is what the plan wants."""
+        if not await self._bring_up.attempt():
+            return False
+        fleet = self._ensure_fleet()
+        plan = self._plan
+        if plan is None:
+            return False
+        target = await self._target(plan)
+        if target is None:
+            return False
+        stats = await self._bring_up.router.stats()
+        as_planned = await fleet.step(target, stats.in_flight)
+        wanted_load = plan.load if as_planned and not self._ending else None
+        await self._load.match(wanted_load, plan.rotation, plan.layout.max_num_seqs)
+        return as_planned and plan is self._plan
+
+    def _ensure_fleet(self) -> Fleet:
+        device, router = self._bring_up.device, self._bring_up.router
+        if self._fleet is None or self._sampler is None:
+            if device is None:
+                raise RuntimeError("no device after a complete bring-up")
+            fleet = Fleet(
+                self._make_host(self._bring_up),
+                router,
+                clock=self._clock,
+                wake=self._wake.set,
+                last_reading=self._read_once,
+            )
+            self._fleet = fleet
+            self._sampler = Sampler(
+                device,
+                router,
+                running=fleet.running,
+                starts=lambda: fleet.starts,
+                clock=self._clock,
+            )
+        if self._sampling is None or self._sampling.done():
+            ended, self._sampling = self._sampling, asyncio.create_task(self._sampler.run())
+            if ended is not None:
+                ended.result()
+        return self._fleet
+
+    async def _read_once(self) -> None:
+        if self._sampler is not None:
+            await self._sampler.sample()
+
+    async def _target(self, plan: Plan) -> Target | None:
+        """A layout is sized once: what becomes known of the model later changes none that runs."""
+        if self._sized is not None and self._sized[0] == plan.layout:
+            sized = self._sized[1]
+            return Target(sized.replicas, plan.rotation, sized.settings)
+        device = self._bring_up.device
+        if device is None:
+            return None
+        try:
+            if self._bring_up.footprint is None:
+                await self._bring_up.read_model()
+            target = target_of(plan, self._bring_up.footprint, device.identity, device.mps)
+        except ModelError as error:
+            self._layout_trouble.report(error.reason, error.message)
+            return None
+        except LayoutError as error:
+            self._layout_trouble.report("DoesNotFit", str(error))
+            return None
+        self._layout_trouble.clear()
+        self._sized = (plan.layout, target)
+        return target
+
+    async def _close(self) -> None:
+        self._ending = True
+        self._settled_since_seconds = None
+        await self._load.match(None, 1, 1)
+        if self._fleet is not None:
+            await self._drain(self._fleet)
+            await self._fleet.close()
+        if self._sampling is not None:
+            self._sampling.cancel()
+            await asyncio.wait([self._sampling])
+        await self._bring_up.close()
+
+    async def _drain(self, fleet: Fleet) -> None:
+        """Lets requests end; what waits at the router still finds its replica, or is refused."""
+        router = self._bring_up.router
+        began_seconds = self._clock()
+        drained = False
+        try:
+            while True:
+                self._ticked_at_seconds = now_seconds = self._clock()
+                stats = await router.stats()
+                waited_seconds = now_seconds - began_seconds
+                in_flight = sum(stats.in_flight.values())
+                over = in_flight + stats.queued == 0 or waited_seconds >= DRAIN_ON_EXIT_SECONDS
+                if drained and over:
+                    break
+                if not drained and (stats.queued == 0 or waited_seconds >= QUEUE_ON_EXIT_SECONDS):
+                    await fleet.drain_all()
+                    await router.refuse_held()
+                    drained = True
+                await asyncio.sleep(TICK_SECONDS)
+        except RouterError as error:
+            log.warning("ending without a drain: %s", error)
+            return
+        if in_flight or stats.queued:
+            log.warning("%d requests are cut, %d were waiting", in_flight, stats.queued)

@@ -1,0 +1,87 @@
+"""What must be there before replicas can run: device, model, engine, router.
+
+Each that is missing is a problem with a remedy, tried again after a backoff, so that a pack heals
+when the cause goes: a driver that loads late, a model that is still being copied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from slm_worker.engine.base import Engine
+from slm_worker.engine.factory import EngineUnusableError
+from slm_worker.footprint import ModelError, ModelFootprint
+from slm_worker.gpu.base import Device, DeviceError
+from slm_worker.problems import ProblemLog
+from slm_worker.router import Router, RouterError
+from slm_worker.wire import Problem
+
+
+class BringUp:
+    """Opens in order; :meth:`attempt` may be repeated until it succeeds, and does nothing then."""
+
+    def __init__(
+        self,
+        *,
+        open_device: Callable[[], Awaitable[Device]],
+        read_model: Callable[[], ModelFootprint | None],
+        open_engine: Callable[[], Engine],
+        router: Router,
+        clock: Callable[[], float],
+    ) -> None:
+        self._open_device = open_device
+        self._read_model = read_model
+        self._open_engine = open_engine
+        self._clock = clock
+        self._trouble = ProblemLog(clock)
+        self.router = router
+        self.device: Device | None = None
+        self.model_read = False
+        self.footprint: ModelFootprint | None = None
+        self.engine: Engine | None = None
+
+    @property
+    def problem(self) -> Problem | None:
+        return self._trouble.current
+
+    async def attempt(self) -> bool:
+        """Answers whether everything is there."""
+        if self.engine is not None and self.router.alive:
+            return True
+        if self._clock() < self._trouble.retry_at_seconds:
+            return False
+        try:
+            if self.device is None:
+                self.device = await self._open_device()
+            if not self.model_read:
+                await self.read_model()
+            if self.engine is None:
+                engine = self._open_engine()
+                await self.router.start()
+                self.engine = engine
+            else:
+                await self.router.restart()
+        except (ModelError, EngineUnusableError) as error:
+            self._trouble.report(error.reason, error.message)
+            return False
+        except DeviceError as error:
+            self._trouble.report("DeviceUnavailable", str(error))
+            return False
+        except RouterError as error:
+            self._trouble.report("RouterUnavailable", str(error))
+            return False
+        self._trouble.clear()
+        return True
+
+    async def read_model(self) -> None:
+        """Reads the model's size, again where it was not known yet. Raises ModelError."""
+        self.footprint = await asyncio.to_thread(self._read_model)
+        self.model_read = True
+
+    async def close(self) -> None:
+        with contextlib.suppress(RouterError):
+            await self.router.stop()
+        if self.device is not None:
+            await self.device.close()

@@ -1,0 +1,82 @@
+"""What the agent asks of a running engine over HTTP: its health, a token, its counters."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+
+from slm_worker.engine_metrics import EngineSample, MetricsError, parse_metrics
+
+SCRAPE_TIMEOUT_SECONDS = 2.0
+HEALTH_TIMEOUT_SECONDS = 2.0
+MAX_METRICS_BYTES = 4 * 2**20
+
+
+class EngineNotAnsweringError(Exception):
+    """The engine did not give the expected answer in time; the message says what it did."""
+
+
+class EngineClient:
+    """Talks to one engine at ``host:port`` through a session that the caller owns."""
+
+    def __init__(self, http: aiohttp.ClientSession, host: str, port: int, model_name: str) -> None:
+        self._http = http
+        self._url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._model_name = model_name
+
+    async def healthy(self) -> bool:
+        try:
+            async with self._http.get(
+                f"{self._url}/health", timeout=aiohttp.ClientTimeout(HEALTH_TIMEOUT_SECONDS)
+            ) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def complete_one_token(self, timeout_seconds: float) -> None:
+        """Proves that the engine computes, not only answers. Raises EngineNotAnsweringError."""
+        body = {"model": self._model_name, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        try:
+            async with self._http.post(
+                f"{self._url}/v1/completions",
+                json=body,
+                timeout=aiohttp.ClientTimeout(timeout_seconds),
+            ) as response:
+                if response.status == 200:
+                    await response.read()
+                    return
+                answer = (await response.content.read(300)).decode(errors="replace")
+        except TimeoutError:
+            raise EngineNotAnsweringError(
+                f"a one-token completion took longer than {timeout_seconds:.0f} s"
+            ) from None
+        except aiohttp.ClientError as error:
+            raise EngineNotAnsweringError(f"a one-token completion failed: {error}") from None
+        raise EngineNotAnsweringError(
+            f"a one-token completion was answered with {response.status}: {answer}"
+        )
+
+    async def scrape(self) -> EngineSample:
+        """Its counters now. Raises EngineNotAnsweringError."""
+        try:
+            async with asyncio.timeout(SCRAPE_TIMEOUT_SECONDS):
+                async with self._http.get(f"{self._url}/metrics") as response:
+                    if response.status != 200:
+                        raise EngineNotAnsweringError(
+                            f"/metrics was answered with {response.status}"
+                        )
+                    return parse_metrics(await _bounded_text(response))
+        except (aiohttp.ClientError, TimeoutError, MetricsError) as error:
+            raise EngineNotAnsweringError(
+                f"/metrics gave no counters: {error or 'no answer in time'}"
+            ) from None
+
+
+async def _bounded_text(response: aiohttp.ClientResponse) -> str:
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(64 * 1024):
+        content += chunk
+        if len(content) > MAX_METRICS_BYTES:
+            raise MetricsError(f"/metrics is longer than {MAX_METRICS_BYTES} bytes")
+    return content.decode(errors="replace")

@@ -1,0 +1,25 @@
+"""Opens the device that a pack's configuration names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slm_worker.gpu.base import Device, GpuKind
+from slm_worker.gpu.cpu import CpuHost
+from slm_worker.gpu.nvml import NvmlDevice
+from slm_worker.gpu.simulated import SimulatedDevice
+
+
+async def open_device(kind: GpuKind, run_dir: Path) -> Device:
+    """The pack's device, ready to be read; the caller closes it.
+
+    ``run_dir`` is private to the agent: daemons keep their sockets and logs there. Raises
+    DeviceError with cause and remedy.
+    """
+    match kind:
+        case "NVIDIA":
+            return await NvmlDevice.open(run_dir)
+        case "CPU":
+            return CpuHost()
+        case "Simulated":
+            return await SimulatedDevice.start(run_dir)

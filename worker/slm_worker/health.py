@@ -1,0 +1,66 @@
+"""PURE: when to doubt a ready engine, and how long to wait before starting a failed one again."""
+
+from __future__ import annotations
+
+import math
+
+from slm_worker.engine_metrics import EngineSample
+
+IDLE_PROBE_SECONDS = 15.0
+"""Between probes of an engine without requests; each probe makes it write one token."""
+STALLED_PROBE_SECONDS = 5.0
+"""An engine that has requests, or does not answer, and makes no progress, is probed sooner."""
+PROBE_TIMEOUT_SECONDS = 10.0
+FAILED_PROBES_UNTIL_HUNG = 2
+
+FIRST_BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 60.0
+HEALTHY_RESET_SECONDS = 300.0
+"""After that long without failure an engine's earlier failures are forgotten."""
+
+
+class ProgressWatch:
+    """Watches one ready engine; while real traffic makes progress it asks for no probe."""
+
+    def __init__(self, now_seconds: float) -> None:
+        self._progress_at_seconds = now_seconds
+        self._last: tuple[int, int, int] | None = None
+        self._suspicious = False
+        self._failed_probes = 0
+
+    def sampled(self, sample: EngineSample | None, now_seconds: float) -> None:
+        """``sample`` is None where the engine did not answer."""
+        if sample is None:
+            self._suspicious = True
+            return
+        work = (sample.output_tokens, sample.prompt_tokens, sample.steps)
+        if self._last is not None and work != self._last:
+            self._progressed(now_seconds)
+        self._last = work
+        self._suspicious = sample.running > 0 or sample.waiting > 0
+
+    def probe_due(self, now_seconds: float) -> bool:
+        if self._failed_probes:
+            return True
+        patience = STALLED_PROBE_SECONDS if self._suspicious else IDLE_PROBE_SECONDS
+        return now_seconds - self._progress_at_seconds >= patience
+
+    def probed(self, answered: bool, now_seconds: float) -> None:
+        if answered:
+            self._progressed(now_seconds)
+        else:
+            self._failed_probes += 1
+
+    @property
+    def hung(self) -> bool:
+        return self._failed_probes >= FAILED_PROBES_UNTIL_HUNG
+
+    def _progressed(self, now_seconds: float) -> None:
+        self._progress_at_seconds = now_seconds
+        self._failed_probes = 0
+
+
+def backoff_seconds(failures: int) -> float:
+    """Before the start that follows the ``failures``-th failure in a row (from 1)."""
+    # The exponent is bounded because 2.0 ** failures overflows after a long time of failing.
+    return min(math.ldexp(FIRST_BACKOFF_SECONDS, min(failures - 1, 16)), MAX_BACKOFF_SECONDS)

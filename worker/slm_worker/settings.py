@@ -1,0 +1,83 @@
+"""The agent's settings, read from its environment."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from slm_worker.engine.factory import EngineUnusableError, refuse_owned_arguments
+from slm_worker.wire import ADDRESS_VARIABLE, CONFIG_VARIABLE, TOKEN_VARIABLE, PackConfig
+
+MIN_TOKEN_CHARACTERS = 16
+DEFAULT_ADDRESS = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
+
+
+class SettingsError(Exception):
+    """The text names the variable, its fault and the remedy; never the token."""
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    config: PackConfig
+    token: str = field(repr=False)
+    address: str
+    """Where agent and router listen."""
+
+    @property
+    def engine_address(self) -> str:
+        """Where engines listen: nobody but the router shall reach them. Packs that share a host
+        for development each have a loopback address of their own."""
+        return self.address if ipaddress.ip_address(self.address).is_loopback else LOOPBACK
+
+
+def read_settings(environment: Mapping[str, str]) -> AgentSettings:
+    """Raises SettingsError."""
+    return AgentSettings(
+        config=_config(environment.get(CONFIG_VARIABLE, "")),
+        token=_token(environment.get(TOKEN_VARIABLE, "")),
+        address=_address(environment.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS),
+    )
+
+
+def _config(text: str) -> PackConfig:
+    if not text:
+        raise SettingsError(
+            f"{CONFIG_VARIABLE} is not set: give the pack's configuration as JSON with model, "
+            "engine and gpu"
+        )
+    try:
+        config = PackConfig.model_validate_json(text)
+        refuse_owned_arguments(config.engine.args)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'document'} is {fault.get('input')!r:.100}: "
+            f"{fault['msg']}"
+            for fault in error.errors(include_url=False, include_context=False)
+        )
+        raise SettingsError(f"{CONFIG_VARIABLE}: {faults}; correct it") from None
+    except EngineUnusableError as error:
+        raise SettingsError(f"{CONFIG_VARIABLE}: {error.message}") from None
+    return config
+
+
+def _token(token: str) -> str:
+    if len(token) < MIN_TOKEN_CHARACTERS:
+        raise SettingsError(
+            f"{TOKEN_VARIABLE} is {'too short' if token else 'not set'}: give a random secret of "
+            f"at least {MIN_TOKEN_CHARACTERS} characters, the same that the operator sends"
+        )
+    return token
+
+
+def _address(address: str) -> str:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise SettingsError(
+            f"{ADDRESS_VARIABLE} is {address!r}, which is no IP address: give the pod's own"
+        ) from None
+    return address

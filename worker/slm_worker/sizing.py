@@ -1,0 +1,43 @@
+"""PURE: what the plan's layout means on this device: replica settings, and what would fit."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from slm_worker.footprint import ModelFootprint
+from slm_worker.gpu.base import DeviceIdentity, MpsStatus
+from slm_worker.packing import LayoutError, max_replicas, share
+from slm_worker.planner import Settings, Target
+from slm_worker.wire import Packing, Plan
+
+
+def packing_of(
+    footprint: ModelFootprint | None, identity: DeviceIdentity, mps: MpsStatus
+) -> Packing:
+    """How many replicas may share the device; one where processes would only take turns on it."""
+    packing = max_replicas(footprint, identity)
+    if mps.state != "Unavailable" or packing.max_replicas <= 1:
+        return packing
+    return packing.model_copy(
+        update={
+            "max_replicas": 1,
+            "message": f"Only one replica, for lack of MPS: {mps.message} {packing.message}",
+        }
+    )
+
+
+def target_of(
+    plan: Plan, footprint: ModelFootprint | None, identity: DeviceIdentity, mps: MpsStatus
+) -> Target:
+    """Raises LayoutError."""
+    packing = packing_of(footprint, identity, mps)
+    if plan.layout.replicas > packing.max_replicas:
+        raise LayoutError(plan.layout, packing)
+    memory = share(plan.layout, footprint, identity)
+    settings = Settings(
+        max_num_seqs=plan.layout.max_num_seqs,
+        kv_cache_bytes=memory.kv_cache_bytes,
+        gpu_memory_utilization=memory.gpu_memory_utilization,
+        memory_share=Fraction(1, plan.layout.replicas),
+    )
+    return Target(plan.layout.replicas, plan.rotation, settings)

@@ -1,0 +1,311 @@
+"""Models of the agent's HTTP API: the only module that operator and worker share.
+
+``GET /v1/pack`` answers :class:`PackState`, ``PUT /v1/pack/plan`` takes a :class:`Plan`; a refusal
+is an :class:`ApiError`. Commands reject unknown fields. Reports ignore them, so that an older
+operator can read a newer agent.
+
+Time is in seconds of one monotonic clock, the agent's, whose zero means nothing.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_REPLICAS_PER_PACK = 32
+MAX_NUM_SEQS = 4096
+
+CONFIG_VARIABLE = "SLM_PACK_CONFIG"
+"""Environment variable that holds the pack's :class:`PackConfig` as JSON."""
+TOKEN_VARIABLE = "SLM_AGENT_TOKEN"  # noqa: S105 - the name of the variable, not a token
+"""Environment variable that holds the bearer token of the agent's API."""
+ADDRESS_VARIABLE = "POD_IP"
+"""Environment variable that holds the address on which agent and router listen."""
+AGENT_PORT = 8080
+ROUTER_PORT = 8000
+
+OWNED_ENGINE_ARGUMENTS: tuple[str, ...] = (
+    # the address, and how agent and router speak to the engine
+    "--api-key",
+    "--disable-log-stats",
+    "--grpc",
+    "--headless",
+    "--host",
+    "--port",
+    "--root-path",
+    "--shutdown-timeout",
+    "--ssl-certfile",
+    "--ssl-keyfile",
+    "--tokens-only",
+    "--uds",
+    # the model
+    "--hf-token",
+    "--model",
+    "--revision",
+    "--served-model-name",
+    # memory and batch size
+    "--device-memory-utilization",
+    "--gpu-memory-utilization",
+    "--kv-cache-memory-bytes",
+    "--max-num-active-seqs",
+    "--max-num-seqs",
+    "--num-gpu-blocks-override",
+    # one engine on one GPU
+    "--api-server-count",
+    "--data-parallel-address",
+    "--data-parallel-backend",
+    "--data-parallel-external-lb",
+    "--data-parallel-hybrid-lb",
+    "--data-parallel-multi-port-external-lb",
+    "--data-parallel-rank",
+    "--data-parallel-rpc-port",
+    "--data-parallel-size",
+    "--data-parallel-size-local",
+    "--data-parallel-start-rank",
+    "--decode-context-parallel-size",
+    "--device-ids",
+    "--distributed-executor-backend",
+    "--master-addr",
+    "--master-port",
+    "--nnodes",
+    "--node-rank",
+    "--pipeline-parallel-size",
+    "--prefill-context-parallel-size",
+    "--tensor-parallel-size",
+    "-asc",
+    "-dcp",
+    "-dp",
+    "-dpa",
+    "-dpb",
+    "-dpe",
+    "-dph",
+    "-dpl",
+    "-dpm",
+    "-dpn",
+    "-dpp",
+    "-dpr",
+    "-n",
+    "-pcp",
+    "-pp",
+    "-r",
+    "-tp",
+    # a file could hold any of the above
+    "--config",
+)
+"""Arguments that the agent alone gives its engines, or that would hide an engine from it.
+
+:attr:`EngineConfig.args` may hold none of them, as ``--x``, ``--x=value``, with underscores, or
+shortened (vLLM takes any unambiguous beginning of a long argument).
+"""
+
+
+class Command(BaseModel):
+    """Base of what the operator sends: frozen, and strict about field names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Report(BaseModel):
+    """Base of what the agent answers: frozen, and lenient about field names."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ModelRef(Command):
+    """Which model a pack serves."""
+
+    uri: Annotated[str, Field(pattern=r"^(hf|file)://.+")]
+    name: str
+    """The name that clients send."""
+    revision: str | None = None
+
+
+class EngineConfig(Command):
+    kind: Literal["vLLM", "Simulated"]
+    args: tuple[str, ...] = ()
+
+
+class GpuConfig(Command):
+    kind: Literal["NVIDIA", "CPU", "Simulated"]
+
+
+class PackConfig(Command):
+    """What is fixed for a pack's lifetime; a change of it needs a new Pod."""
+
+    model: ModelRef
+    engine: EngineConfig
+    gpu: GpuConfig
+
+
+class Layout(Command):
+    """How a pack's GPU is divided: equal replicas that share the memory budget evenly."""
+
+    replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS_PER_PACK)]
+    max_num_seqs: Annotated[int, Field(ge=1, le=MAX_NUM_SEQS)]
+
+
+class Load(Command):
+    """A saturating load that the agent sends through its own router while it is wanted."""
+
+    prompt_tokens: Annotated[int, Field(ge=1, le=131_072)]
+    output_tokens: Annotated[int, Field(ge=1, le=131_072)]
+
+
+class Plan(Command):
+    """What a pack shall be. The agent walks there and says in :class:`PackState` how far it is.
+
+    ``generation`` orders plans: a plan older than the accepted one, or another plan under the same
+    generation, is refused (StaleGeneration); the same plan again changes nothing.
+    """
+
+    generation: Annotated[int, Field(ge=1)]
+    layout: Layout
+    rotation: Annotated[int, Field(ge=1, le=MAX_REPLICAS_PER_PACK)]
+    """How many of the layout's replicas the router sends requests to."""
+    load: Load | None = None
+
+    @model_validator(mode="after")
+    def _rotation_within_layout(self) -> Plan:
+        if self.rotation > self.layout.replicas:
+            raise ValueError(
+                f"rotation {self.rotation} exceeds layout.replicas {self.layout.replicas}: "
+                "plan at least as many replicas as take part"
+            )
+        return self
+
+
+class Problem(Report):
+    """Something that stands in the way, for a condition: a CamelCase reason, cause and remedy."""
+
+    reason: str
+    message: str
+    since_seconds: float
+    """Agent clock at which it was first seen."""
+
+
+class ReplicaPhase(StrEnum):
+    STARTING = "Starting"
+    READY = "Ready"
+    DRAINING = "Draining"
+    STOPPING = "Stopping"
+    FAILED = "Failed"
+    """Not running; the agent starts it again after a backoff."""
+
+
+class ReplicaState(Report):
+    index: int
+    phase: ReplicaPhase
+    in_rotation: bool
+    max_num_seqs: int
+    kv_cache_bytes: int | None
+    """KV-cache budget given to the engine; None where the engine chooses."""
+    pid: int | None
+    starts: int
+    """How often this replica was started since the agent began."""
+    failures: int = 0
+    """How often in a row it died or did not start; minutes of health reset it."""
+    start_seconds: float | None = None
+    """How long the last successful start took, to the first completion."""
+    running: int | None = None
+    waiting: int | None = None
+    problem: Problem | None = None
+
+
+class Histogram(Report):
+    """A cumulative latency histogram, Prometheus style.
+
+    ``bounds_seconds``: shape (n,), ascending finite upper bounds; ``cumulative``: shape (n,), how
+    many observations were at most each bound; ``count``: all of them.
+    """
+
+    bounds_seconds: tuple[float, ...] = ()
+    cumulative: tuple[int, ...] = ()
+    count: int = 0
+    sum_seconds: float = 0.0
+
+
+class Counters(Report):
+    """Cumulative since the agent began (``PackState.agent_id``), over all replicas it ever ran."""
+
+    sampled_at_seconds: float
+    """Agent clock of this sample; differences of it are the length of a window."""
+    output_tokens: int = 0
+    prompt_tokens: int = 0
+    requests_completed: int = 0
+    preemptions: int = 0
+    energy_millijoules: int | None = None
+    """From the device's own counter; None where nobody can measure it."""
+    saturated_seconds: float = 0.0
+    """Time during which every replica in rotation was full with requests waiting."""
+    replica_starts: int = 0
+    """How many engine processes were started; a change inside a window spoils it."""
+    missed_samples: int = 0
+    """Samples that some replica in rotation did not answer; a change spoils a window."""
+    ttft: Histogram = Histogram()
+    itl: Histogram = Histogram()
+
+
+class GpuState(Report):
+    kind: Literal["NVIDIA", "CPU", "Simulated"]
+    name: str
+    memory_bytes: int
+    simulated: bool
+    power_watts: float | None = None
+    mps: Literal["NotNeeded", "Running", "Unavailable"]
+    mps_message: str = ""
+
+
+class Packing(Report):
+    """What fits on the GPU, by the planner's sum."""
+
+    max_replicas: int
+    weights_bytes: int | None
+    kv_bytes_per_token: int | None
+    message: str
+    """The sum in words: budget, weights, KV cache."""
+
+
+class LoadState(Report):
+    """The calibration load's requests since the agent began."""
+
+    sent: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    """Ended by the agent itself, when the load was no longer wanted."""
+    in_flight: int = 0
+    last_failure: str = ""
+
+
+class PackState(Report):
+    agent_id: str
+    """Random for each start of the agent: counters compare only within one."""
+    version: str
+    clock_seconds: float
+    gpu: GpuState
+    packing: Packing | None
+    """None until the model could be read."""
+    plan: Plan | None
+    settled: bool
+    """Whether the pack is what the plan wants: all replicas ready, rotation and load as planned."""
+    settled_since_seconds: float | None
+    replicas: tuple[ReplicaState, ...]
+    router_queue: int
+    """Requests that wait at the router."""
+    load: LoadState
+    counters: Counters | None
+    """None until the first sample."""
+    problem: Problem | None
+    """What keeps the agent from the plan, the most severe first."""
+
+
+class ApiError(Report):
+    """Body of every refusal. ``reason``: Unauthorized, StaleGeneration, DoesNotFit, InvalidPlan,
+    NotFound."""
+
+    reason: str
+    message: str
+    max_replicas: int | None = None
+    """With DoesNotFit: how many would fit."""
