@@ -1,0 +1,220 @@
+"""SLMService v1alpha1: what a user may ask for. Defaults and rules here are those of the CRD."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from slm_operator.api import rules
+from slm_operator.api.base import ApiModel
+from slm_operator.api.status import SLMServiceStatus
+from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK
+
+GROUP = "serving.slm.dev"
+VERSION = "v1alpha1"
+KIND = "SLMService"
+PLURAL = "slmservices"
+
+MAX_PACKS = 64
+MAX_TOKENS = 131_072
+
+ReplicaCount = Annotated[int, Field(ge=1, le=MAX_REPLICAS_PER_PACK)]
+TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Percent = Annotated[int, Field(ge=0, le=100)]
+ModelText = Annotated[
+    str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+]
+
+
+class SecretKeyRef(ApiModel):
+    """A key of a Secret in the service's namespace."""
+
+    name: Annotated[
+        str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    ]
+    """Name of the Secret."""
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    """Key inside the Secret."""
+
+
+class Model(ApiModel):
+    """The model to serve."""
+
+    model_config = rules.ruled_by(rules.REVISION_NEEDS_HUB)
+
+    uri: Annotated[
+        str,
+        Field(min_length=1, max_length=512, json_schema_extra=rules.validations(*rules.MODEL_URI)),
+    ]
+    """Where the model is: hf://ORGANISATION/NAME on the Hugging Face Hub, or file:///PATH, a
+    directory inside the worker's container."""
+    name: ModelText | None = None
+    """The model name that clients send. Default: the name of the SLMService."""
+    revision: ModelText | None = None
+    """Branch, tag or commit of an hf:// model. Default: its main branch."""
+    credentials_secret_ref: SecretKeyRef | None = None
+    """Access token for a private or gated hf:// model."""
+
+
+class EnvVar(ApiModel):
+    """An environment variable of the engines."""
+
+    name: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=128,
+            json_schema_extra=rules.validations(*rules.ENVIRONMENT_NAME),
+        ),
+    ]
+    """Name of the variable. SLM_* and POD_IP belong to the operator."""
+    value: Annotated[str, Field(max_length=4096)]
+    """Value of the variable."""
+
+
+class Engine(ApiModel):
+    """The server that each replica runs."""
+
+    kind: Literal["vLLM", "Simulated"] = "vLLM"
+    """vLLM, or Simulated: no model runs; for trying the operator without a GPU."""
+    image: Annotated[str, Field(max_length=512, pattern=r"^\S*$")] = ""
+    """Container image of the worker. Default (empty): the operator's worker image."""
+    args: Annotated[
+        tuple[
+            Annotated[
+                str,
+                Field(
+                    min_length=1,
+                    max_length=1024,
+                    json_schema_extra=rules.validations(rules.ENGINE_ARGUMENT),
+                ),
+            ],
+            ...,
+        ],
+        Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Further arguments of the engine, such as --max-model-len=2048. What the operator sets itself
+    (address, model, memory, batch size, parallelism) is refused."""
+    env: Annotated[
+        tuple[EnvVar, ...],
+        Field(
+            max_length=64,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+            },
+        ),
+    ] = ()
+    """Environment variables of the engines."""
+    max_num_seqs: Annotated[int, Field(ge=1, le=MAX_NUM_SEQS)] | None = None
+    """Most sequences that one replica batches. Left out: 256, and larger batches of one replica are
+    part of the search."""
+
+
+class Gpu(ApiModel):
+    """The device that a pack owns."""
+
+    kind: Literal["NVIDIA", "CPU", "Simulated"] = "NVIDIA"
+    """NVIDIA, CPU (the host's, for development: nothing measures its power), or Simulated (goes
+    with engine.kind Simulated)."""
+    resource_name: Annotated[
+        str,
+        Field(
+            max_length=253,
+            pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$",
+        ),
+    ] = "nvidia.com/gpu"
+    """The resource that stands for one whole NVIDIA GPU; each pack requests one of it."""
+
+
+class CalibrationSpec(ApiModel):
+    """How the operating points are measured."""
+
+    when: Literal["OnStart"] = "OnStart"
+    """OnStart: with a saturating load of the operator's own, before the replica count is known."""
+    prompt_tokens: TokenCount = 128
+    """Prompt length of that load, in tokens. Use the mean of your traffic."""
+    output_tokens: TokenCount = 256
+    """Output length of that load, in tokens. Use the mean of your traffic."""
+
+
+class Autoscaling(ApiModel):
+    """How the replica count is found."""
+
+    model_config = rules.ruled_by(rules.REPLICA_BOUNDS)
+
+    mode: Literal["Auto", "Recommend"] = "Auto"
+    """Auto: set the replica count. Recommend: measure and report it, and keep the count as it is.
+    To measure, Recommend too restarts the replicas of one pack and saturates them, then goes back
+    to what ran before."""
+    min_replicas_per_pack: ReplicaCount = 1
+    """Fewest replicas on one GPU."""
+    max_replicas_per_pack: ReplicaCount = 8
+    """Most replicas on one GPU. Never more than fit into its memory."""
+    objective: Literal["Balanced"] = "Balanced"
+    """Which measured point wins. Balanced: the most throughput within the limits of
+    maxEnergyIncreasePercent and minThroughputGainPercent."""
+    min_throughput_gain_percent: Percent = 3
+    """What each further replica must add to the throughput, in percent."""
+    max_energy_increase_percent: Percent = 5
+    """How far energy per token may lie above the least measured, in percent."""
+    calibration: CalibrationSpec = CalibrationSpec()
+    """How the operating points are measured."""
+
+
+class SLMServiceSpec(ApiModel):
+    """What shall be served, and on what. Only model.uri is required."""
+
+    model_config = rules.ruled_by(rules.FIXED_OR_FOUND, rules.SIMULATED_TOGETHER)
+
+    model: Model
+    engine: Engine = Engine()
+    gpu: Gpu = Gpu()
+    packs: Annotated[int, Field(ge=1, le=MAX_PACKS)] = 1
+    """Number of packs. A pack is one Pod that owns one whole GPU and runs replicas of the model on
+    it. kubectl scale sets this field."""
+    replicas_per_pack: ReplicaCount | None = None
+    """Fixes the number of replicas on each GPU. Left out: the operator finds the Pareto-optimal
+    count."""
+    autoscaling: Autoscaling | None = None
+    """How the replica count is found. Left out: mode Auto with its defaults."""
+
+
+class SLMService(ApiModel):
+    """A small language model, served by several replicas on each GPU, as many as are worth their
+    energy."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    deleting: bool
+    spec: SLMServiceSpec
+    status: SLMServiceStatus
+
+    @classmethod
+    def from_object(cls, obj: Mapping[str, Any]) -> SLMService:
+        """Reads an object of the API server. Raises pydantic.ValidationError when a stored object
+        breaks today's schema."""
+        metadata = obj["metadata"]
+        return cls(
+            name=metadata["name"],
+            namespace=metadata["namespace"],
+            uid=metadata["uid"],
+            generation=metadata.get("generation", 0),
+            deleting="deletionTimestamp" in metadata,
+            spec=SLMServiceSpec.model_validate(obj.get("spec", {})),
+            status=SLMServiceStatus.model_validate(obj.get("status") or {}),
+        )
+
+    @property
+    def autoscaling(self) -> Autoscaling:
+        """The effective settings: absent means the defaults."""
+        return self.spec.autoscaling or Autoscaling()
+
+    @property
+    def model_name(self) -> str:
+        """The name that clients send: spec.model.name, or else the service's own."""
+        return self.spec.model.name or self.name

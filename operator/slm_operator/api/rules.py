@@ -1,0 +1,148 @@
+"""What the API server checks beyond types: CEL rules, whose messages name field, value and remedy.
+
+How they work: Kubernetes, "CustomResourceDefinitions", validation rules.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import ConfigDict
+
+from slm_worker.wire import ADDRESS_VARIABLE, OWNED_ENGINE_ARGUMENTS
+
+Rule = dict[str, str]
+
+VALIDATIONS = "x-kubernetes-validations"
+MAX_NAME_LENGTH = 50
+"""Of metadata.name: leaves room in a DNS label (63) for the suffixes of the children's names."""
+
+
+def validations(*rules: Rule) -> dict[str, Any]:
+    """Schema extension of one field with the given rules."""
+    return {VALIDATIONS: list(rules)}
+
+
+def ruled_by(*rules: Rule) -> ConfigDict:
+    """Settings of a model with the given rules."""
+    return ConfigDict(json_schema_extra=validations(*rules))
+
+
+def _rule(rule: str, message: str, *, path: str | None = None) -> Rule:
+    """Refuses the object when ``rule`` is false, with ``message``: CEL text of a string.
+
+    The message can name strings of bounded length but no numbers: the API server takes the text of
+    a number for unbounded, and rejects the whole CRD for its cost. ``path``: the field to blame,
+    relative to where the rule is attached.
+    """
+    found = {"rule": rule, "messageExpression": message}
+    return found if path is None else {**found, "fieldPath": path}
+
+
+def _text(text: str) -> str:
+    """``text`` as a CEL string."""
+    return json.dumps(text)
+
+
+def _about(field: str, text: str) -> str:
+    """CEL text of a message about the string field that the rule is attached to."""
+    return f"{_text(f'{field} is {chr(39)}')} + self + {_text(f'{chr(39)}: {text}')}"
+
+
+SERVICE_NAME = _rule(
+    f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && "
+    "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+    "'metadata.name is ' + self.metadata.name + "
+    + _text(
+        f": Services and Pods are named after it: use at most {MAX_NAME_LENGTH} lower case "
+        "letters, digits and dashes, with a letter first and no dash last"
+    ),
+)
+
+MODEL_URI = (
+    _rule(
+        "self.startsWith('hf://') || self.startsWith('file://')",
+        _about("spec.model.uri", "use hf://ORGANISATION/NAME or file:///PATH"),
+    ),
+    _rule(
+        "!self.startsWith('hf://') || "
+        "self.matches('^hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$')",
+        _about(
+            "spec.model.uri", "write it as hf://ORGANISATION/NAME, such as hf://facebook/opt-1.3b"
+        ),
+    ),
+    _rule(
+        "!self.startsWith('file://') || (self.matches('^file://(/[A-Za-z0-9._@+=-]+)+/?$') && "
+        "!self.contains('/../') && !self.endsWith('/..'))",
+        _about(
+            "spec.model.uri",
+            "write it as file:// and an absolute path without .. in the worker's container, such "
+            "as file:///models/opt-1.3b",
+        ),
+    ),
+)
+
+REVISION_NEEDS_HUB = _rule(
+    "!has(self.revision) || self.uri.startsWith('hf://')",
+    "'spec.model.revision is ' + self.revision + ' but spec.model.uri is ' + self.uri + "
+    "': only hf:// models have revisions: remove spec.model.revision'",
+    path=".revision",
+)
+
+_ARGUMENT = "(self + '=').substring(0, (self + '=').indexOf('='))"
+"""CEL text of the argument that the rule is attached to, without its value."""
+
+ENGINE_ARGUMENT = _rule(
+    # vLLM takes _ for -, and any unambiguous beginning of a long argument for the whole.
+    f"[{_ARGUMENT}.replace('_', '-')].all(name, !{json.dumps(OWNED_ENGINE_ARGUMENTS)}"
+    ".exists(owned, owned == name || (name.startsWith('--') && owned.startsWith(name))))",
+    # Its value stays out of the message: it may be a secret.
+    f"'spec.engine.args has ' + {_ARGUMENT} + "
+    + _text(
+        ", which the operator sets itself or which would break the pack: remove it (these have "
+        "fields: spec.model.uri, name, revision and credentialsSecretRef; spec.engine.maxNumSeqs)"
+    ),
+)
+
+ENVIRONMENT_NAME = (
+    _rule(
+        "self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",
+        _about(
+            "spec.engine.env name",
+            "use letters, digits and underscores, and do not begin with a digit",
+        ),
+    ),
+    _rule(
+        f"!self.startsWith('SLM_') && self != '{ADDRESS_VARIABLE}'",
+        _about(
+            "spec.engine.env name",
+            f"SLM_* and {ADDRESS_VARIABLE} belong to the operator: use another name",
+        ),
+    ),
+)
+
+REPLICA_BOUNDS = _rule(
+    "self.minReplicasPerPack <= self.maxReplicasPerPack",
+    _text(
+        "spec.autoscaling.minReplicasPerPack is more than spec.autoscaling.maxReplicasPerPack "
+        "(8 when left out): lower the one or raise the other"
+    ),
+    path=".minReplicasPerPack",
+)
+
+FIXED_OR_FOUND = _rule(
+    "!has(self.replicasPerPack) || !has(self.autoscaling) || self.autoscaling.mode == 'Recommend'",
+    _text(
+        "spec.replicasPerPack fixes the replica count but spec.autoscaling.mode is Auto, which "
+        "finds it: remove spec.replicasPerPack or spec.autoscaling, or set spec.autoscaling.mode "
+        "to Recommend"
+    ),
+    path=".replicasPerPack",
+)
+
+SIMULATED_TOGETHER = _rule(
+    "(self.engine.kind == 'Simulated') == (self.gpu.kind == 'Simulated')",
+    "'spec.engine.kind is ' + self.engine.kind + ' but spec.gpu.kind is ' + self.gpu.kind + "
+    "': set both to Simulated, or neither'",
+)

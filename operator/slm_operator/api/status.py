@@ -1,0 +1,183 @@
+"""SLMService v1alpha1: what the operator reports."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from slm_operator.api.base import ApiModel
+
+
+def _cut(limit: int) -> BeforeValidator:
+    """Shortens a text, so that someone else's long message never keeps a status unwritten."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, str) and len(value) > limit:
+            return value[: limit - 1] + "…"
+        return value
+
+    return BeforeValidator(cut)
+
+
+Text = Annotated[str, _cut(4096), Field(max_length=4096)]
+ShortText = Annotated[str, _cut(253), Field(max_length=253)]
+Timestamp = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
+"""RFC 3339, UTC."""
+Duration = Annotated[str, Field(max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(us|ms|s)$")]
+
+ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
+
+
+class Figures(ApiModel):
+    """What one valid window measured."""
+
+    replicas_per_pack: int
+    """Replicas in rotation."""
+    max_num_seqs: int
+    """Sequences that each replica batched."""
+    output_tokens_per_second: int
+    """Mean throughput of the pack."""
+    power_watts: int | None = None
+    """Mean power of the GPU; absent where nothing measures it."""
+    microjoules_per_output_token: int | None = None
+    """Energy of one output token; absent where nothing measures power."""
+    ttft_p95: Duration | None = Field(default=None, alias="ttftP95")
+    """Time to first token, 95th percentile, as a duration."""
+    itl_p95: Duration | None = Field(default=None, alias="itlP95")
+    """Time between tokens, 95th percentile, as a duration."""
+    measured_at: Timestamp
+    """When the window ended."""
+
+
+class OperatingPointStatus(Figures):
+    """The chosen point: what each pack runs now, by its last valid window."""
+
+    joules_per_output_token: Annotated[str | None, Field(max_length=20)] = None
+    """The same energy in joules, for reading."""
+
+
+class FrontierPoint(Figures):
+    """A measured point, and what became of it."""
+
+    layout_replicas: int
+    """Replicas that were started; more than replicasPerPack when probed by rotation."""
+    confidence_tokens_per_second: int
+    """Half width of the throughput's 95 % confidence interval."""
+    window_seconds: int
+    """Length of the measurement."""
+    saturated_percent: int
+    """Share of the window in which every replica in rotation was full with requests waiting."""
+    simulated: bool
+    """Whether the figures come from a simulated GPU."""
+    on_frontier: bool
+    """Whether no other point beats this one by more than the noise."""
+    chosen: bool
+    """Whether it is the recommended point."""
+    why: Text
+    """Why it was chosen, or what beat it, with both numbers."""
+
+
+class MeasuringStatus(ApiModel):
+    """The point that is being measured."""
+
+    layout_replicas: int
+    """Replicas that are started."""
+    replicas_per_pack: int
+    """Replicas in rotation."""
+    max_num_seqs: int
+    """Sequences that each replica batches."""
+    since: Timestamp
+    """When the measurement began."""
+    window_seconds: int
+    """Shortest window; a noisy one takes longer."""
+
+
+class CalibrationStatus(ApiModel):
+    """Where the search stands."""
+
+    fingerprint: ShortText
+    """Of model, engine, GPU, arguments and load; points under another one do not count."""
+    phase: Literal["Pending", "Fixed", "Searching", "Confirming", "Done"]
+    """Pending: waiting for a pack. Fixed: spec.replicasPerPack gives the count. Searching: trying
+    replica counts. Confirming: measuring the winner in its own layout. Done: the count is known."""
+    measuring: MeasuringStatus | None = None
+
+
+class Condition(ApiModel):
+    """One aspect of the service's state."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """Which aspect, such as Ready."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it is so."""
+    reason: Annotated[str, Field(max_length=1024)]
+    """A CamelCase word; the documentation lists each with cause and remedy."""
+    message: Text
+    """Cause and remedy in words."""
+    last_transition_time: Timestamp
+    """When the status changed last."""
+    observed_generation: int
+    """The metadata.generation that this is about."""
+
+
+class HistoryEntry(ApiModel):
+    """One decision."""
+
+    time: Timestamp
+    """When it was taken."""
+    from_: ShortText = Field(alias="from")
+    """What ran before."""
+    to: ShortText
+    """What runs from then on."""
+    reason: ShortText
+    """A CamelCase word."""
+    message: Text
+    """The reason in words."""
+
+
+class SLMServiceStatus(ApiModel):
+    """What the operator sees and decided."""
+
+    observed_generation: int = 0
+    """The metadata.generation that this status is about."""
+    packs: int = 0
+    """Packs that exist."""
+    ready_packs: int = 0
+    """Packs that answer requests."""
+    selector: Annotated[str, Field(max_length=1024)] = ""
+    """Label selector of the packs, for the scale subresource."""
+    replicas: int = 0
+    """Engine processes that run, over all packs."""
+    ready_replicas: int = 0
+    """Engine processes that answer requests, over all packs."""
+    recommended_replicas_per_pack: int | None = None
+    """The Pareto-optimal count, once it is known."""
+    operating_point: OperatingPointStatus | None = None
+    frontier: Annotated[
+        tuple[FrontierPoint, ...], Field(max_length=64, json_schema_extra=ATOMIC)
+    ] = ()
+    """Every measured point."""
+    calibration: CalibrationStatus | None = None
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+            },
+        ),
+    ] = ()
+    """Ready and other aspects of the state, each with its cause."""
+    history: Annotated[
+        tuple[HistoryEntry, ...], Field(max_length=10, json_schema_extra=ATOMIC)
+    ] = ()
+    """The last ten decisions, oldest first."""
+
+    def to_object(self) -> dict[str, Any]:
+        """As the API server stores it: camelCase, nothing that is unknown."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def condition(self, kind: str) -> Condition | None:
+        return next((c for c in self.conditions if c.type == kind), None)

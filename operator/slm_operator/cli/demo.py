@@ -1,0 +1,265 @@
+"""The demo: the whole system on this host, from an SLMService to its Pareto-optimal replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from slm_dev.clients import Clients, Counts
+from slm_dev.controlplane import ControlPlaneStartError
+from slm_dev.stack import Stack, StackError
+from slm_operator.api.models import SLMService
+from slm_operator.api.status import HistoryEntry
+from slm_operator.cli import report
+from slm_operator.cli.outcome import DemoFailedError, Options, Outcome, Requests
+from slm_operator.cli.preparation import EXAMPLES, Prepared, machine, prepare
+from slm_operator.cli.progress import Look, View, view
+from slm_operator.cluster.agents import AgentError
+from slm_operator.cluster.kube import KubeError
+from slm_worker.wire import ROUTER_PORT, PackState
+
+LIMIT_SECONDS = {"simulated": 8 * 60.0, "vllm": 20 * 60.0}
+STUCK_SECONDS = 90.0
+"""A pack that is in trouble for so long without a break will not recover by itself."""
+POLL_SECONDS = 0.5
+LOG_LINES = 15
+REPORT_FOLDER = Path("report")
+
+Present = Callable[[Outcome, Path], None]
+
+
+class Interrupted(Exception):  # noqa: N818 - it says what happened
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"ended by {number.name}")
+        self.number = number
+
+
+def run(options: Options, console: Console, present: Present) -> None:
+    """Runs the demo to its end, gives the outcome and its report to ``present``, and takes
+    everything down, also on SIGINT and SIGTERM.
+
+    Raises DemoFailedError, and Interrupted after one of those signals.
+    """
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    with _interruptible():
+        prepared = prepare(options, say)
+        asyncio.run(_run(Demo(options, prepared, console, present)))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets SIGTERM end blocking work as Ctrl-C does."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise Interrupted(signal.Signals(number))
+
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _run(demo: Demo) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101
+    received: list[signal.Signals] = []
+
+    def interrupt(number: signal.Signals) -> None:
+        # Once is enough: a second one must not break off the taking down.
+        if not received:
+            received.append(number)
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt, number)
+    try:
+        await demo.run()
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        raise Interrupted(received[0]) from None
+
+
+class Demo:
+    """One run."""
+
+    def __init__(
+        self, options: Options, prepared: Prepared, console: Console, present: Present
+    ) -> None:
+        self._present = present
+        self._options = options
+        self._prepared = prepared
+        self._console = console
+        self._began = time.monotonic()
+        self._decisions: list[HistoryEntry] = []
+        self._counts = Counts()
+        self._kills = 0
+        self._trouble_since: float | None = None
+
+    async def run(self) -> None:
+        """Raises DemoFailedError."""
+        try:
+            self._say("starting etcd, kube-apiserver, the operator and a node")
+            async with Stack(self._prepared.binaries, self._prepared.settings) as stack:
+                await self._run_on(stack)
+        except (ControlPlaneStartError, StackError) as error:
+            raise DemoFailedError(str(error)) from error
+        except KubeError as error:
+            raise DemoFailedError(f"the demo's own API server refused: {error}") from error
+        finally:
+            self._say("taken down: no process and no file is left")
+
+    async def _run_on(self, stack: Stack) -> None:
+        limit = LIMIT_SECONDS[self._options.engine]
+        try:
+            async with asyncio.timeout(limit):
+                await stack.apply(yaml.safe_dump(self._prepared.manifest))
+                self._say(f"applied examples/{EXAMPLES[self._options.engine]}")
+                with view(self._console) as shown:
+                    service, pack = await self._search(stack, shown)
+        except TimeoutError:
+            raise DemoFailedError(
+                await self._diagnosis(stack, f"no decision within {limit / 60:.0f} minutes")
+            ) from None
+        except (StackError, DemoFailedError) as error:
+            raise DemoFailedError(await self._diagnosis(stack, str(error))) from error
+        outcome = self._outcome(service, pack)
+        self._present(outcome, write_report(outcome))
+        if self._options.keep:
+            await self._stay(stack, service)
+
+    async def _search(self, stack: Stack, shown: View) -> tuple[SLMService, PackState]:
+        """Waits for the decision while the clients send. Returns service and pack as they are
+        then."""
+        async with contextlib.AsyncExitStack() as clients:
+            while True:
+                stack.operator.check()
+                stack.node.check()
+                try:
+                    service = await self._look(stack, shown)
+                    if service.status.ready_packs and not self._counts.sent:
+                        await self._send(stack, shown, service, clients)
+                    ready = service.status.condition("Ready")
+                    if service.status.operating_point and ready and ready.reason == "Serving":
+                        return service, await stack.agent_state(service)
+                except (KubeError, AgentError) as error:
+                    # A host that is busy answers late; the time limit ends what stays silent.
+                    if isinstance(error, KubeError) and error.status != 0:
+                        raise
+                    shown.say(f"no answer, asking again: {error}")
+                else:
+                    self._give_up_when_stuck(service)
+                    if self._options.kill_operator and not self._kills and service.status.frontier:
+                        shown.say("killing the operator with SIGKILL and starting it again")
+                        self._kills += 1
+                        await stack.operator.kill()
+                        await stack.start_operator()
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _send(
+        self, stack: Stack, shown: View, service: SLMService, until: contextlib.AsyncExitStack
+    ) -> None:
+        """Lets clients send to the pack until ``until`` closes."""
+        address = await stack.pack_address(service)
+        if address:
+            url = f"http://{address}:{ROUTER_PORT}"
+            clients = Clients(url, service.model_name)
+            self._counts = clients.counts
+            await until.enter_async_context(clients)
+            shown.say(f"clients send to {url}, four requests at a time")
+
+    async def _look(self, stack: Stack, shown: View) -> SLMService:
+        service = await stack.service(self._prepared.manifest["metadata"]["name"])
+        self._decisions += [e for e in service.status.history if e not in self._decisions]
+        shown.show(Look(service.status, self._requests(), time.monotonic() - self._began))
+        return service
+
+    def _give_up_when_stuck(self, service: SLMService) -> None:
+        ready = service.status.condition("Ready")
+        in_trouble = ready is not None and ready.status != "True" and ready.reason != "Starting"
+        now = time.monotonic()
+        if not in_trouble:
+            self._trouble_since = None
+        elif self._trouble_since is None:
+            self._trouble_since = now
+        elif now - self._trouble_since > STUCK_SECONDS:
+            raise DemoFailedError(f"the service was in trouble for {STUCK_SECONDS:.0f} s")
+
+    def _outcome(self, service: SLMService, pack: PackState) -> Outcome:
+        assert service.status.operating_point is not None  # noqa: S101 - waited for
+        return Outcome(
+            engine=self._options.engine,
+            gpu=pack.gpu.name,
+            machine=machine(),
+            service=service,
+            knee=service.status.operating_point,
+            decisions=tuple(self._decisions),
+            requests=self._requests(),
+            load=pack.load,
+            operator_kills=self._kills,
+            seconds=time.monotonic() - self._began,
+            finished_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+
+    async def _stay(self, stack: Stack, service: SLMService) -> None:
+        address = await stack.pack_address(service)
+        body = (
+            f'{{"model": "{service.model_name}", "max_tokens": 32, '
+            '"messages": [{"role": "user", "content": "Hello"}]}'
+        )
+        self._say("left running until Ctrl-C; in another terminal:")
+        self._say(f"  export KUBECONFIG={stack.kubeconfig}")
+        self._say(f"  {self._prepared.binaries.kubectl} get slm")
+        self._say(
+            f"  curl http://{address}:{ROUTER_PORT}/v1/chat/completions "
+            f"-H 'Content-Type: application/json' -d '{body}'"
+        )
+        await asyncio.Event().wait()
+
+    async def _diagnosis(self, stack: Stack, what: str) -> str:
+        """What went wrong, with the Ready condition and the ends of the logs."""
+        parts = [f"The demo failed: {what}."]
+        try:
+            service = await stack.service(self._prepared.manifest["metadata"]["name"])
+        except KubeError as error:
+            parts.append(f"The API server does not say more: {error}")
+        else:
+            ready = service.status.condition("Ready")
+            said = f"{ready.reason}: {ready.message}" if ready else "the operator never wrote it"
+            parts.append(f"Ready condition: {said}")
+            parts.append(f"The pack's log ends:\n{_last_lines(stack.pack_log(service))}")
+        parts.append(f"The operator's log ends:\n{_last_lines(stack.operator.log_tail())}")
+        return "\n".join(parts)
+
+    def _requests(self) -> Requests:
+        counts = self._counts
+        return Requests(counts.sent, counts.completed, counts.failed, counts.last_failure)
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+def write_report(outcome: Outcome) -> Path:
+    """Writes the page, and its picture beside it, into the current folder. Returns the page."""
+    REPORT_FOLDER.mkdir(exist_ok=True)
+    page = REPORT_FOLDER / f"demo-{outcome.engine}.html"
+    page.write_text(report.html(outcome))
+    page.with_suffix(".svg").write_text(report.image(outcome))
+    return page
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines()[-LOG_LINES:]) or "  (empty)"

@@ -1,0 +1,99 @@
+"""Reading services from the cluster, with refusals that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from kubernetes.aio import config
+
+from slm_operator.api.models import GROUP, KIND, VERSION
+from slm_operator.cluster.kube import (
+    UNUSABLE_CONFIGURATION,
+    Kube,
+    KubeError,
+    Object,
+    Objects,
+)
+
+API_VERSION = f"{GROUP}/{VERSION}"
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+Result = TypeVar("Result")
+
+
+class LookupFailedError(Exception):
+    """What was asked for cannot be had; the message has cause and remedy in one line."""
+
+
+def run(kubeconfig: Path | None, work: Callable[[Kube], Awaitable[Result]]) -> Result:
+    """Connects and does ``work``. Raises LookupFailedError for whatever the cluster refuses."""
+
+    async def connected() -> Result:
+        kube = await Kube.connect(kubeconfig)
+        try:
+            return await work(kube)
+        finally:
+            await kube.close()
+
+    try:
+        return asyncio.run(connected())
+    except KubeError as error:
+        raise LookupFailedError(_remedy(error)) from error
+
+
+def default_namespace(kubeconfig: Path | None) -> str:
+    """That of the kubeconfig's current context, else of the Pod that this runs in."""
+    try:
+        _, context = config.list_kube_config_contexts(str(kubeconfig) if kubeconfig else None)
+    except UNUSABLE_CONFIGURATION:
+        return POD_NAMESPACE.read_text() if POD_NAMESPACE.exists() else "default"
+    return str(context["context"].get("namespace") or "default")
+
+
+async def service(kube: Kube, namespace: str, name: str) -> Object:
+    """One SLMService as the API server holds it. Raises KubeError and LookupFailedError."""
+    try:
+        return await kube.get(API_VERSION, KIND, name, namespace)
+    except KubeError as error:
+        if error.status != 404:
+            raise
+    others = [obj["metadata"]["name"] for obj in await services(kube, namespace)]
+    close = difflib.get_close_matches(name, others)
+    if close:
+        hint = f"did you mean {' or '.join(close)}?"
+    elif others:
+        hint = f"there are {', '.join(sorted(others)[:10])}"
+    else:
+        hint = "there is none; create one with `kubectl apply`, or name another with --namespace"
+    raise LookupFailedError(f"namespace {namespace} has no SLMService {name}: {hint}")
+
+
+async def services(kube: Kube, namespace: str) -> Objects:
+    """All SLMServices of a namespace. Raises KubeError and LookupFailedError."""
+    try:
+        return await kube.list(API_VERSION, KIND, namespace)
+    except KubeError as error:
+        if error.status != 404:
+            raise
+    raise LookupFailedError(
+        f"this cluster does not know SLMServices ({GROUP}): install the operator, in "
+        "a checkout of its repository, with `kubectl apply -f crds/ "
+        "-f charts/slm-operator/files/operator-rbac.yaml`, then run slm-operator"
+    )
+
+
+def _remedy(error: KubeError) -> str:
+    message = " ".join(error.message.split())
+    if error.status == 0 and error.reason == "Unreachable":
+        return (
+            f"{message}: check that the cluster runs and that KUBECONFIG or --kubeconfig names it"
+        )
+    if error.status == 401:
+        return f"the API server does not know you ({message}): renew the kubeconfig's credentials"
+    if error.status == 403:
+        return f"{message}: ask for the right to get and list slmservices in {GROUP}"
+    return message

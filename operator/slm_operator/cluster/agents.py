@@ -1,0 +1,85 @@
+"""The operator's side of the agent's HTTP API: read a pack's state, send it a plan."""
+
+from __future__ import annotations
+
+import aiohttp
+from pydantic import ValidationError
+
+from slm_worker.wire import AGENT_PORT, ApiError, PackState, Plan
+
+TIMEOUT_SECONDS = 5.0
+ANSWER_BYTES = 4 * 1024 * 1024
+"""Largest answer that is read; a pack's state is some ten kilobytes."""
+
+
+class AgentError(Exception):
+    """An agent refused or did not answer. ``reason`` is a CamelCase word for a condition."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+
+
+class Agents:
+    """One HTTP session to all packs. Every call raises AgentError."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def state(self, address: str, token: str) -> PackState:
+        text = await self._call("GET", address, "/v1/pack", token)
+        try:
+            return PackState.model_validate_json(text)
+        except ValidationError as error:
+            raise AgentError(
+                "AgentUnreadable",
+                f"the agent at {address} answered something else than a pack's state "
+                f"({error.error_count()} errors): run worker and operator of one release",
+            ) from error
+
+    async def put_plan(self, address: str, token: str, plan: Plan) -> None:
+        await self._call("PUT", address, "/v1/pack/plan", token, plan.model_dump_json())
+
+    async def _call(
+        self, method: str, address: str, path: str, token: str, body: str | None = None
+    ) -> str:
+        host = f"[{address}]" if ":" in address else address
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        try:
+            async with self._session.request(
+                method,
+                f"http://{host}:{AGENT_PORT}{path}",
+                data=body,
+                headers=headers,
+                # An agent redirects to nobody, and the token must not go elsewhere.
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+            ) as answer:
+                text = (await answer.content.read(ANSWER_BYTES)).decode(errors="replace")
+                while not answer.content.at_eof() and len(text) < ANSWER_BYTES:
+                    text += (await answer.content.read(ANSWER_BYTES)).decode(errors="replace")
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise AgentError(
+                "AgentUnreachable",
+                f"the agent at {host}:{AGENT_PORT} does not answer "
+                f"({type(error).__name__}): see the pack's log",
+            ) from error
+        if answer.status == 401:
+            raise AgentError(
+                "AgentRefusedToken",
+                f"the agent at {host}:{AGENT_PORT} refused the operator's token: its Secret was "
+                "changed after the pack started; delete the pack's Pod and it starts with the "
+                "right one",
+            )
+        if answer.status >= 300:
+            raise _refusal(answer.status, text)
+        return text
+
+
+def _refusal(status: int, text: str) -> AgentError:
+    try:
+        refusal = ApiError.model_validate_json(text)
+    except ValidationError:
+        return AgentError("AgentFailed", f"the agent answered {status}: {text[:200]}")
+    return AgentError(refusal.reason, refusal.message)

@@ -1,0 +1,187 @@
+"""Plain dicts to and from the API server, written by server-side apply under one field manager."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from kubernetes.aio import client, config
+
+FIELD_MANAGER = "slm-operator"
+TIMEOUT_SECONDS = 15.0
+
+Object = Mapping[str, Any]
+Objects = list[Object]
+Query = list[tuple[str, str]]
+
+UNUSABLE_CONFIGURATION = (config.ConfigException, OSError, TypeError, ValueError, yaml.YAMLError)
+"""What the client raises for a kubeconfig that is missing, empty, no YAML, or incomplete."""
+
+_PLURALS = {
+    ("v1", "Pod"): "pods",
+    ("v1", "Service"): "services",
+    ("v1", "Secret"): "secrets",
+    ("v1", "ConfigMap"): "configmaps",
+    ("v1", "Event"): "events",
+    ("v1", "Namespace"): "namespaces",
+    ("apiextensions.k8s.io/v1", "CustomResourceDefinition"): "customresourcedefinitions",
+    ("rbac.authorization.k8s.io/v1", "ClusterRole"): "clusterroles",
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"): "clusterrolebindings",
+    ("serving.slm.dev/v1alpha1", "SLMService"): "slmservices",
+}
+
+
+class KubeError(Exception):
+    """The API server refused or did not answer. ``status`` is 0 when no answer came."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+class Kube:
+    """A connection. Every call raises KubeError."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+
+    @classmethod
+    async def connect(cls, kubeconfig: Path | None = None) -> Kube:
+        """By ``kubeconfig``, else KUBECONFIG, else the Pod's service account, else ~/.kube/config.
+
+        Raises KubeError (NoClusterConfig) when none of them is there.
+        """
+        settings = client.Configuration()
+        try:
+            if kubeconfig is not None:
+                await config.load_kube_config(str(kubeconfig), client_configuration=settings)
+            elif os.environ.get("KUBECONFIG"):
+                await config.load_kube_config(client_configuration=settings)
+            else:
+                try:
+                    config.load_incluster_config(client_configuration=settings)
+                except config.ConfigException:
+                    await config.load_kube_config(client_configuration=settings)
+        except UNUSABLE_CONFIGURATION as error:
+            raise KubeError(
+                0,
+                "NoClusterConfig",
+                f"no usable cluster configuration ({error}): set KUBECONFIG to a kubeconfig file",
+            ) from error
+        return cls(client.ApiClient(settings))
+
+    async def close(self) -> None:
+        await self._api.close()
+
+    async def get(self, api_version: str, kind: str, name: str, namespace: str = "") -> Object:
+        return await self._call("GET", path(api_version, kind, namespace, name))
+
+    async def list(
+        self, api_version: str, kind: str, namespace: str = "", *, labels: str = ""
+    ) -> Objects:
+        """Objects of one namespace, or of all; from the server's cache, which is enough to
+        observe."""
+        query = [("resourceVersion", "0")]
+        if labels:
+            query.append(("labelSelector", labels))
+        answer = await self._call("GET", path(api_version, kind, namespace), query=query)
+        return [{"apiVersion": api_version, "kind": kind, **item} for item in answer["items"]]
+
+    async def apply(self, obj: Object, *, subresource: str = "", force: bool = False) -> Object:
+        """Server-side apply: the object's fields become ours, fields left out cease to be. Fields
+        that somebody else owns are a conflict (status 409) unless ``force``."""
+        metadata = obj["metadata"]
+        where = path(
+            obj["apiVersion"], obj["kind"], metadata.get("namespace", ""), metadata["name"]
+        )
+        query = [
+            ("fieldManager", FIELD_MANAGER),
+            ("force", str(force).lower()),
+            ("fieldValidation", "Strict"),
+        ]
+        return await self._call(
+            "PATCH",
+            f"{where}/{subresource}" if subresource else where,
+            body=obj,
+            query=query,
+            content_type="application/apply-patch+yaml",
+        )
+
+    async def create(self, obj: Object) -> Object:
+        where = path(obj["apiVersion"], obj["kind"], obj["metadata"].get("namespace", ""))
+        return await self._call("POST", where, body=obj)
+
+    async def merge(self, obj: Object, patch: Object) -> Object:
+        """JSON merge patch of an existing object."""
+        metadata = obj["metadata"]
+        where = path(
+            obj["apiVersion"], obj["kind"], metadata.get("namespace", ""), metadata["name"]
+        )
+        return await self._call(
+            "PATCH", where, body=patch, content_type="application/merge-patch+json"
+        )
+
+    async def delete(
+        self, api_version: str, kind: str, name: str, namespace: str = "", *, uid: str = ""
+    ) -> None:
+        """Deletes an object; one that is gone, or is another by ``uid``, is no error."""
+        body = {"preconditions": {"uid": uid}} if uid else None
+        try:
+            await self._call("DELETE", path(api_version, kind, namespace, name), body=body)
+        except KubeError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def _call(
+        self,
+        method: str,
+        where: str,
+        *,
+        body: Object | None = None,
+        query: Query | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        try:
+            request = await self._api.param_serialize(
+                method,
+                where,
+                query_params=query or [],
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._api.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
+            text = (await answer.read()).decode()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise KubeError(
+                0, "Unreachable", f"the API server does not answer: {error or type(error).__name__}"
+            ) from error
+        if answer.status >= 300:
+            raise _refusal(answer.status, text)
+        answered: dict[str, Any] = json.loads(text)
+        return answered
+
+
+def path(api_version: str, kind: str, namespace: str = "", name: str = "") -> str:
+    """An object's or collection's path. Raises KeyError for a kind that this project never uses."""
+    plural = _PLURALS[api_version, kind]
+    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return f"{root}{scope}/{plural}" + (f"/{name}" if name else "")
+
+
+def _refusal(status: int, text: str) -> KubeError:
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return KubeError(status, "Refused", text[:500])
+    return KubeError(
+        status, str(body.get("reason") or "Refused"), str(body.get("message") or text[:500])
+    )

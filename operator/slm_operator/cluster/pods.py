@@ -1,0 +1,86 @@
+"""A Pod, as the API server shows it, read as a pack."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from slm_operator.cluster.kube import Object
+from slm_operator.decide.snapshot import Pack, Trouble
+from slm_operator.render.children import PACK_LABEL, TEMPLATE_HASH
+
+_WAITING_IS_NORMAL = {"ContainerCreating", "PodInitializing"}
+
+
+def read_pack(pod: Object) -> Pack:
+    """The pack that ``pod`` is, without its agent's answer."""
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    phase = status.get("phase")
+    started = any(c.get("started") for c in status.get("containerStatuses") or ())
+    running = phase == "Running" and started and "deletionTimestamp" not in metadata
+    return Pack(
+        ordinal=int(metadata.get("labels", {}).get(PACK_LABEL, "-1")),
+        name=metadata["name"],
+        uid=metadata["uid"],
+        address=status.get("podIP", "") if running else "",
+        template_hash=metadata.get("annotations", {}).get(TEMPLATE_HASH, ""),
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        terminating="deletionTimestamp" in metadata,
+        ended=phase in ("Failed", "Succeeded"),
+        scheduling=_scheduling(conditions.get("PodScheduled")),
+        container=_container(metadata["name"], status),
+    )
+
+
+def _scheduling(condition: dict[str, Any] | None) -> Trouble | None:
+    if condition is None or condition.get("status") != "False":
+        return None
+    text = condition.get("message") or "no node takes the pack"
+    return Trouble(
+        condition.get("reason") or "Unschedulable",
+        f"{text} Free a GPU, add a node, or lower spec.packs.",
+    )
+
+
+def _container(pod: str, status: dict[str, Any]) -> Trouble | None:
+    for container in status.get("containerStatuses") or ():
+        state = container.get("state") or {}
+        waiting = state.get("waiting") or {}
+        if waiting and waiting.get("reason") not in _WAITING_IS_NORMAL:
+            return Trouble(
+                waiting.get("reason") or "ContainerWaiting",
+                f"{waiting.get('message') or 'the container does not start'}"
+                f"{_last_end(container)}; see `kubectl logs {pod} --previous`",
+            )
+        if "terminated" in state:
+            return Trouble(
+                "AgentEnded",
+                f"the agent ended{_end(state['terminated'])}; it is started again; "
+                f"see `kubectl logs {pod} --previous`",
+            )
+    return None
+
+
+def _last_end(container: dict[str, Any]) -> str:
+    terminated = (container.get("lastState") or {}).get("terminated")
+    return f"; the last run ended{_end(terminated)}" if terminated else ""
+
+
+def _end(terminated: dict[str, Any]) -> str:
+    said = _last_words(terminated.get("message") or "")
+    return f" with exit code {terminated.get('exitCode')}" + (f" ({said})" if said else "")
+
+
+def _last_words(log: str) -> str:
+    """The last error in the end of an agent's log, or the last line that is none of its own."""
+    for line in reversed(log.splitlines()):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            if line.strip():
+                return line.strip()
+        else:
+            if isinstance(entry, dict) and entry.get("level") in ("error", "critical"):
+                return str(entry.get("message", ""))
+    return ""

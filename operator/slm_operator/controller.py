@@ -1,0 +1,265 @@
+"""One service, one pass: observe, decide on the snapshot, write the status, apply.
+
+The status is written before anything is done, so that a measured point is never lost to a crash
+between the two: what was not done is decided again from the same points.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import ValidationError
+
+from slm_operator.api.models import GROUP, KIND, VERSION, SLMService, SLMServiceSpec
+from slm_operator.api.status import SLMServiceStatus
+from slm_operator.cluster.agents import AgentError, Agents
+from slm_operator.cluster.kube import Kube, KubeError, Object
+from slm_operator.cluster.pods import read_pack
+from slm_operator.decide.decision import Decision, Event, decide
+from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
+from slm_operator.metrics import Metrics
+from slm_operator.pareto.window import WindowRules
+from slm_operator.render import children
+
+log = logging.getLogger(__name__)
+
+BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
+UNREADABLE_RETRY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this operator was started."""
+
+    worker_image: str
+    key: str
+    """From which each service's agent token is derived, so that no Secret has to be read."""
+    rules: WindowRules = field(default_factory=WindowRules)
+
+
+@dataclass
+class _Held:
+    """What is kept of one service between passes; a restart rebuilds it from the status."""
+
+    memory: Memory = field(default_factory=Memory)
+    status: SLMServiceStatus | None = None
+    """Last status written here; the watch may still show an older one."""
+    applied: str = ""
+    """Hash of the children last applied."""
+    children: dict[str, str] = field(default_factory=dict)
+    """UIDs of the Secret and the Service, by kind, once they are known to be this service's."""
+    refused: Trouble | None = None
+    failures: int = 0
+
+
+class Controller:
+    """Reconciles services. One instance for all; passes of one service must not overlap."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        agents: Agents,
+        settings: Settings,
+        metrics: Metrics,
+        now: Callable[[], str],
+    ) -> None:
+        self._kube = kube
+        self._agents = agents
+        self._settings = settings
+        self._metrics = metrics
+        self._now = now
+        self._held: dict[str, _Held] = {}
+
+    async def reconcile(self, obj: Object, pods: Iterable[Object]) -> float:
+        """One pass over the service ``obj`` and its Pods. Returns how many seconds may pass until
+        the next one. A refusal is said in the status, an outage of the API server in the log
+        alone, since the packs serve on; both are tried again with backoff. So is an object that
+        cannot be read, slowly: until it changes there is nothing to do about it."""
+        try:
+            service = SLMService.from_object(obj)
+        except ValidationError as error:
+            self._metrics.failed_passes.labels(reason="UnreadableObject").inc()
+            log.error(
+                "%s/%s cannot be read, so it is left as it is: %s; correct the object",
+                obj["metadata"]["namespace"],
+                obj["metadata"]["name"],
+                _faults(error),
+            )
+            return UNREADABLE_RETRY_SECONDS
+        held = self._held.setdefault(service.uid, _Held())
+        started = time.perf_counter()
+        try:
+            decision = await self._pass(service, held, list(pods))
+        except KubeError as error:
+            held.failures += 1
+            delay = BACKOFF_SECONDS[min(held.failures, len(BACKOFF_SECONDS)) - 1]
+            if _is_refusal(error):
+                held.refused = Trouble(error.reason, error.message)
+            self._metrics.failed_passes.labels(reason=error.reason).inc()
+            log.warning("%s/%s: %s; again in %g s", service.namespace, service.name, error, delay)
+            return delay
+        finally:
+            self._metrics.pass_seconds.observe(time.perf_counter() - started)
+        held.failures = 0
+        return decision.poll_seconds
+
+    async def finalize(self, obj: Object, pods: Iterable[Object]) -> None:
+        """Removes the children of a service that is being deleted, each as its grace allows.
+
+        Secret and Service go only as those that were applied here: another object of that name
+        stays. What an earlier process applied is left to its owner reference. Raises KubeError.
+        """
+        name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
+        for pod in pods:
+            metadata = pod["metadata"]
+            await self._kube.delete("v1", "Pod", metadata["name"], namespace, uid=metadata["uid"])
+        known = self._held[uid].children if uid in self._held else {}
+        for kind, child in (("Service", name), ("Secret", children.secret_name(name))):
+            if kind in known:
+                await self._kube.delete("v1", kind, child, namespace, uid=known[kind])
+        self._held.pop(uid, None)
+        self._metrics.forget(namespace, name)
+
+    async def _pass(self, service: SLMService, held: _Held, pods: list[Object]) -> Decision:
+        if held.status is not None:
+            service = service.model_copy(update={"status": held.status})
+        token = agent_token(self._settings.key, service)
+        packs = await asyncio.gather(*(self._with_agent(read_pack(p), token) for p in pods))
+        snapshot = Snapshot(
+            service=service,
+            now=self._now(),
+            packs=tuple(sorted(packs, key=lambda p: p.ordinal)),
+            memory=held.memory,
+            worker_image=self._settings.worker_image,
+        )
+        image = self._settings.worker_image
+        template = children.template_hash(service, image)
+        decision = decide(snapshot, self._settings.rules, template, held.refused)
+        await self._write_status(service, held, decision)
+        self._metrics.show(service.namespace, service.name, decision.status)
+        held.memory = decision.memory
+        await self._apply_children(service, held, token, packs)
+        for pack in decision.pods.delete:
+            await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
+        for ordinal in decision.pods.create:
+            await self._kube.apply(children.pack_pod(service, ordinal, image))
+        held.refused = await self._send_plans(decision, token)
+        return decision
+
+    async def _with_agent(self, pack: Pack, token: str) -> Pack:
+        if not pack.address or pack.container is not None:
+            return pack
+        try:
+            return replace(pack, agent=await self._agents.state(pack.address, token))
+        except AgentError as error:
+            return replace(pack, silence=Trouble(error.reason, error.message))
+
+    async def _write_status(self, service: SLMService, held: _Held, decision: Decision) -> None:
+        if decision.status == service.status:
+            held.status = decision.status
+            return
+        await self._kube.apply(
+            {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": KIND,
+                "metadata": {"name": service.name, "namespace": service.namespace},
+                "status": decision.status.to_object(),
+            },
+            subresource="status",
+            force=True,
+        )
+        held.status = decision.status
+        for event in decision.events:
+            log.info("%s/%s: %s: %s", service.namespace, service.name, event.reason, event.message)
+            self._metrics.decisions.labels(reason=event.reason).inc()
+            try:
+                await self._kube.create(_event_object(service, event, self._now()))
+            except KubeError as error:
+                # The status holds the same; a pass is not given up for it.
+                log.warning("%s/%s: no event: %s", service.namespace, service.name, error)
+
+    async def _apply_children(
+        self, service: SLMService, held: _Held, token: str, packs: Iterable[Pack]
+    ) -> None:
+        """Applies Secret and Service when they change, and when a pack shows that they are not
+        what they should be: writing them every pass would be a write where nothing changes."""
+        wanted = [children.token_secret(service, token), children.front_service(service)]
+        mark = hashlib.sha256(repr(wanted).encode()).hexdigest()
+        doubt = any(
+            t is not None and t.reason in ("CreateContainerConfigError", "AgentRefusedToken")
+            for p in packs
+            for t in (p.container, p.silence)
+        )
+        if mark == held.applied and not doubt:
+            return
+        for child in wanted:
+            answer = (await self._kube.apply(child))["metadata"]
+            if any(
+                owner["uid"] == service.uid and owner.get("controller")
+                for owner in answer.get("ownerReferences") or ()
+            ):
+                held.children[child["kind"]] = answer["uid"]
+        held.applied = mark
+
+    async def _send_plans(self, decision: Decision, token: str) -> Trouble | None:
+        """The last refusal, if there is one."""
+        refused = None
+        for pack, plan in decision.plans:
+            try:
+                await self._agents.put_plan(pack.address, token, plan)
+            except AgentError as error:
+                # A stale generation means the agent moved on since it was read; the next pass
+                # reads it again.
+                if error.reason != "StaleGeneration":
+                    refused = Trouble(error.reason, f"{pack.name}: {error.message}")
+        return refused
+
+
+def agent_token(key: str, service: SLMService) -> str:
+    """The bearer token of a service's agents: derived, so that the operator needs no right to read
+    Secrets, and different for each object."""
+    return hmac.new(key.encode(), service.uid.encode(), hashlib.sha256).hexdigest()
+
+
+def _is_refusal(error: KubeError) -> bool:
+    """Whether the API server said no to what it was sent, rather than being away or busy."""
+    return 400 <= error.status < 500 and error.status != HTTPStatus.TOO_MANY_REQUESTS
+
+
+def _faults(error: ValidationError) -> str:
+    """Each field and its fault. Not its value, which may be a secret in an environment."""
+    part = "spec" if error.title == SLMServiceSpec.__name__ else "status"
+    return "; ".join(
+        f"{'.'.join(map(str, (part, *fault['loc'])))}: {fault['msg']}"
+        for fault in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+def _event_object(service: SLMService, event: Event, now: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{service.name}.", "namespace": service.namespace},
+        "involvedObject": {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": KIND,
+            "name": service.name,
+            "namespace": service.namespace,
+            "uid": service.uid,
+        },
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "source": {"component": "slm-operator"},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }

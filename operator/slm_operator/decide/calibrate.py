@@ -1,0 +1,227 @@
+"""Which point to measure next on the exploring pack, and whether its window is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+from slm_operator.api.models import SLMService
+from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Unstartable
+from slm_operator.pareto.choice import Balanced
+from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step
+from slm_operator.pareto.window import Measurement, Measuring, Sample, WindowRules, evaluate
+from slm_worker.wire import Load, PackState, Plan, ReplicaPhase
+
+DEFAULT_MAX_NUM_SEQS = 256
+"""vLLM's own default, where the published measurements show the knee at two replicas."""
+LAYOUT_GIVE_UP_FAILURES = 3
+"""A replica that fails this often in a row marks its layout as one that cannot be started.
+Counted, not timed: a start takes seconds or minutes, depending on engine and model."""
+SAMPLES_KEPT = 600
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the search stands after this pass."""
+
+    fingerprint: str
+    points: tuple[OperatingPoint, ...]
+    """All valid measurements under this fingerprint."""
+    space: SearchSpace | None
+    """None while the pack has not said what fits."""
+    step: Measure | Settle | None
+    """None for a fixed replica count, and while nothing is known of the pack."""
+    window: Measuring | None
+    """Why the running measurement is not finished."""
+    measured: OperatingPoint | None
+    """The point that this pass added."""
+    memory: Memory
+
+
+def fingerprint(service: SLMService, worker_image: str, state: PackState | None) -> str:
+    """Changes when a measured point no longer says anything about the service: another model,
+    engine, image, argument, calibration load or GPU. While no pack has opened its GPU, the part of
+    the GPU is the one known before."""
+    spec = service.spec
+    wanted = {
+        "model": spec.model.model_dump(mode="json", include={"uri", "revision"}),
+        "engine": spec.engine.model_dump(mode="json", exclude={"max_num_seqs", "image"}),
+        "image": spec.engine.image or worker_image,
+        "gpu": spec.gpu.model_dump(mode="json"),
+        "load": calibration_load(service).model_dump(mode="json"),
+    }
+    before = service.status.calibration
+    device = before.fingerprint.partition("-")[2] if before else ""
+    if state is not None and state.packing is not None:
+        device = _digest([state.gpu.name, state.gpu.memory_bytes])
+    return f"{_digest(wanted)}-{device}"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def calibration_load(service: SLMService) -> Load:
+    calibration = service.autoscaling.calibration
+    return Load(prompt_tokens=calibration.prompt_tokens, output_tokens=calibration.output_tokens)
+
+
+def resting_probe(service: SLMService) -> Probe:
+    """What a pack runs while nothing is chosen: the fixed count, else the fewest allowed."""
+    replicas = service.spec.replicas_per_pack or service.autoscaling.min_replicas_per_pack
+    return Probe(replicas, replicas, service.spec.engine.max_num_seqs or DEFAULT_MAX_NUM_SEQS)
+
+
+def searches(service: SLMService) -> bool:
+    """Whether a replica count is to be found: not when it is fixed, unless asked to recommend."""
+    return service.spec.replicas_per_pack is None or service.autoscaling.mode == "Recommend"
+
+
+def search_space(service: SLMService, state: PackState, memory: Memory) -> SearchSpace | None:
+    """What the spec allows, fits, and could be started. None until the agent knows what fits."""
+    if state.packing is None:
+        return None
+    autoscaling = service.autoscaling
+    limits = [autoscaling.max_replicas_per_pack, state.packing.max_replicas]
+    given = service.spec.engine.max_num_seqs
+    return SearchSpace(
+        min_replicas=autoscaling.min_replicas_per_pack,
+        max_replicas=min(limits),
+        max_num_seqs=given or DEFAULT_MAX_NUM_SEQS,
+        batch_is_free=given is None,
+        objective=Balanced(
+            min_throughput_gain=autoscaling.min_throughput_gain_percent / 100,
+            max_energy_increase=autoscaling.max_energy_increase_percent / 100,
+        ),
+        unstartable=frozenset((u.replicas, u.max_num_seqs) for u in memory.unstartable),
+    )
+
+
+def exploring_pack(snapshot: Snapshot) -> Pack | None:
+    """The pack on which the search runs: the same one while it lives, so that a lost poll does not
+    have another pack rebuilt; otherwise the first that answers."""
+    alive = [
+        p for p in snapshot.packs if not (p.terminating or p.ended or p.scheduling or p.container)
+    ]
+    held = next((p for p in alive if p.uid == snapshot.memory.explorer), None)
+    return held or next((p for p in alive if p.agent is not None), None)
+
+
+def calibrate(
+    snapshot: Snapshot, explorer: Pack | None, known: tuple[OperatingPoint, ...], rules: WindowRules
+) -> Calibration:
+    """One pass. ``known``: the points that the status holds, whatever their fingerprint."""
+    service, memory = snapshot.service, snapshot.memory
+    state = explorer.agent if explorer else None
+    mark = fingerprint(service, snapshot.worker_image, state)
+    before = service.status.calibration
+    if before is None or not _same(before.fingerprint, mark):
+        known = ()
+    here = Calibration(mark, known, None, None, None, None, memory)
+    if explorer is None or state is None:
+        return here
+    memory = replace(memory, explorer=explorer.uid)
+    if memory.unstartable_for != f"{mark}/{state.agent_id}":
+        memory = replace(memory, unstartable=(), unstartable_for=f"{mark}/{state.agent_id}")
+    space = search_space(service, state, memory)
+    if not searches(service) or space is None or space.max_replicas < space.min_replicas:
+        return replace(here, space=space, memory=_forget(memory))
+    step = next_step(space, known)
+    if isinstance(step, Settle) or state.plan != plan(
+        step.probe, calibration_load(service), state.plan
+    ):
+        return replace(here, space=space, step=step, memory=_forget(memory))
+
+    failed = _given_up(state, step.probe)
+    if failed:
+        memory = replace(_forget(memory), unstartable=(*memory.unstartable, *failed))
+        names = frozenset((u.replicas, u.max_num_seqs) for u in memory.unstartable)
+        space = replace(space, unstartable=names)
+        return replace(here, space=space, step=next_step(space, known), memory=memory)
+    memory = _remember(memory, state)
+    window = evaluate(memory.samples, rules)
+    if isinstance(window, Measuring):
+        return replace(here, space=space, step=step, window=window, memory=memory)
+    point = _point(step.probe, window, state, snapshot.now)
+    points = (*(p for p in known if p.probe != step.probe), point)
+    return replace(
+        here,
+        points=points,
+        space=space,
+        step=next_step(space, points),
+        measured=point,
+        memory=_forget(memory),
+    )
+
+
+def _same(before: str, now: str) -> bool:
+    """Whether both speak of one configuration; a GPU that was not known yet may be any."""
+    spec, _, device = before.partition("-")
+    spec_now, _, device_now = now.partition("-")
+    return spec == spec_now and device in ("", device_now)
+
+
+def plan(probe: Probe, load: Load | None, current: Plan | None) -> Plan:
+    """The plan for ``probe``: the current one when it says the same, else the next generation."""
+    generation = current.generation if current else 0
+    wanted = Plan(
+        generation=max(generation, 1),
+        layout={"replicas": probe.layout_replicas, "max_num_seqs": probe.max_num_seqs},
+        rotation=probe.replicas,
+        load=load,
+    )
+    if wanted == current:
+        return wanted
+    return wanted.model_copy(update={"generation": generation + 1})
+
+
+def _given_up(state: PackState, probe: Probe) -> tuple[Unstartable, ...]:
+    """The probe's layout, if its replicas fail again and again, and all between it and what did
+    start."""
+    ready = sum(r.phase is ReplicaPhase.READY for r in state.replicas)
+    failing = [
+        r.problem
+        for r in state.replicas
+        if r.phase is not ReplicaPhase.READY
+        and r.problem is not None
+        and r.failures >= LAYOUT_GIVE_UP_FAILURES
+    ]
+    if not failing:
+        return ()
+    why = f"{failing[0].reason}: {failing[0].message}"
+    fewest = min(ready + 1, probe.layout_replicas) if ready else probe.layout_replicas
+    return tuple(
+        Unstartable(n, probe.max_num_seqs, why) for n in range(fewest, probe.layout_replicas + 1)
+    )
+
+
+def _remember(memory: Memory, state: PackState) -> Memory:
+    """Adds the newest poll; another plan's samples, or the same poll again, are not kept."""
+    generation = state.plan.generation if state.plan else 0
+    samples = memory.samples if memory.measuring_generation == generation else ()
+    if state.settled and state.settled_since_seconds is not None and state.counters is not None:
+        fresh = Sample(state.agent_id, state.settled_since_seconds, state.counters)
+        if not samples or samples[-1].counters != fresh.counters:
+            samples = (*samples[-SAMPLES_KEPT:], fresh)
+    return replace(memory, samples=samples, measuring_generation=generation)
+
+
+def _forget(memory: Memory) -> Memory:
+    return replace(memory, samples=(), measuring_generation=0)
+
+
+def _point(probe: Probe, window: Measurement, state: PackState, now: str) -> OperatingPoint:
+    return OperatingPoint(
+        probe=probe,
+        output_tokens_per_second=window.output_tokens_per_second,
+        confidence_tokens_per_second=window.confidence_tokens_per_second,
+        power_watts=window.power_watts,
+        ttft_p95_seconds=window.ttft_p95_seconds,
+        itl_p95_seconds=window.itl_p95_seconds,
+        window_seconds=window.window_seconds,
+        saturated_fraction=window.saturated_fraction,
+        measured_at=now,
+        simulated=state.gpu.simulated,
+    )

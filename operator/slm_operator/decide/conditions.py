@@ -1,0 +1,225 @@
+"""The conditions of a service: for each, what is so, and cause and remedy when it is not.
+
+Messages hold nothing that changes from second to second, so that an unchanged state is no write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from slm_operator.api.models import SLMService
+from slm_operator.api.status import Condition
+from slm_operator.decide.calibrate import Calibration, searches
+from slm_operator.decide.snapshot import Pack, Trouble
+from slm_operator.pareto.search import Measure, Settle
+from slm_worker.wire import PackState, ReplicaPhase
+
+State = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True)
+class Said:
+    type: str
+    status: State
+    reason: str
+    message: str
+
+
+WINDOW_REASONS = {
+    "NotSaturated": "the window is not saturated: every replica in rotation has to be full with "
+    "requests waiting; see the pack's log for failures of the load",
+    "CounterReset": "the agent restarted and counts from zero, so the window starts anew",
+    "ReplicaRestarted": "a replica was started inside the window, so it starts anew",
+    "MetricsMissing": "a replica in rotation did not answer a sample, so the window starts anew",
+}
+"""Stable texts for what breaks a window; the changing numbers stay in the log."""
+
+
+def conditions(
+    service: SLMService,
+    packs: Sequence[Pack],
+    calibration: Calibration,
+    refused: Trouble | None,
+    now: str,
+) -> tuple[Condition, ...]:
+    """All conditions, with the time of the last change of each. ``refused``: what the API server
+    or an agent said no to in the last pass."""
+    said = (
+        _ready(service, packs, calibration, refused),
+        _gpu_allocated(packs),
+        _packing_feasible(service, packs, calibration),
+        _mps_ready(packs),
+        _metrics_available(packs, calibration),
+        _calibrated(service, packs, calibration),
+        _scaling_active(service),
+    )
+    before = {c.type: c for c in service.status.conditions}
+    return tuple(_dated(s, before.get(s.type), service.generation, now) for s in said)
+
+
+def pack_trouble(pack: Pack) -> Trouble | None:
+    """What keeps this pack from serving, the most basic cause first."""
+    state = pack.agent
+    agent = None
+    if state is not None and state.problem is not None:
+        agent = Trouble(state.problem.reason, state.problem.message)
+    return pack.scheduling or pack.container or pack.silence or agent
+
+
+def _ready(
+    service: SLMService,
+    packs: Sequence[Pack],
+    calibration: Calibration,
+    refused: Trouble | None,
+) -> Said:
+    wanted = service.spec.packs
+    ready = sum(p.ready for p in packs)
+    troubles = [t for p in packs if (t := pack_trouble(p))]
+    if refused is not None:
+        return Said("Ready", "False", refused.reason, refused.message)
+    feasible = _packing_feasible(service, packs, calibration)
+    if feasible.status == "False":
+        return Said("Ready", "False", feasible.reason, feasible.message)
+    if troubles and (ready < wanted or not _same_as_planned(packs)):
+        return Said("Ready", "False", troubles[0].reason, troubles[0].message)
+    if ready < wanted:
+        return Said("Ready", "False", "Starting", f"{ready} of {wanted} packs answer requests")
+    if isinstance(calibration.step, Measure):
+        message = "serving while the replica count is being found"
+        return Said("Ready", "True", calibration.step.phase, message)
+    return Said("Ready", "True", "Serving", f"{ready} of {wanted} packs answer requests")
+
+
+def _same_as_planned(packs: Sequence[Pack]) -> bool:
+    return all(p.agent is not None and p.agent.settled for p in packs)
+
+
+def _gpu_allocated(packs: Sequence[Pack]) -> Said:
+    kind = "GPUAllocated"
+    waiting = [p.scheduling for p in packs if p.scheduling]
+    if waiting:
+        return Said(kind, "False", waiting[0].reason, waiting[0].message)
+    if not packs:
+        return Said(kind, "Unknown", "Starting", "no pack has been created yet")
+    return Said(kind, "True", "Allocated", "every pack has a node")
+
+
+def _packing_feasible(service: SLMService, packs: Sequence[Pack], calibration: Calibration) -> Said:
+    kind = "PackingFeasible"
+    packings = [s.packing for s in _states(packs) if s.packing]
+    if not packings:
+        return Said(kind, "Unknown", "ModelNotRead", "no pack has read the model's size yet")
+    packing = packings[0]
+    autoscaling = service.autoscaling
+    least = service.spec.replicas_per_pack or autoscaling.min_replicas_per_pack
+    if packing.max_replicas < least:
+        return Said(
+            kind,
+            "False",
+            "DoesNotFit",
+            f"{packing.max_replicas} replicas fit, {least} are wanted: "
+            f"{packing.message.rstrip('.')}; lower spec.engine.maxNumSeqs, --max-model-len or the "
+            "replicas, or use a larger GPU",
+        )
+    if failed := calibration.memory.unstartable:
+        layouts = ", ".join(f"{u.replicas} x {u.max_num_seqs}" for u in failed)
+        text = f"could not be started: {layouts} ({failed[-1].why})"
+        return Said(kind, "True", "FewerStarted", text)
+    if packing.max_replicas < autoscaling.max_replicas_per_pack and searches(service):
+        text = f"{packing.max_replicas} replicas fit, so no more are tried: {packing.message}"
+        return Said(kind, "True", "FewerFit", text)
+    return Said(kind, "True", "Fits", packing.message)
+
+
+def _mps_ready(packs: Sequence[Pack]) -> Said:
+    kind = "MPSReady"
+    states = [s for s in _states(packs) if s.packing is not None]
+    unavailable = [s.gpu for s in states if s.gpu.mps == "Unavailable"]
+    if unavailable:
+        return Said(kind, "False", "MPSUnavailable", unavailable[0].mps_message)
+    if not states:
+        return Said(kind, "Unknown", "Starting", "no pack has opened its device yet")
+    if any(s.gpu.mps == "Running" for s in states):
+        return Said(kind, "True", "Running", "the packs' MPS daemons answer")
+    return Said(kind, "True", "NotNeeded", f"a {states[0].gpu.kind} device is shared without MPS")
+
+
+def _metrics_available(packs: Sequence[Pack], calibration: Calibration) -> Said:
+    kind = "MetricsAvailable"
+    silent = [p.silence for p in packs if p.silence]
+    if silent:
+        return Said(kind, "False", silent[0].reason, silent[0].message)
+    if not any(s.counters for s in _states(packs)):
+        return Said(kind, "Unknown", "MetricsMissing", "no pack has sent a sample yet")
+    window = calibration.window
+    if window is not None and window.reason in ("CounterReset", "MetricsMissing"):
+        return Said(kind, "False", window.reason, WINDOW_REASONS[window.reason])
+    if any(s.counters and s.counters.energy_millijoules is None for s in _states(packs)):
+        return Said(
+            kind,
+            "True",
+            "PowerUnknown",
+            "throughput and latency are measured; nothing here measures power, so decisions use "
+            "throughput alone",
+        )
+    return Said(kind, "True", "Measured", "throughput, latency and power are measured")
+
+
+def _calibrated(service: SLMService, packs: Sequence[Pack], calibration: Calibration) -> Said:
+    kind = "Calibrated"
+    step, window = calibration.step, calibration.window
+    if not searches(service):
+        count = service.spec.replicas_per_pack
+        message = f"spec.replicasPerPack fixes {count} replicas, so nothing is searched"
+        return Said(kind, "True", "FixedReplicas", message)
+    if isinstance(step, Settle):
+        return Said(kind, "True", "KneeFound", step.choice.sentence)
+    before = service.status.condition(kind)
+    if step is None and calibration.points and before is not None:
+        return Said(kind, before.status, before.reason, before.message)
+    if step is None:
+        trouble = next((t for p in packs if (t := pack_trouble(p))), None)
+        reason = trouble.reason if trouble else "Starting"
+        return Said(kind, "False", reason, "the search starts when a pack answers")
+    if window is not None and window.reason in WINDOW_REASONS:
+        failures = [s.load.last_failure for s in _states(packs) if s.load.last_failure]
+        said = f"; the load's last failure: {failures[0]}" if failures else ""
+        return Said(kind, "False", window.reason, WINDOW_REASONS[window.reason] + said)
+    return Said(kind, "False", step.phase, f"measuring {step.probe}: {step.why}")
+
+
+def _scaling_active(service: SLMService) -> Said:
+    kind = "ScalingActive"
+    if service.autoscaling.mode == "Recommend":
+        message = "mode Recommend: the knee is measured and reported, and nothing is changed"
+        return Said(kind, "False", "RecommendOnly", message)
+    if not searches(service):
+        return Said(kind, "False", "FixedReplicas", "spec.replicasPerPack fixes the count")
+    return Said(kind, "True", "Auto", "the operator sets the replica count of each pack")
+
+
+def started(states: Iterable[PackState]) -> int:
+    """Replicas that run, over all packs."""
+    return sum(r.phase is not ReplicaPhase.FAILED for s in states for r in s.replicas)
+
+
+def ready_replicas(states: Iterable[PackState]) -> int:
+    return sum(r.phase is ReplicaPhase.READY for s in states for r in s.replicas)
+
+
+def _states(packs: Sequence[Pack]) -> list[PackState]:
+    return [p.agent for p in packs if p.agent is not None]
+
+
+def _dated(said: Said, before: Condition | None, generation: int, now: str) -> Condition:
+    same = before is not None and before.status == said.status
+    return Condition(
+        type=said.type,
+        status=said.status,
+        reason=said.reason,
+        message=said.message,
+        last_transition_time=before.last_transition_time if before and same else now,
+        observed_generation=generation,
+    )

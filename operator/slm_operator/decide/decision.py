@@ -1,0 +1,273 @@
+"""One pass: from a snapshot to pods, plans, status and events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slm_operator.api.models import SLMService
+from slm_operator.api.status import (
+    CalibrationStatus,
+    HistoryEntry,
+    MeasuringStatus,
+    SLMServiceStatus,
+)
+from slm_operator.decide import points as shown
+from slm_operator.decide.calibrate import (
+    Calibration,
+    calibrate,
+    calibration_load,
+    exploring_pack,
+    plan,
+    resting_probe,
+    searches,
+)
+from slm_operator.decide.conditions import conditions, ready_replicas, started
+from slm_operator.decide.pods import PodChanges, pod_changes
+from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
+from slm_operator.pareto.points import Probe
+from slm_operator.pareto.search import Measure, Settle, running_layout
+from slm_operator.pareto.window import WindowRules
+from slm_operator.render.children import selector
+from slm_worker.wire import Plan
+
+MEASURING_POLL_SECONDS = 1.0
+STARTING_POLL_SECONDS = 2.0
+STEADY_POLL_SECONDS = 15.0
+HISTORY_KEPT = 10
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to tell on the object's event stream."""
+
+    type: str
+    """Normal or Warning."""
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    pods: PodChanges
+    plans: tuple[tuple[Pack, Plan], ...]
+    """Plans that differ from what the pack already follows."""
+    status: SLMServiceStatus
+    events: tuple[Event, ...]
+    memory: Memory
+    poll_seconds: float
+    """How soon to look again when nothing wakes the controller."""
+
+
+def decide(
+    snapshot: Snapshot,
+    rules: WindowRules,
+    template_hash: str,
+    refused: Trouble | None = None,
+) -> Decision:
+    """What to do about ``snapshot``. ``refused``: what was said no to in the last pass."""
+    service = snapshot.service
+    serving = [p for p in snapshot.packs if not p.terminating]
+    explorer = exploring_pack(snapshot)
+    known = shown.read(service.status.frontier)
+    calibration = calibrate(snapshot, explorer, known, rules)
+    plans = _plans(service, serving, explorer, calibration)
+    entries = _history(service, calibration, snapshot)
+    status = _status(snapshot, calibration, serving, entries, refused, rules)
+    return Decision(
+        pods=pod_changes(snapshot.packs, service.spec.packs, template_hash),
+        plans=plans,
+        status=status,
+        events=(*_decided(entries), *_warnings(service.status, status)),
+        memory=calibration.memory,
+        poll_seconds=_poll_seconds(calibration, status),
+    )
+
+
+def _plans(
+    service: SLMService,
+    packs: Sequence[Pack],
+    explorer: Pack | None,
+    calibration: Calibration,
+) -> tuple[tuple[Pack, Plan], ...]:
+    found = []
+    for pack in packs:
+        state = pack.agent
+        if state is None:
+            continue
+        probe, load = _target(service, calibration), None
+        if pack is explorer and isinstance(calibration.step, Measure):
+            probe, load = calibration.step.probe, calibration_load(service)
+        if state.packing is None or probe.layout_replicas > state.packing.max_replicas:
+            continue
+        wanted = plan(probe, load, state.plan)
+        if wanted != state.plan:
+            found.append((pack, wanted))
+    return tuple(found)
+
+
+def _target(service: SLMService, calibration: Calibration) -> Probe:
+    """What a pack runs when it is not exploring."""
+    if service.autoscaling.mode == "Auto" and isinstance(calibration.step, Settle):
+        return running_layout(calibration.step.choice)
+    return resting_probe(service)
+
+
+def _history(
+    service: SLMService, calibration: Calibration, snapshot: Snapshot
+) -> tuple[HistoryEntry, ...]:
+    """What this pass decided anew."""
+    entries = [
+        HistoryEntry(
+            time=snapshot.now,
+            from_=f"{u.replicas} replicas x {u.max_num_seqs}",
+            to=str(calibration.step.probe) if isinstance(calibration.step, Measure) else "",
+            reason="LayoutFailed",
+            message=f"it could not be started: {u.why}",
+        )
+        for u in calibration.memory.unstartable
+        if u not in snapshot.memory.unstartable
+    ]
+    step, measured = calibration.step, calibration.measured
+    if measured is not None and isinstance(step, Measure):
+        entries.append(
+            HistoryEntry(
+                time=snapshot.now,
+                from_=str(measured.probe),
+                to=str(step.probe),
+                reason="Probed",
+                message=f"{shown.figures(measured)}; next: {step.why}",
+            )
+        )
+    if isinstance(step, Settle) and _is_news(service, step):
+        reason = "KneeFound" if service.autoscaling.mode == "Auto" else "KneeRecommended"
+        entries.append(
+            HistoryEntry(
+                time=snapshot.now,
+                from_=str(measured.probe) if measured else "",
+                to=str(running_layout(step.choice)),
+                reason=reason,
+                message=step.choice.sentence,
+            )
+        )
+    return tuple(entries)
+
+
+def _status(
+    snapshot: Snapshot,
+    calibration: Calibration,
+    packs: Sequence[Pack],
+    entries: tuple[HistoryEntry, ...],
+    refused: Trouble | None,
+    rules: WindowRules,
+) -> SLMServiceStatus:
+    service, before = snapshot.service, snapshot.service.status
+    states = [p.agent for p in packs if p.agent is not None]
+    found = _found(service, calibration)
+    return SLMServiceStatus(
+        observed_generation=service.generation,
+        packs=len(packs),
+        ready_packs=sum(p.ready for p in packs),
+        selector=",".join(f"{k}={v}" for k, v in sorted(selector(service).items())),
+        replicas=started(states),
+        ready_replicas=ready_replicas(states),
+        recommended_replicas_per_pack=found.recommended_replicas_per_pack,
+        operating_point=found.operating_point,
+        frontier=found.frontier,
+        calibration=CalibrationStatus(
+            fingerprint=calibration.fingerprint,
+            phase=_phase(calibration, service),
+            measuring=_measuring(service, calibration, snapshot.now, rules),
+        ),
+        conditions=conditions(service, packs, calibration, refused, snapshot.now),
+        history=(*before.history, *entries)[-HISTORY_KEPT:],
+    )
+
+
+def _found(service: SLMService, calibration: Calibration) -> SLMServiceStatus:
+    """The part of the status that the points decide. While no pack answers it stays as it was."""
+    step = calibration.step
+    if step is None and searches(service) and calibration.points:
+        return service.status
+    chosen = step.choice.chosen if isinstance(step, Settle) else None
+    auto = service.autoscaling.mode == "Auto"
+    return SLMServiceStatus(
+        recommended_replicas_per_pack=chosen.probe.replicas if chosen else None,
+        operating_point=shown.operating_point(chosen) if chosen and auto else None,
+        frontier=shown.frontier(calibration.points, calibration.space, step),
+    )
+
+
+def _phase(calibration: Calibration, service: SLMService) -> str:
+    step = calibration.step
+    if isinstance(step, Settle):
+        return "Done"
+    if not searches(service):
+        return "Fixed"
+    if step is not None:
+        return step.phase
+    # A pack that is silent for a moment does not undo what was found.
+    before = service.status.calibration
+    if before is not None and before.fingerprint == calibration.fingerprint:
+        return before.phase
+    return "Pending"
+
+
+def _is_news(service: SLMService, step: Settle) -> bool:
+    """Whether the choice differs from the one that the status holds."""
+    before = service.status.calibration
+    if before is None or before.phase != "Done":
+        return True
+    chosen = step.choice.chosen.probe
+    return not any(
+        p.chosen and (p.replicas_per_pack, p.max_num_seqs) == (chosen.replicas, chosen.max_num_seqs)
+        for p in service.status.frontier
+    )
+
+
+def _measuring(
+    service: SLMService, calibration: Calibration, now: str, rules: WindowRules
+) -> MeasuringStatus | None:
+    step = calibration.step
+    if not isinstance(step, Measure):
+        return None
+    before = service.status.calibration.measuring if service.status.calibration else None
+    probe = step.probe
+    same = before is not None and probe == Probe(
+        before.layout_replicas, before.replicas_per_pack, before.max_num_seqs
+    )
+    return MeasuringStatus(
+        layout_replicas=probe.layout_replicas,
+        replicas_per_pack=probe.replicas,
+        max_num_seqs=probe.max_num_seqs,
+        since=before.since if before and same else now,
+        window_seconds=round(rules.warmup_seconds + rules.min_seconds),
+    )
+
+
+def _decided(entries: tuple[HistoryEntry, ...]) -> tuple[Event, ...]:
+    return tuple(Event("Normal", e.reason, e.message) for e in entries)
+
+
+def _warnings(before: SLMServiceStatus, after: SLMServiceStatus) -> tuple[Event, ...]:
+    """One warning when a condition becomes false, or is false for another reason."""
+    found = []
+    for condition in after.conditions:
+        old = before.condition(condition.type)
+        news = old is None or (old.status, old.reason) != (condition.status, condition.reason)
+        expected = condition.type in ("Calibrated", "ScalingActive") or condition.reason in (
+            "Starting",
+        )
+        if condition.status == "False" and news and not expected:
+            found.append(Event("Warning", condition.reason, condition.message))
+    # One cause shows in several conditions; it is told once.
+    return tuple({e.reason: e for e in found}.values())
+
+
+def _poll_seconds(calibration: Calibration, status: SLMServiceStatus) -> float:
+    if isinstance(calibration.step, Measure):
+        return MEASURING_POLL_SECONDS
+    ready = status.condition("Ready")
+    if ready is None or ready.status != "True":
+        return STARTING_POLL_SECONDS
+    return STEADY_POLL_SECONDS

@@ -1,0 +1,126 @@
+"""Operating points to and from the status, where they survive the operator's restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from slm_operator.api.status import FrontierPoint, OperatingPointStatus
+from slm_operator.pareto.choice import Balanced, Verdict, choose, walk_verdicts
+from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.search import Measure, SearchSpace, Settle
+
+POINTS_KEPT = 64
+"""As many as the status may hold; a search of 32 replicas takes fewer."""
+OUTSIDE = "measured for another range of replicas or another batch than today's"
+
+
+def read(frontier: Iterable[FrontierPoint]) -> tuple[OperatingPoint, ...]:
+    """The measured points that a status holds, to its precision."""
+    return tuple(
+        OperatingPoint(
+            probe=Probe(p.layout_replicas, p.replicas_per_pack, p.max_num_seqs),
+            output_tokens_per_second=float(p.output_tokens_per_second),
+            confidence_tokens_per_second=float(p.confidence_tokens_per_second),
+            power_watts=_watts(p),
+            ttft_p95_seconds=seconds(p.ttft_p95),
+            itl_p95_seconds=seconds(p.itl_p95),
+            window_seconds=float(p.window_seconds),
+            saturated_fraction=p.saturated_percent / 100,
+            measured_at=p.measured_at,
+            simulated=p.simulated,
+        )
+        for p in frontier
+    )
+
+
+def frontier(
+    points: Sequence[OperatingPoint], space: SearchSpace | None, step: Measure | Settle | None
+) -> tuple[FrontierPoint, ...]:
+    """Every point with its verdict: final once the search has settled, so far before that."""
+    if not points:
+        return ()
+    settled = isinstance(step, Settle)
+    choice = (
+        step.choice
+        if isinstance(step, Settle)
+        else choose(points, space.objective if space else Balanced())
+    )
+    verdicts = {v.point.probe: v for v in choice.verdicts}
+    told = walk_verdicts(step.walked, space.objective) if isinstance(step, Settle) and space else {}
+    newest = sorted(points, key=lambda p: p.measured_at)[-POINTS_KEPT:]
+    return tuple(
+        _frontier_point(p, verdicts.get(p.probe), settled, told.get(p.probe, OUTSIDE))
+        for p in newest
+    )
+
+
+def operating_point(point: OperatingPoint) -> OperatingPointStatus:
+    energy = point.joules_per_output_token
+    return OperatingPointStatus(
+        replicas_per_pack=point.probe.replicas,
+        max_num_seqs=point.probe.max_num_seqs,
+        output_tokens_per_second=round(point.output_tokens_per_second),
+        power_watts=_rounded(point.power_watts),
+        microjoules_per_output_token=None if energy is None else round(energy * 1e6),
+        joules_per_output_token=None if energy is None else f"{energy:.4f}",
+        ttft_p95=duration(point.ttft_p95_seconds),
+        itl_p95=duration(point.itl_p95_seconds),
+        measured_at=point.measured_at,
+    )
+
+
+def figures(point: OperatingPoint) -> str:
+    """Throughput with its confidence, and power, in words."""
+    text = (
+        f"{point.probe}: {point.output_tokens_per_second:,.0f} "
+        f"± {point.confidence_tokens_per_second:,.0f} output tok/s"
+    )
+    if point.power_watts is None:
+        return f"{text}, power unknown"
+    return f"{text} at {point.power_watts:,.0f} W"
+
+
+def duration(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{round(seconds * 1000)}ms"
+
+
+def seconds(duration: str | None) -> float | None:
+    return None if duration is None else int(duration.removesuffix("ms")) / 1000
+
+
+def _frontier_point(
+    point: OperatingPoint, verdict: Verdict | None, settled: bool, otherwise: str
+) -> FrontierPoint:
+    energy = point.joules_per_output_token
+    why = otherwise
+    if verdict is not None:
+        why = verdict.why if settled or not verdict.chosen else f"best so far: {verdict.why}"
+    return FrontierPoint(
+        layout_replicas=point.probe.layout_replicas,
+        replicas_per_pack=point.probe.replicas,
+        max_num_seqs=point.probe.max_num_seqs,
+        output_tokens_per_second=round(point.output_tokens_per_second),
+        confidence_tokens_per_second=round(point.confidence_tokens_per_second),
+        power_watts=_rounded(point.power_watts),
+        microjoules_per_output_token=None if energy is None else round(energy * 1e6),
+        ttft_p95=duration(point.ttft_p95_seconds),
+        itl_p95=duration(point.itl_p95_seconds),
+        window_seconds=round(point.window_seconds),
+        saturated_percent=round(point.saturated_fraction * 100),
+        measured_at=point.measured_at,
+        simulated=point.simulated,
+        on_frontier=verdict is not None and verdict.on_frontier,
+        chosen=settled and verdict is not None and verdict.chosen,
+        why=why,
+    )
+
+
+def _watts(point: FrontierPoint) -> float | None:
+    """From energy per token, which the status holds more precisely than the power itself."""
+    if point.microjoules_per_output_token is None:
+        return None
+    return point.microjoules_per_output_token * point.output_tokens_per_second / 1e6
+
+
+def _rounded(value: float | None) -> int | None:
+    return None if value is None else round(value)

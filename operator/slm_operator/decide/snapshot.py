@@ -1,0 +1,76 @@
+"""What the operator saw of one service at one moment. Immutable; decisions read nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from slm_operator.api.models import SLMService
+from slm_operator.pareto.window import Sample
+from slm_worker.wire import PackState
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that stands in the way: a CamelCase reason, cause and remedy."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One Pod of the service, and what its agent answered."""
+
+    ordinal: int
+    name: str
+    uid: str
+    address: str
+    """Empty until the agent there has answered its startup probe."""
+    template_hash: str
+    ready: bool
+    terminating: bool
+    ended: bool = False
+    """Evicted, lost with its node, or finished: it will never serve again."""
+    scheduling: Trouble | None = None
+    """Why no node takes it."""
+    container: Trouble | None = None
+    """Why its container does not run."""
+    agent: PackState | None = None
+    silence: Trouble | None = None
+    """Why the agent could not be read."""
+
+
+@dataclass(frozen=True)
+class Unstartable:
+    """A layout whose replicas failed again and again."""
+
+    replicas: int
+    max_num_seqs: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the operator remembers of a service between passes; losing it costs one window."""
+
+    explorer: str = ""
+    """UID of the Pod on which the search runs; while it is silent the search waits."""
+    samples: tuple[Sample, ...] = ()
+    """Polls of the exploring pack while it runs what is being measured."""
+    measuring_generation: int = 0
+    """Generation of the plan that ``samples`` belong to."""
+    unstartable: tuple[Unstartable, ...] = ()
+    unstartable_for: str = ""
+    """Fingerprint and agent under which they failed; another one may start them."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    service: SLMService
+    now: str
+    """RFC 3339, UTC."""
+    packs: tuple[Pack, ...]
+    """By ordinal."""
+    memory: Memory = field(default_factory=Memory)
+    worker_image: str = ""
+    """What packs run when the spec names no image."""

@@ -1,0 +1,51 @@
+"""Operating points: what can be tried on a pack, and what a valid window said of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Probe:
+    """A layout and rotation that can be measured."""
+
+    layout_replicas: int
+    """Replicas that are started and share the memory."""
+    replicas: int
+    """Replicas in rotation; with ``layout_replicas`` equal, the probe is a committed layout."""
+    max_num_seqs: int
+
+    @property
+    def committed(self) -> bool:
+        """Whether all started replicas take part, so that none holds memory for nothing."""
+        return self.layout_replicas == self.replicas
+
+    def __str__(self) -> str:
+        name = f"{self.replicas} replica{'s' if self.replicas > 1 else ''} x {self.max_num_seqs}"
+        return name if self.committed else f"{name} (of {self.layout_replicas} started)"
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One probe's measured throughput, power and latency, over one valid window."""
+
+    probe: Probe
+    output_tokens_per_second: float
+    confidence_tokens_per_second: float
+    """Half width of the 95 % confidence interval of the throughput."""
+    power_watts: float | None
+    """Mean power of the device; None where nobody can measure it."""
+    ttft_p95_seconds: float | None
+    itl_p95_seconds: float | None
+    window_seconds: float
+    saturated_fraction: float
+    """Share of the window in which every replica in rotation was full with requests waiting."""
+    measured_at: str
+    """RFC 3339, UTC."""
+    simulated: bool
+
+    @property
+    def joules_per_output_token(self) -> float | None:
+        if self.power_watts is None or self.output_tokens_per_second <= 0:
+            return None
+        return self.power_watts / self.output_tokens_per_second

@@ -1,0 +1,1 @@
+"""Pure: a service as the child objects that should exist."""
