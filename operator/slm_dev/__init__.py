@@ -1,0 +1,1 @@
+"""Development parts: what the demo and the tests need and a cluster never runs."""

@@ -1,0 +1,325 @@
+"""The whole system on this host: control plane, operator and local node, each a process."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import aiohttp
+import yaml
+
+from slm_dev.controlplane import Binaries, ControlPlane
+from slm_dev.controlplane.process import GuardedProcess
+from slm_dev.local_node import logs
+from slm_dev.local_node.addresses import AddressPool
+from slm_operator.api.crd import crd
+from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
+from slm_operator.cluster.agents import Agents
+from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.controller import agent_token
+from slm_operator.main import KEY_VARIABLE
+from slm_operator.render.children import pack_name
+from slm_worker.wire import PackState
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RBAC = REPOSITORY / "charts/slm-operator/files/operator-rbac.yaml"
+WORKER_IMAGE = "slm-worker"
+HEALTH_PORT = 8081
+START_SECONDS = 60.0
+POLL_SECONDS = 0.2
+
+Result = TypeVar("Result")
+
+
+class StackError(RuntimeError):
+    """A part of the stack did not start or has ended; the text ends with what it logged."""
+
+
+@dataclass(frozen=True)
+class StackSettings:
+    operator_arguments: Sequence[str] = ()
+    """Further arguments of the operator, such as --min-window-seconds."""
+    worker_environment: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of the worker image."""
+    worker_programs: Sequence[Path] = ()
+    """Folders with further programs of the worker image."""
+    images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Further images that Pods can name, each with its environment."""
+
+
+class Program:
+    """One Python module as a guarded process that can be started again."""
+
+    def __init__(
+        self, folder: Path, name: str, arguments: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self._folder = folder
+        self._command = [sys.executable, "-m", *arguments]
+        self._environment = environment
+        self._starts = 0
+        self._process: GuardedProcess | None = None
+
+    def launch(self) -> None:
+        """Starts the process without waiting for it to be of use."""
+        self._starts += 1
+        log = self._folder / f"{self.name}-{self._starts}.log"
+        self._process = GuardedProcess(self._command, self._folder, log, self._environment)
+
+    async def kill(self) -> None:
+        """Ends the process by SIGKILL, as a crash would."""
+        await uninterrupted(self._running().kill)
+        self._process = None
+
+    async def stop(self) -> None:
+        """Ends the process; does nothing when none runs."""
+        process, self._process = self._process, None
+        if process is not None:
+            await uninterrupted(process.stop)
+
+    def log_tail(self) -> str:
+        """The end of what the last start wrote."""
+        return self._process.log_tail() if self._process is not None else ""
+
+    def check(self) -> None:
+        """Raises StackError when the process has ended by itself."""
+        if self._process is not None and self._process.exited():
+            raise StackError(f"The {self.name} ended. Its log ends:\n{self.log_tail()}")
+
+    def _running(self) -> GuardedProcess:
+        if self._process is None:
+            raise RuntimeError(f"The {self.name} does not run; call start first.")
+        return self._process
+
+
+class Stack:
+    """A control plane with the CRD and the operator's RBAC, the operator and a local node; an
+    asynchronous context manager.
+
+    On exit everything is stopped and every file removed, and also when this process dies, even by
+    SIGKILL. The worker image that Pods find is this interpreter's environment.
+    """
+
+    kube: Kube
+    """As the cluster's administrator."""
+    operator: Program
+    node: Program
+
+    def __init__(self, binaries: Binaries, settings: StackSettings | None = None) -> None:
+        self._settings = settings or StackSettings()
+        self._control_plane = ControlPlane(binaries)
+        self._key = secrets.token_urlsafe(32)
+        self._resources = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Starts everything and waits until it is of use.
+
+        Raises:
+            ControlPlaneStartError, StackError: a part did not start.
+            KubeError: the API server refused a manifest.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(uninterrupted, self._control_plane.stop)
+            await uninterrupted(self._control_plane.start)
+            self.kube = await Kube.connect(self.kubeconfig)
+            stack.push_async_callback(self.kube.close)
+            await self._install()
+            self._session = await stack.enter_async_context(aiohttp.ClientSession())
+            await self._start_programs(stack)
+            self._resources = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._resources.aclose()
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Of the cluster's administrator."""
+        return self._control_plane.kubeconfig("admin")
+
+    @property
+    def operator_url(self) -> str:
+        """Where the operator serves /healthz and /metrics."""
+        return f"http://{self._operator_address}:{HEALTH_PORT}"
+
+    async def apply(self, manifests: str) -> None:
+        """Applies the objects of a YAML text. Raises KubeError."""
+        for manifest in yaml.safe_load_all(manifests):
+            if manifest["kind"] == KIND:
+                manifest["metadata"].setdefault("namespace", "default")
+            await self.kube.apply(manifest)
+
+    async def start_operator(self) -> None:
+        """Starts the operator, again after a kill, and waits until it is healthy.
+
+        Raises:
+            StackError: it ended, or was not healthy in time.
+        """
+        self.operator.launch()
+        await self._wait_for(self.operator, self._operator_is_healthy)
+
+    async def start_node(self) -> None:
+        """Starts the node, again after a kill, and waits until it runs Pods.
+
+        Raises:
+            StackError: it ended, or was not ready in time.
+        """
+        self.node.launch()
+        await self._wait_for(self.node, self._node_is_ready)
+
+    async def stop_apiserver(self) -> None:
+        """Ends the API server alone; what it stores stays."""
+        await uninterrupted(self._control_plane.stop_apiserver)
+
+    async def start_apiserver(self) -> None:
+        """Starts the API server again, at the same address. Raises ControlPlaneStartError."""
+        await uninterrupted(self._control_plane.start_apiserver)
+
+    async def service(self, name: str, namespace: str = "default") -> SLMService:
+        """The SLMService as it is now. Raises KubeError."""
+        obj = await self.kube.get(f"{GROUP}/{VERSION}", KIND, name, namespace)
+        return SLMService.from_object(obj)
+
+    async def pack_address(self, service: SLMService, ordinal: int = 0) -> str:
+        """The address of a pack's agent and router; empty while it has none. Raises KubeError."""
+        try:
+            pod = await self.kube.get(
+                "v1", "Pod", pack_name(service, ordinal), namespace=service.namespace
+            )
+        except KubeError as error:
+            if error.status == 404:
+                return ""
+            raise
+        address: str = (pod.get("status") or {}).get("podIP", "")
+        return address
+
+    async def agent_state(self, service: SLMService, ordinal: int = 0) -> PackState:
+        """What a pack's agent answers. Raises KubeError and AgentError."""
+        address = await self.pack_address(service, ordinal)
+        return await Agents(self._session).state(address, agent_token(self._key, service))
+
+    def pack_log(self, service: SLMService, ordinal: int = 0) -> str:
+        """What the pack wrote; empty when it never started."""
+        with contextlib.suppress(FileNotFoundError):
+            return logs.read(self._node_root, service.namespace, pack_name(service, ordinal))
+        return ""
+
+    async def _install(self) -> None:
+        await self.kube.apply(crd())
+        await self.apply(RBAC.read_text())
+        async with asyncio.timeout(START_SECONDS):
+            await _until(self._serves_the_resource)
+
+    async def _serves_the_resource(self) -> bool:
+        """A new resource is first unknown (404), then without its storage (429)."""
+        try:
+            await self.kube.list(f"{GROUP}/{VERSION}", KIND)
+        except KubeError as error:
+            if error.status in (404, 429):
+                return False
+            raise
+        return True
+
+    async def _start_programs(self, stack: contextlib.AsyncExitStack) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="slm-stack-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        addresses = AddressPool()
+        self._operator_address = addresses.claim()
+        stack.callback(addresses.release, self._operator_address)
+        self._node_root = folder / "node"
+        self.operator = Program(folder, "operator", self._operator_command(), self._variables())
+        self.node = Program(folder, "node", self._node_command(), dict(os.environ))
+        stack.push_async_callback(self._stop_programs)
+        self.node.launch()
+        self.operator.launch()
+        await self._wait_for(self.node, self._node_is_ready)
+        await self._wait_for(self.operator, self._operator_is_healthy)
+
+    async def _stop_programs(self) -> None:
+        # The operator first: it would create anew the Pods that the node ends.
+        await self.operator.stop()
+        await self.node.stop()
+
+    def _operator_command(self) -> list[str]:
+        return [
+            "slm_operator.main",
+            f"--worker-image={WORKER_IMAGE}",
+            f"--health-address={self._operator_address}",
+            f"--health-port={HEALTH_PORT}",
+            *self._settings.operator_arguments,
+        ]
+
+    def _variables(self) -> dict[str, str]:
+        kubeconfig = self._control_plane.kubeconfig("operator")
+        return {**os.environ, "KUBECONFIG": str(kubeconfig), KEY_VARIABLE: self._key}
+
+    def _node_command(self) -> list[str]:
+        folders = [Path(sys.executable).parent, *self._settings.worker_programs]
+        path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)])
+        worker = {"PATH": path, **self._settings.worker_environment}
+        images = {WORKER_IMAGE: worker, **self._settings.images}
+        return [
+            "slm_dev.local_node",
+            f"--kubeconfig={self._control_plane.kubeconfig('node')}",
+            f"--scheduler-kubeconfig={self.kubeconfig}",
+            f"--root={self._node_root}",
+            *(
+                f"--image={image}={name}={value}"
+                for image, environment in images.items()
+                for name, value in environment.items()
+            ),
+        ]
+
+    async def _node_is_ready(self) -> bool:
+        return "ready" in self.node.log_tail().splitlines()
+
+    async def _operator_is_healthy(self) -> bool:
+        url = f"{self.operator_url}/healthz"
+        try:
+            async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=2)) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, OSError):
+            return False
+
+    async def _wait_for(self, program: Program, condition: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await _until(condition, program.check)
+        except TimeoutError:
+            raise StackError(
+                f"The {program.name} was not ready after {START_SECONDS:.0f} s. Its log ends:\n"
+                f"{program.log_tail()}"
+            ) from None
+
+
+async def _until(
+    condition: Callable[[], Awaitable[bool]], check: Callable[[], None] | None = None
+) -> None:
+    while not await condition():
+        if check is not None:
+            check()
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def uninterrupted(work: Callable[[], Result]) -> Result:
+    """Runs blocking ``work`` in a thread, to its end even when cancelled meanwhile: what it starts
+    or stops must be known to be started or stopped."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
