@@ -1,0 +1,189 @@
+"""Specs that the API server must take or refuse, as named cases."""
+
+from typing import Any
+
+import pytest
+
+Object = dict[str, Any]
+
+
+def spec(**changes: Any) -> Object:
+    return {"model": {"uri": "hf://facebook/opt-1.3b"}, **changes}
+
+
+def with_args(*args: str) -> Object:
+    return spec(engine={"args": list(args)})
+
+
+def with_env(name: str) -> Object:
+    return spec(engine={"env": [{"name": name, "value": "1"}]})
+
+
+def with_uri(uri: str) -> Object:
+    return {"model": {"uri": uri}}
+
+
+ACCEPTED = [
+    pytest.param(with_uri("hf://HuggingFaceTB/SmolLM2-135M-Instruct"), id="hub"),
+    pytest.param(with_uri("file:///models/opt-1.3b"), id="directory"),
+    pytest.param(with_uri("file:///root/.cache/a..b/m@1+x=y/"), id="directory with odd names"),
+    pytest.param(
+        {"model": {"uri": "hf://a/b", "revision": "refs/pr/1"}}, id="revision of a hub model"
+    ),
+    pytest.param(with_args("--max-model-len=2048", "--dtype", "float16"), id="arguments"),
+    pytest.param(
+        with_args("--model-impl=vllm", "--config-format=hf", "-q", "awq", "-O3", "-dc", "{}"),
+        id="arguments that only begin like owned ones",
+    ),
+    pytest.param(with_args("--override-generation-config={}", "a=--host"), id="values"),
+    pytest.param(with_env("VLLM_LOGGING_LEVEL"), id="environment"),
+    pytest.param(with_env("MY_SLM_X"), id="SLM_ inside a name"),
+    pytest.param(spec(engine={"kind": "Simulated"}, gpu={"kind": "Simulated"}), id="simulated"),
+    pytest.param(spec(gpu={"kind": "CPU"}), id="vLLM on a CPU"),
+    pytest.param(spec(replicasPerPack=32), id="fixed count"),
+    pytest.param(
+        spec(replicasPerPack=2, autoscaling={"mode": "Recommend"}), id="fixed and recommend"
+    ),
+    pytest.param(
+        spec(autoscaling={"minReplicasPerPack": 4, "maxReplicasPerPack": 4}), id="min = max"
+    ),
+    pytest.param(
+        spec(
+            engine={
+                "args": ["--" + "a" * 1022] * 64,
+                "env": [{"name": f"{'A' * 126}{i:02}", "value": "v" * 4096} for i in range(64)],
+            }
+        ),
+        id="everything at its limit",
+    ),
+]
+HUB_FORM = "write it as hf://ORGANISATION/NAME"
+FILE_FORM = "write it as file:// and an absolute path"
+RENAME = "use another name"
+
+
+REFUSED = [
+    pytest.param(spec(pack=2), ['unknown field "spec.pack"'], id="unknown field"),
+    pytest.param(
+        spec(engine={"arguments": []}),
+        ['unknown field "spec.engine.arguments"'],
+        id="unknown nested field",
+    ),
+    pytest.param({}, ["spec.model", "Required value"], id="no model"),
+    pytest.param({"model": {}}, ["spec.model.uri", "Required value"], id="no uri"),
+    pytest.param(
+        spec(replicasPerPack=2, autoscaling={}),
+        ["spec.replicasPerPack fixes", "spec.autoscaling.mode is Auto", "remove", "Recommend"],
+        id="a count both fixed and found",
+    ),
+    pytest.param(
+        spec(autoscaling={"minReplicasPerPack": 5, "maxReplicasPerPack": 4}),
+        [
+            "minReplicasPerPack is more than spec.autoscaling.maxReplicasPerPack",
+            "lower the one",
+        ],
+        id="min above max",
+    ),
+    pytest.param(
+        spec(autoscaling={"minReplicasPerPack": 9}),
+        ["minReplicasPerPack is more than", "(8 when left out)", "lower the one"],
+        id="min above the default of max",
+    ),
+    pytest.param(
+        spec(engine={"kind": "Simulated"}),
+        ["spec.engine.kind is Simulated but spec.gpu.kind is NVIDIA", "both to Simulated"],
+        id="simulated engine on a real GPU",
+    ),
+    pytest.param(
+        spec(gpu={"kind": "Simulated"}),
+        ["spec.engine.kind is vLLM but spec.gpu.kind is Simulated", "both to Simulated"],
+        id="vLLM on a simulated GPU",
+    ),
+    pytest.param(
+        with_uri("facebook/opt-1.3b"),
+        ["spec.model.uri is 'facebook/opt-1.3b'", "use hf://ORGANISATION/NAME or file:///PATH"],
+        id="uri without scheme",
+    ),
+    pytest.param(
+        with_uri("s3://bucket/opt"),
+        ["spec.model.uri is 's3://bucket/opt'", "use hf://ORGANISATION/NAME or file:///PATH"],
+        id="uri of another scheme",
+    ),
+    pytest.param(
+        with_uri("hf://opt-1.3b"), ["spec.model.uri", HUB_FORM], id="hub without organisation"
+    ),
+    pytest.param(with_uri("hf://a/b/c"), ["spec.model.uri", HUB_FORM], id="hub with a path"),
+    pytest.param(with_uri("hf://a/-b"), ["spec.model.uri", HUB_FORM], id="hub, leading dash"),
+    pytest.param(with_uri("hf://a/b c"), ["spec.model.uri", HUB_FORM], id="hub with a space"),
+    pytest.param(with_uri("file://models/opt"), ["spec.model.uri", FILE_FORM], id="relative path"),
+    pytest.param(with_uri("file:///"), ["spec.model.uri", FILE_FORM], id="root path"),
+    pytest.param(
+        with_uri("file:///models/../etc"), ["spec.model.uri", FILE_FORM], id="path that climbs"
+    ),
+    pytest.param(
+        with_uri("file:///models/.."), ["spec.model.uri", FILE_FORM], id="path that ends in .."
+    ),
+    pytest.param(
+        {"model": {"uri": "file:///models/opt", "revision": "main"}},
+        ["spec.model.revision is main", "file:///models/opt", "remove spec.model.revision"],
+        id="revision of a directory",
+    ),
+    pytest.param(
+        {"model": {"uri": "hf://a/b", "revision": "--port=1"}},
+        ["spec.model.revision", "should match"],
+        id="revision that looks like an argument",
+    ),
+    pytest.param(
+        {"model": {"uri": "hf://a/b", "credentialsSecretRef": {"name": "x"}}},
+        ["spec.model.credentialsSecretRef.key", "Required value"],
+        id="secret without key",
+    ),
+    pytest.param(
+        with_env("SLM_AGENT_TOKEN"), ["name is 'SLM_AGENT_TOKEN'", RENAME], id="SLM_ variable"
+    ),
+    pytest.param(with_env("POD_IP"), ["name is 'POD_IP'", RENAME], id="POD_IP variable"),
+    pytest.param(
+        with_env("A-B"), ["name is 'A-B'", "use letters, digits"], id="variable with a dash"
+    ),
+    pytest.param(
+        with_env("1A"), ["name is '1A'", "begin with a digit"], id="variable with digit first"
+    ),
+    pytest.param(
+        spec(engine={"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}),
+        ["spec.engine.env[1]", "Duplicate value"],
+        id="variable given twice",
+    ),
+    pytest.param(spec(packs=0), ["spec.packs", "greater than or equal to 1"], id="no packs"),
+    pytest.param(spec(packs=65), ["spec.packs", "less than or equal to 64"], id="many packs"),
+    pytest.param(
+        spec(replicasPerPack=33), ["spec.replicasPerPack", "less than or equal to 32"], id="33"
+    ),
+    pytest.param(spec(packs="2"), ["spec.packs", "must be of type integer"], id="text number"),
+    pytest.param(spec(packs=1.5), ["spec.packs", "must be of type integer"], id="fraction"),
+    pytest.param(
+        spec(engine={"args": "--enforce-eager"}),
+        ["spec.engine.args", "must be of type array"],
+        id="text instead of a list",
+    ),
+    pytest.param(
+        spec(engine={"kind": "SGLang"}),
+        ["spec.engine.kind", 'supported values: "vLLM", "Simulated"'],
+        id="unknown engine",
+    ),
+    pytest.param(
+        spec(autoscaling={"objective": "MaxThroughput"}),
+        ["spec.autoscaling.objective", 'supported values: "Balanced"'],
+        id="objective that does not work yet",
+    ),
+    pytest.param(
+        spec(gpu={"resourceName": "gpu"}),
+        ["spec.gpu.resourceName", "should match"],
+        id="resource without a domain",
+    ),
+    pytest.param(with_uri("hf://a/" + "b" * 512), ["spec.model.uri", "Too long"], id="long uri"),
+    pytest.param(with_args("-" * 1025), ["spec.engine.args[0]", "Too long"], id="long arg"),
+    pytest.param(
+        with_args(*["--x"] * 65), ["spec.engine.args", "must have at most 64"], id="many args"
+    ),
+]
+"""Each with words that the refusal must have: the field, the rule and the remedy."""

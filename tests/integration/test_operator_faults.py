@@ -1,0 +1,251 @@
+"""Faults at the worst moments: what is lost is bounded, what is wrong is said, and it heals."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from operator_rig import (
+    PASSES,
+    UNREACHABLE,
+    NewService,
+    Service,
+    another,
+    engine,
+    fixed,
+    searching,
+    until,
+)
+from slm_dev.stack import Stack
+from slm_operator.api.models import SLMService
+from slm_operator.cluster.kube import KubeError
+from slm_worker.router_config import max_in_flight
+from slm_worker.wire import PackState
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+BATCH = 4
+USERS_EACH = 5
+"""Ten requests at once: more than one replica takes, so that both are busy."""
+
+
+def probes_of(service: SLMService) -> list[tuple[int, int]]:
+    """Started replicas and those in rotation of each measured point, in order of measurement."""
+    return [(p.layout_replicas, p.replicas_per_pack) for p in service.status.frontier]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def steady(operator_stack: Stack) -> AsyncIterator[Service]:
+    """A service of two small replicas; each test leaves it healed."""
+    service = Service(operator_stack, "steady", fixed(2, **engine(maxNumSeqs=BATCH)))
+    await service.apply()
+    await service.serves(2)
+    yield service
+    await service.delete()
+
+
+async def test_an_api_server_that_is_away_stops_no_request(
+    operator_stack: Stack, steady: Service
+) -> None:
+    before, pod = await steady.serves(2), await steady.pod()
+    async with steady.users(USERS_EACH) as users:
+        async with without_apiserver(operator_stack):
+            await another(operator_stack, PASSES)
+            await users.served(20)
+        await users.served(5)
+    assert users.failed == 0, users.failures
+    after = await steady.serves(2)
+    assert (await steady.pod())["metadata"]["uid"] == pod["metadata"]["uid"]
+    assert after.status.history == before.status.history
+    # The operator follows the spec again.
+    await steady.apply(replicasPerPack=1)
+    await steady.serves(1)
+    await steady.apply(replicasPerPack=2)
+    await steady.serves(2)
+
+
+async def test_an_api_server_that_is_away_in_mid_search_costs_no_point(
+    operator_stack: Stack, new_service: NewService
+) -> None:
+    service = await new_service(searching(2, minThroughputGainPercent=10))
+    before = await service.until("a point", lambda s: s.status.frontier)
+    async with service.users() as users:
+        async with without_apiserver(operator_stack):
+            await another(operator_stack, UNREACHABLE)
+            await another(operator_stack, UNREACHABLE)
+            await users.served(2)
+        found = await service.decided()
+    assert users.failed == 0, users.failures
+    assert found.status.frontier[0].measured_at == before.status.frontier[0].measured_at
+    assert probes_of(found) == [(2, 1), (2, 2), (1, 1)]
+    assert found.status.recommended_replicas_per_pack == 2
+
+
+@contextlib.asynccontextmanager
+async def without_apiserver(stack: Stack) -> AsyncIterator[None]:
+    await stack.stop_apiserver()
+    try:
+        yield
+    finally:
+        await stack.start_apiserver()
+
+
+async def test_a_killed_agent_starts_anew(steady: Service) -> None:
+    before = await steady.agent()
+    async with steady.users(USERS_EACH) as users:
+        await users.served(3)
+        (await steady.agent_process()).kill()
+        after = await steady.agent_until(
+            "another agent has settled", lambda s: s.agent_id != before.agent_id and s.settled
+        )
+        failed = users.failed
+        await users.served(5)
+        assert users.failed == failed, users.failures
+    assert after.counters is not None and before.counters is not None
+    assert [one.pid for one in after.replicas] != [one.pid for one in before.replicas]
+    assert not any(psutil.pid_exists(one.pid or 0) for one in before.replicas)
+    await steady.serves(2)
+    assert (await steady.pod())["status"]["containerStatuses"][0]["restartCount"] >= 1
+
+
+async def test_an_agent_killed_in_mid_window_spoils_only_that_window(
+    new_service: NewService,
+) -> None:
+    service = await new_service(searching(2, minThroughputGainPercent=10))
+    before = await service.until("a point", lambda s: s.status.frontier)
+    agent = await service.agent_until("the second is measured", measures_two)
+    (await service.agent_process()).kill()
+    await service.agent_until("another agent", lambda s: s.agent_id != agent.agent_id)
+    found = await service.decided()
+    assert found.status.frontier[0].measured_at == before.status.frontier[0].measured_at
+    assert probes_of(found) == [(2, 1), (2, 2), (1, 1)]
+    assert found.status.recommended_replicas_per_pack == 2
+
+
+def measures_two(state: PackState) -> bool:
+    return state.settled and state.plan is not None and state.plan.rotation == 2
+
+
+@pytest.mark.parametrize("index", [0, 1])
+async def test_a_killed_replica_takes_along_only_what_it_worked_on(
+    steady: Service, index: int
+) -> None:
+    before = await steady.agent()
+    async with steady.users(USERS_EACH) as users:
+        await both_busy(steady)
+        os.kill(pid_of(before, index), signal.SIGKILL)
+        await tells(steady, index, "EngineKilled", "memory limit")
+        await healed(steady, before, index)
+        await users.served(5)
+    assert users.failed <= max_in_flight(BATCH), users.failures
+    await steady.serves(2)
+
+
+async def test_a_hung_replica_is_found_and_replaced(steady: Service) -> None:
+    before = await steady.agent()
+    async with steady.users(USERS_EACH) as users:
+        await both_busy(steady)
+        os.kill(pid_of(before, 1), signal.SIGSTOP)
+        await tells(steady, 1, "Hung", "was killed and starts again")
+        await healed(steady, before, 1)
+        await users.served(5)
+    assert users.failed <= max_in_flight(BATCH), users.failures
+    assert not psutil.pid_exists(pid_of(before, 1))
+    await steady.serves(2)
+
+
+def pid_of(state: PackState, index: int) -> int:
+    pid = state.replicas[index].pid
+    assert pid is not None
+    return pid
+
+
+async def both_busy(service: Service) -> None:
+    await service.agent_until("both replicas work", lambda s: all(r.running for r in s.replicas))
+
+
+async def tells(service: Service, index: int, reason: str, phrase: str) -> None:
+    """The agent names the replica's problem."""
+
+    def told(state: PackState) -> bool:
+        problem = state.replicas[index].problem
+        return problem is not None and problem.reason == reason and phrase in problem.message
+
+    await service.agent_until(f"{reason} of replica {index}", told)
+
+
+async def healed(service: Service, before: PackState, index: int) -> None:
+    """The replica has started once more, and no other has."""
+    starts = {r.index: r.starts + (r.index == index) for r in before.replicas}
+    await service.agent_until(
+        "healed", lambda s: s.settled and {r.index: r.starts for r in s.replicas} == starts
+    )
+
+
+async def test_an_overwritten_token_is_told_and_heals(
+    operator_stack: Stack, steady: Service
+) -> None:
+    secret = await operator_stack.kube.get("v1", "Secret", "steady-agent-token", "default")
+    stranger = {"data": {"token": base64.b64encode(b"x" * 32).decode()}}
+    await operator_stack.kube.merge({**secret, "apiVersion": "v1", "kind": "Secret"}, stranger)
+    (await steady.agent_process()).kill()
+    await steady.condition(
+        "MetricsAvailable", "False", "AgentRefusedToken", "delete the pack's Pod"
+    )
+    await delete_pod(steady)
+    await steady.serves(2)
+    again = await operator_stack.kube.get("v1", "Secret", "steady-agent-token", "default")
+    assert again["data"] == secret["data"]
+
+
+async def test_a_deleted_pod_is_made_anew(steady: Service) -> None:
+    before = (await steady.pod())["metadata"]["uid"]
+    await delete_pod(steady)
+    await made_anew(steady, before)
+    await steady.serves(2)
+
+
+async def delete_pod(service: Service) -> None:
+    pod = await service.pod()
+    await service.stack.kube.delete("v1", "Pod", pod["metadata"]["name"], "default")
+
+
+async def made_anew(service: Service, before: str) -> None:
+    async def replaced() -> bool:
+        try:
+            pod: dict[str, Any] = await service.pod()
+        except KubeError as error:
+            assert error.status == 404
+            return False
+        return bool(pod["metadata"]["uid"] != before)
+
+    await until("another Pod", replaced)
+
+
+async def test_packs_lost_with_their_node_are_made_anew(
+    operator_stack: Stack, steady: Service
+) -> None:
+    before = (await steady.pod())["metadata"]["uid"]
+    processes = await steady.pack_processes()
+    await operator_stack.node.kill()
+    try:
+
+        async def ended() -> bool:
+            return not any(one.is_running() and one.status() != "zombie" for one in processes)
+
+        await until("the pack ended with its node", ended)
+    finally:
+        await operator_stack.start_node()
+    await made_anew(steady, before)
+    await steady.serves(2)
+    async with steady.users() as users:
+        await users.served(2)
+    assert users.failed == 0, users.failures

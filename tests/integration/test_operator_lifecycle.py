@@ -1,0 +1,127 @@
+"""Packs come and go with the service, and an operator that is away is not missed."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from operator_rig import PASSES, NewService, Service, counted, engine, fixed, kubectl, until
+from slm_dev.stack import Stack
+from slm_operator.cluster.kube import KubeError
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_a_fixed_count_serves_without_a_search(new_service: NewService) -> None:
+    service = await new_service(fixed(2))
+    found = await service.serves(2)
+    async with service.users() as users:
+        await users.served(5)
+    assert users.failed == 0, users.failures
+    assert found.status.calibration is not None and found.status.calibration.phase == "Fixed"
+    assert found.status.frontier == () and found.status.history == ()
+    await service.condition("Calibrated", "True", "FixedReplicas", "fixes 2 replicas")
+    await service.condition("ScalingActive", "False", "FixedReplicas")
+    state = await service.agent()
+    assert state.load.sent == 0 and state.plan is not None and state.plan.load is None
+
+    await service.apply(replicasPerPack=1)
+    await service.serves(1)
+
+
+async def test_packs_follow_the_scale_subresource(
+    operator_stack: Stack, new_service: NewService
+) -> None:
+    service = await new_service(fixed(1))
+    await service.serves(1)
+    first = (await service.pod())["metadata"]["uid"]
+    async with service.users() as users:
+        await kubectl(operator_stack, "scale", "slm", service.name, "--replicas=2")
+        found = await service.serves(2)
+        assert (found.spec.packs, found.status.packs, found.status.ready_packs) == (2, 2, 2)
+        assert (await service.agent(1)).agent_id != (await service.agent(0)).agent_id
+
+        await kubectl(operator_stack, "scale", "slm", service.name, "--replicas=1")
+        await service.serves(1)
+        await until("the second pack is gone", lambda: only(service, f"{service.name}-pack-0"))
+        await users.served(2)
+    assert users.failed == 0, users.failures
+    assert (await service.pod())["metadata"]["uid"] == first
+
+
+async def only(service: Service, pod: str) -> bool:
+    return await service.pods() == [pod]
+
+
+async def test_a_change_of_the_template_replaces_the_pack(new_service: NewService) -> None:
+    service = await new_service(fixed(1))
+    await service.serves()
+    before = (await service.pod())["metadata"]["uid"]
+    await service.apply(**engine(env=[{"name": "HF_HUB_OFFLINE", "value": "1"}]))
+
+    async def replaced() -> bool:
+        try:
+            pod = await service.pod()
+        except KubeError as error:
+            assert error.status == 404
+            return False
+        return bool(pod["metadata"]["uid"] != before)
+
+    await until("the pack is replaced", replaced)
+    await service.serves()
+
+
+async def test_deletion_leaves_nothing(operator_stack: Stack, new_service: NewService) -> None:
+    service = await new_service(fixed(2))
+    await service.serves(2)
+    processes = await service.pack_processes()
+    assert len(processes) >= 5, "agent, router, device and two engines"
+    async with service.users():
+        await service.delete()
+        await service.gone()
+    for kind in ("Service", "Secret"):
+        names = {
+            one["metadata"]["name"] for one in await operator_stack.kube.list("v1", kind, "default")
+        }
+        assert not {name for name in names if name.startswith(service.name)}
+
+    async def ended() -> bool:
+        return not any(one.is_running() and one.status() != "zombie" for one in processes)
+
+    await until("every process has ended", ended)
+    assert not any(psutil.pid_exists(one.pid) and one.is_running() for one in processes)
+
+
+async def test_an_operator_that_starts_again_changes_nothing(
+    operator_stack: Stack, new_service: NewService
+) -> None:
+    service = await new_service(fixed(1))
+    before = await service.serves()
+    agent = await service.agent()
+    async with service.users() as users:
+        await operator_stack.operator.stop()
+        await users.served(5)
+        await operator_stack.start_operator()
+        await until("a pass", lambda: counted(operator_stack, PASSES))
+    assert users.failed == 0, users.failures
+    assert (await service.now()).status == before.status
+    after = await service.agent()
+    assert (after.agent_id, after.plan) == (agent.agent_id, agent.plan)
+    assert [one.pid for one in after.replicas] == [one.pid for one in agent.replicas]
+
+
+async def test_what_was_asked_while_the_operator_was_away_is_done_when_it_is_back(
+    operator_stack: Stack, new_service: NewService
+) -> None:
+    service = await new_service(fixed(1))
+    before = await service.serves()
+    agent = await service.agent()
+    await operator_stack.operator.stop()
+    try:
+        await service.apply(replicasPerPack=2)
+        assert (await service.now()).status == before.status
+    finally:
+        await operator_stack.start_operator()
+    found = await service.serves(2)
+    assert found.status.observed_generation == before.generation + 1
+    assert (await service.agent()).agent_id == agent.agent_id

@@ -1,0 +1,105 @@
+"""HAProxy as the router's child: restart, stop, and what keeps it from starting."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fake_engine import FakeEngine, free_port
+from router_rig import Rig, four_engines, new_router, queued, until
+from slm_worker.router import Router, RouterError
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with four_engines(tmp_path / "router") as rig:
+        yield rig
+
+
+async def test_a_restart_restores_endpoints_and_rotation(rig: Rig) -> None:
+    router, _, client = rig
+    await router.admit(1)
+    await router.admit(2)
+    await router.drain(2)
+    for child in _haproxies():
+        child.send_signal(signal.SIGKILL)
+
+    async def dead() -> bool:
+        return not router.alive
+
+    await until(dead)
+    with pytest.raises(RouterError, match="does not run"):
+        await router.stats()
+    await router.restart()
+    assert router.alive
+    assert await client.complete() == (200, "r1")
+    await router.drain(1)
+    held = asyncio.create_task(client.complete())
+    await queued(router, 1)
+    await router.admit(1)
+    assert await held == (200, "r1")
+
+
+async def test_stop_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    run_dir = tmp_path / "router"
+    router = new_router(run_dir)
+    await router.start()
+    assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in run_dir.iterdir()} == {0o600}
+    assert len(_haproxies()) == 1
+    await router.stop()
+    assert list(run_dir.iterdir()) == []
+    assert _haproxies() == []
+    assert not router.alive
+    await router.stop()
+
+
+async def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    engine = FakeEngine("other")
+    await engine.start()
+    router = new_router(tmp_path, engine.port)
+    with pytest.raises(RouterError, match=rf"port taken: .*127\.0\.0\.1:{engine.port}"):
+        await router.start()
+    await engine.kill()
+    assert _haproxies() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_foreign_address_is_named(tmp_path: Path) -> None:
+    router = Router(
+        address="192.0.2.1", port=free_port(), replica_host="127.0.0.1", run_dir=tmp_path
+    )
+    with pytest.raises(RouterError, match=r"192\.0\.2\.1:\d+ is not one of this host's"):
+        await router.start()
+
+
+async def test_a_missing_haproxy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    router = new_router(tmp_path)
+    with pytest.raises(RouterError, match="install the haproxy package"):
+        await router.start()
+
+
+async def test_a_too_old_haproxy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "haproxy"
+    old.write_text("#!/bin/sh\necho 'HAProxy version 2.4.3 2021/09/07'\n")
+    old.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    router = new_router(tmp_path / "r")
+    with pytest.raises(RouterError, match=r"haproxy 2\.4 is too old"):
+        await router.start()
+
+
+def _haproxies() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child.name() in ("haproxy", "setpriv") and child.status() != psutil.STATUS_ZOMBIE
+    ]

@@ -1,0 +1,98 @@
+"""Daemon and engines as processes together give the measured throughput and power."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from simulated_pack import (
+    RunningEngine,
+    closed_loop,
+    free_port,
+    serving,
+    simulated_device,
+    spec,
+    until,
+)
+from slm_worker.gpu.simulated import SimulatedDevice
+
+PROMPT_TOKENS = 111
+OUTPUT_TOKENS = 292
+"""The measured workload."""
+
+
+@dataclass(frozen=True)
+class Window:
+    tokens_per_second: float
+    watts: float
+    cores: float
+    """CPU time of the engines per second of wall clock."""
+
+
+async def measure(device: SimulatedDevice, engines: list[RunningEngine], seconds: float) -> Window:
+    now = asyncio.get_running_loop().time
+
+    async def sample() -> tuple[float, float, float, float]:
+        tokens = sum(
+            [(await engine.metrics())["vllm:generation_tokens_total"] for engine in engines]
+        )
+        energy = (await device.read()).energy_millijoules
+        assert energy is not None
+        cpu = sum(sum(psutil.Process(e.process.pid).cpu_times()[:2]) for e in engines)
+        return now(), tokens, energy, cpu
+
+    start = await sample()
+    await asyncio.sleep(seconds)
+    end = await sample()
+    took, tokens, energy, cpu = (b - a for a, b in zip(start, end, strict=True))
+    return Window(tokens / took, energy / 1000 / took, cpu / took)
+
+
+async def measured(
+    tmp_path: Path, *, replicas: int, clients_each: int, max_num_seqs: int, seconds: float
+) -> Window:
+    """Throughput and power of equal replicas under closed-loop load, once all are as full as it
+    makes them."""
+    async with AsyncExitStack() as stack:
+        device = await stack.enter_async_context(simulated_device(tmp_path))
+        engines = []
+        for _ in range(replicas):  # one after another, as memory is counted at the start
+            replica = spec(free_port(), max_num_seqs=max_num_seqs, replicas=replicas)
+            engines.append(await stack.enter_async_context(serving(device, tmp_path, replica)))
+        for engine in engines:
+            load = closed_loop(
+                engine, clients_each, prompt_tokens=PROMPT_TOKENS, output_tokens=OUTPUT_TOKENS
+            )
+            await stack.enter_async_context(load)
+        full = min(clients_each, max_num_seqs)
+        for engine in engines:
+            await until(partial(engine.metric_is, "vllm:num_requests_running", full))
+        return await measure(device, engines, seconds)
+
+
+async def test_two_full_replicas_reach_the_measured_knee(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    window = await measured(tmp_path, replicas=2, clients_each=320, max_num_seqs=256, seconds=10)
+    record_property("engine_cores", round(window.cores, 3))
+    print(window)
+
+    assert window.tokens_per_second == pytest.approx(10_642, rel=0.05)
+    assert window.watts == pytest.approx(443.1, rel=0.05)
+    assert window.cores < 1.0
+
+
+async def test_light_load_is_served_faster_by_one_replica_than_by_two(tmp_path: Path) -> None:
+    one = await measured(tmp_path / "one", replicas=1, clients_each=16, max_num_seqs=256, seconds=4)
+    two = await measured(tmp_path / "two", replicas=2, clients_each=8, max_num_seqs=256, seconds=4)
+    print(one, two)
+
+    assert one.tokens_per_second == pytest.approx(2_931, rel=0.08)
+    assert two.tokens_per_second == pytest.approx(2_350, rel=0.08)

@@ -1,0 +1,229 @@
+"""slmctl as a user meets it: output, refusals with remedies, exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli_builders import found, object_of, searching
+from slm_operator.api.status import SLMServiceStatus
+from slm_operator.cli.app import app
+from slm_operator.cluster.kube import Kube, KubeError, Object, Objects
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Cluster:
+    """Answers as the API server does. ``refusal``: what every call is answered with instead."""
+
+    def __init__(self, *objects: Mapping[str, Any], refusal: KubeError | None = None) -> None:
+        self._objects = {o["metadata"]["name"]: o for o in objects}
+        self._refusal = refusal
+
+    async def get(self, api_version: str, kind: str, name: str, namespace: str = "") -> Object:
+        self._refuse()
+        if name not in self._objects:
+            raise KubeError(404, "NotFound", f'slmservices "{name}" not found')
+        return self._objects[name]
+
+    async def list(self, api_version: str, kind: str, namespace: str = "") -> Objects:
+        self._refuse()
+        return list(self._objects.values())
+
+    async def close(self) -> None:
+        pass
+
+    def _refuse(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+
+
+def slmctl(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *arguments: str) -> Result:
+    async def connect(kubeconfig: Path | None = None) -> Cluster:
+        return cluster
+
+    monkeypatch.setattr(Kube, "connect", connect)
+    monkeypatch.setenv("COLUMNS", "160")
+    return CliRunner().invoke(app, [*arguments, *(["-n", "default"] if arguments else [])])
+
+
+def test_get_lists_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = slmctl(monkeypatch, Cluster(object_of(found())), "get")
+    assert result.exit_code == 0
+    assert "chat" in result.stdout
+    assert "simulated" in result.stdout
+    assert "10,642" in result.stdout
+
+
+def test_get_in_an_empty_namespace_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = slmctl(monkeypatch, Cluster(), "get")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "no SLMService in namespace default" in result.stderr
+
+
+def test_json_is_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = object_of(found())
+    listed = slmctl(monkeypatch, Cluster(stored), "get", "-o", "json")
+    one = slmctl(monkeypatch, Cluster(stored), "get", "chat", "-o", "json")
+    assert json.loads(listed.stdout) == {"items": [stored]}
+    assert json.loads(one.stdout) == stored
+
+
+def test_points_shows_table_picture_and_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = slmctl(monkeypatch, Cluster(object_of(found())), "points", "chat")
+    assert result.exit_code == 0
+    for part in ("10,642 ± 21", "J/output token", "◆ chosen", "is Pareto-optimal", "simulated"):
+        assert part in result.stdout
+
+
+def test_points_as_json_holds_what_the_status_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = slmctl(monkeypatch, Cluster(object_of(found())), "points", "chat", "-o", "json")
+    document = json.loads(result.stdout)
+    assert document["simulated"] is True
+    assert document["recommendedReplicasPerPack"] == 2
+    assert [p["replicasPerPack"] for p in document["points"] if p["chosen"]] == [2]
+
+
+def test_points_before_the_first_says_what_is_being_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = slmctl(monkeypatch, Cluster(object_of(searching())), "points", "chat")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "no point of chat has been measured yet: measuring 1 replica x 256" in result.stderr
+
+
+def test_points_of_a_service_that_no_operator_saw_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = slmctl(monkeypatch, Cluster(object_of(SLMServiceStatus())), "points", "chat")
+    assert result.exit_code == 1
+    assert "the operator has not seen this service yet" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("cluster", "said"),
+    [
+        (Cluster(object_of(found(), name="chat")), "did you mean chat?"),
+        (Cluster(object_of(found(), name="another")), "there are another"),
+        (Cluster(), "there is none; create one with `kubectl apply`"),
+        (
+            Cluster(refusal=KubeError(404, "NotFound", "the server could not find it")),
+            "does not know SLMServices (serving.slm.dev): install the operator,",
+        ),
+        (
+            Cluster(refusal=KubeError(0, "Unreachable", "the API server does not answer")),
+            "check that the cluster runs and that KUBECONFIG or --kubeconfig names it",
+        ),
+        (Cluster(refusal=KubeError(401, "Unauthorized", "Unauthorized")), "renew the kubeconfig"),
+        (Cluster(refusal=KubeError(403, "Forbidden", "no")), "ask for the right to get and list"),
+    ],
+)
+def test_a_refusal_is_one_line_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, cluster: Cluster, said: str
+) -> None:
+    for command in ("get", "points"):
+        result = slmctl(monkeypatch, cluster, command, "chatt")
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert said in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_an_object_of_a_newer_release_names_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = object_of(found())
+    stored["spec"] = {"model": {"uri": "hf://a/b"}, "engine": {"kind": "Newer"}}
+    result = slmctl(monkeypatch, Cluster(stored), "get", "chat")
+    assert result.exit_code == 1
+    assert "engine.kind" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("points",), ("nonsense",), ("get", "-o", "yaml"), ("get", "--kubeconfig", "/no/such/file")],
+)
+def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["{}", "", "[", "- a"], ids=["empty", "nothing", "bad", "list"])
+def test_an_unusable_kubeconfig_is_named(tmp_path: Path, text: str) -> None:
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text(text)
+    result = CliRunner().invoke(app, ["get", "--kubeconfig", str(kubeconfig)])
+    assert result.exit_code == 1
+    assert "set KUBECONFIG to a kubeconfig file" in result.stderr
+
+
+def test_the_namespace_is_that_of_the_kubeconfigs_context(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "current-context": "here",
+                "contexts": [
+                    {"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "team"}}
+                ],
+                "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+                "users": [{"name": "u", "user": {}}],
+            }
+        )
+    )
+
+    async def connect(kubeconfig: Path | None = None) -> Cluster:
+        return Cluster()
+
+    monkeypatch.setattr(Kube, "connect", connect)
+    result = CliRunner().invoke(app, ["get", "chat", "--kubeconfig", str(kubeconfig)])
+    assert "namespace team has no SLMService chat" in result.stderr
+
+
+def test_the_demo_needs_haproxy_and_starts_nothing_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    result = CliRunner().invoke(app, ["demo"])
+    assert result.exit_code == 1
+    assert "install haproxy" in result.stderr
+
+
+def test_the_demo_of_an_installed_package_asks_for_a_checkout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import slm_operator.cli as package
+
+    monkeypatch.delattr(package, "demo", raising=False)
+    for name in [n for n in sys.modules if n.startswith(("slm_dev", "slm_operator.cli.demo"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "slm_dev", None)
+    result = CliRunner().invoke(app, ["demo"])
+    assert result.exit_code == 1
+    assert "clone the project's repository" in result.stderr
+
+
+def test_a_cluster_without_the_crd_gets_a_remedy_that_exists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def unknown(*_: object, **__: object) -> Objects:
+        raise KubeError(404, "NotFound", "the server could not find the requested resource")
+
+    cluster = Cluster()
+    cluster.list = unknown  # type: ignore[method-assign]
+    result = slmctl(monkeypatch, cluster, "get")
+    assert result.exit_code != 0
+    remedy = " ".join(result.stderr.split())
+    files = re.findall(r"-f (\S+?)[ `]", remedy)
+    assert files == ["crds/", "charts/slm-operator/files/operator-rbac.yaml"]
+    assert all((REPOSITORY / file).exists() for file in files)

@@ -1,0 +1,106 @@
+"""A Pod's status read as a pack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slm_operator.cluster.pods import read_pack
+from slm_operator.render.children import PACK_LABEL, TEMPLATE_HASH
+
+
+def pod(status: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    named = {
+        "name": "chat-pack-1",
+        "uid": "p1",
+        "labels": {PACK_LABEL: "1"},
+        "annotations": {TEMPLATE_HASH: "t"},
+    }
+    return {"metadata": named | metadata, "status": status}
+
+
+def test_a_running_ready_pod() -> None:
+    ready = [{"type": "Ready", "status": "True"}]
+    status = {
+        "phase": "Running",
+        "podIP": "127.64.0.2",
+        "conditions": ready,
+        "containerStatuses": [{"started": True, "state": {"running": {}}}],
+    }
+    pack = read_pack(pod(status))
+    assert (pack.ordinal, pack.address, pack.template_hash, pack.ready) == (
+        1,
+        "127.64.0.2",
+        "t",
+        True,
+    )
+    assert pack.scheduling is pack.container is None
+
+
+def test_an_unschedulable_pod_says_what_the_scheduler_said() -> None:
+    waiting = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+    }
+    trouble = read_pack(pod({"phase": "Pending", "conditions": [waiting]})).scheduling
+    assert trouble is not None
+    assert trouble.reason == "Unschedulable"
+    assert "Insufficient nvidia.com/gpu" in trouble.message
+    assert "Free a GPU" in trouble.message
+
+
+def test_a_crash_loop_names_the_last_end_and_where_to_look() -> None:
+    crashed = {
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+        "lastState": {"terminated": {"exitCode": 2, "message": "port taken"}},
+    }
+    trouble = read_pack(pod({"phase": "Running", "containerStatuses": [crashed]})).container
+    assert trouble is not None
+    assert trouble.reason == "CrashLoopBackOff"
+    assert "exit code 2 (port taken)" in trouble.message
+    assert "kubectl logs chat-pack-1 --previous" in trouble.message
+
+
+def test_the_agents_last_error_is_read_from_its_log() -> None:
+    log = (
+        '{"level": "error", "message": "an earlier one"}\n'
+        '{"level": "error", "message": "the API cannot listen"}\n'
+        '{"level": "info", "message": "leaving"}\n'
+    )
+    ended = {"state": {"terminated": {"exitCode": 3, "message": log}}}
+    trouble = read_pack(pod({"phase": "Running", "containerStatuses": [ended]})).container
+    assert trouble is not None
+    assert "exit code 3 (the API cannot listen)" in trouble.message
+
+
+def test_a_killed_agents_log_gives_no_cause() -> None:
+    ended = {"state": {"terminated": {"exitCode": 137, "message": '{"level": "info"}\n'}}}
+    trouble = read_pack(pod({"phase": "Running", "containerStatuses": [ended]})).container
+    assert trouble is not None
+    assert "exit code 137; it" in trouble.message
+
+
+def test_a_container_that_is_being_created_is_no_trouble() -> None:
+    creating = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+    assert read_pack(pod({"containerStatuses": [creating]})).container is None
+
+
+def test_a_pod_that_goes_is_not_spoken_to() -> None:
+    going = pod({"phase": "Running", "podIP": "127.0.0.2"}, deletionTimestamp="2026-01-01")
+    assert (read_pack(going).terminating, read_pack(going).address) == (True, "")
+
+
+def test_an_agent_that_has_not_answered_its_startup_probe_is_not_asked_yet() -> None:
+    starting = [{"started": False, "state": {"running": {}}}]
+    status = {"phase": "Running", "podIP": "127.64.0.2", "containerStatuses": starting}
+    assert read_pack(pod(status)).address == ""
+
+
+def test_an_evicted_pod_has_ended() -> None:
+    assert read_pack(pod({"phase": "Failed"})).ended
+
+
+def test_a_pod_without_a_status_is_a_pack_that_does_nothing_yet() -> None:
+    pack = read_pack({"metadata": {"name": "x", "uid": "u"}})
+    assert (pack.ordinal, pack.ready, pack.address) == (-1, False, "")

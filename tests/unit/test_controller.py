@@ -1,0 +1,332 @@
+"""The order of a pass, and what a refusal of the API server or an agent leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+
+from builders import pack_state
+from slm_operator.api.models import SLMService
+from slm_operator.api.status import SLMServiceStatus
+from slm_operator.cluster.agents import AgentError
+from slm_operator.cluster.kube import KubeError
+from slm_operator.controller import (
+    BACKOFF_SECONDS,
+    UNREADABLE_RETRY_SECONDS,
+    Controller,
+    Settings,
+    agent_token,
+)
+from slm_operator.metrics import Metrics
+from slm_operator.render import children
+from slm_worker.wire import PackState, Plan
+
+OBJECT: dict[str, Any] = {
+    "metadata": {"name": "chat", "namespace": "default", "uid": "u1", "generation": 1},
+    "spec": {
+        "model": {"uri": "hf://facebook/opt-1.3b"},
+        "engine": {"kind": "Simulated", "maxNumSeqs": 256},
+        "gpu": {"kind": "Simulated"},
+    },
+}
+FIGURES: dict[str, Any] = {
+    "replicasPerPack": 2,
+    "maxNumSeqs": 256,
+    "outputTokensPerSecond": 10642,
+    "powerWatts": 443,
+    "measuredAt": "2026-01-01T00:00:00Z",
+}
+FRONTIER_POINT = FIGURES | {
+    "layoutReplicas": 2,
+    "confidenceTokensPerSecond": 20,
+    "windowSeconds": 30,
+    "saturatedPercent": 100,
+    "simulated": True,
+    "onFrontier": True,
+    "chosen": True,
+    "why": "the most throughput",
+}
+POWER_GAUGE = 'slm_operating_point_power_watts{name="chat",namespace="default"}'
+
+
+class FakeKube:
+    """Records what is written; ``refuse`` decides what is answered with ``refusal``."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.statuses: list[dict[str, Any]] = []
+        self.refuse: Callable[[str], bool] = lambda _: False
+        self.refusal = KubeError(403, "Forbidden", "not allowed")
+        self.owners: list[dict[str, Any]] | None = None
+        """What children are answered to be owned by; None: what they were sent with."""
+
+    def _record(self, what: str) -> None:
+        if self.refuse(what):
+            raise self.refusal
+        self.done.append(what)
+
+    async def apply(self, obj: Any, *, subresource: str = "", force: bool = False) -> Any:
+        self._record(f"apply {obj['kind']} {subresource}".strip())
+        if subresource:
+            self.statuses.append(obj["status"])
+        metadata = {"uid": f"{obj['kind']}-uid", **obj["metadata"]}
+        if self.owners is not None:
+            metadata["ownerReferences"] = self.owners
+        return {**obj, "metadata": metadata}
+
+    async def create(self, obj: Any) -> Any:
+        self._record(f"event {obj['reason']}")
+
+    async def delete(
+        self, api: str, kind: str, name: str, namespace: str, *, uid: str = ""
+    ) -> None:
+        self._record(f"delete {kind} {name} {uid}")
+
+
+class FakeAgents:
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+        self.answer: PackState | AgentError = pack_state()
+        self.refusal: AgentError | None = None
+
+    async def state(self, address: str, token: str) -> PackState:
+        if isinstance(self.answer, AgentError):
+            raise self.answer
+        return self.answer
+
+    async def put_plan(self, address: str, token: str, plan: Plan) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.plans.append(plan)
+
+
+class Operator:
+    def __init__(self) -> None:
+        self.kube, self.agents, self.metrics = FakeKube(), FakeAgents(), Metrics()
+        self.controller = Controller(
+            self.kube,  # type: ignore[arg-type]
+            self.agents,  # type: ignore[arg-type]
+            Settings(worker_image="w", key="k" * 32),
+            self.metrics,
+            lambda: "2026-01-01T00:00:00Z",
+        )
+
+    async def reconcile(self, *pods: dict[str, Any], **changes: Any) -> float:
+        return await self.controller.reconcile(OBJECT | changes, pods)
+
+    def exposed(self) -> str:
+        return generate_latest(self.metrics.registry).decode()
+
+    def ready(self) -> dict[str, Any]:
+        found: dict[str, Any] = next(
+            c for c in self.kube.statuses[-1]["conditions"] if c["type"] == "Ready"
+        )
+        return found
+
+
+def running_pod() -> dict[str, Any]:
+    service = SLMService.from_object(OBJECT)
+    pod = children.pack_pod(service, 0, "w")
+    pod["metadata"]["uid"] = "p0"
+    pod["status"] = {
+        "phase": "Running",
+        "podIP": "127.0.0.9",
+        "containerStatuses": [{"started": True, "state": {"running": {}}}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    return pod
+
+
+@pytest.fixture
+def operator() -> Operator:
+    return Operator()
+
+
+async def test_the_first_pass_writes_the_status_then_the_children(operator: Operator) -> None:
+    await operator.reconcile()
+    assert operator.kube.done == [
+        "apply SLMService status",
+        "apply Secret",
+        "apply Service",
+        "apply Pod",
+    ]
+
+
+async def test_a_pass_without_change_writes_nothing(operator: Operator) -> None:
+    for _ in range(3):
+        await operator.reconcile(running_pod())
+    before = len(operator.kube.done)
+    operator.agents.answer = pack_state(operator.agents.plans[-1])
+    await operator.reconcile(running_pod())
+    settled = len(operator.kube.done)
+    for _ in range(5):
+        await operator.reconcile(running_pod())
+    assert len(operator.kube.done) == settled
+    assert settled - before <= 2
+
+
+async def test_no_plan_is_sent_that_the_status_does_not_hold(operator: Operator) -> None:
+    operator.kube.refuse = lambda what: what.endswith("status")
+    await operator.reconcile(running_pod())
+    assert operator.agents.plans == []
+    operator.kube.refuse = lambda _: False
+    await operator.reconcile(running_pod())
+    assert [p.rotation for p in operator.agents.plans] == [1]
+
+
+async def test_refusals_are_tried_again_with_backoff_and_heal(operator: Operator) -> None:
+    operator.kube.refuse = lambda what: what == "apply Secret"
+    delays = [await operator.reconcile() for _ in range(6)]
+    assert delays == [*BACKOFF_SECONDS, BACKOFF_SECONDS[-1]]
+    assert operator.ready()["reason"] == "Forbidden"
+    operator.kube.refuse = lambda _: False
+    await operator.reconcile(running_pod())
+    await operator.reconcile(running_pod())
+    assert operator.ready()["status"] == "True"
+
+
+@pytest.mark.parametrize("status", [0, 429, 500, 503])
+async def test_an_outage_is_logged_and_does_not_lower_ready(
+    operator: Operator, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        await operator.reconcile(running_pod())
+    assert operator.ready()["status"] == "True"
+    operator.kube.refusal = KubeError(status, "Unavailable", "try later")
+    operator.kube.refuse = lambda what: what.startswith("apply Secret")
+    operator.controller._held["u1"].applied = ""
+    assert await operator.reconcile(running_pod()) == BACKOFF_SECONDS[0]
+    assert "try later" in caplog.text
+    operator.kube.refuse = lambda _: False
+    await operator.reconcile(running_pod())
+    assert operator.ready()["status"] == "True"
+
+
+async def test_an_outage_does_not_hide_a_refusal(operator: Operator) -> None:
+    operator.kube.refuse = lambda what: what == "apply Secret"
+    await operator.reconcile(running_pod())
+    operator.kube.refusal = KubeError(503, "Unavailable", "try later")
+    await operator.reconcile(running_pod())
+    await operator.reconcile(running_pod())
+    assert operator.ready()["reason"] == "Forbidden"
+
+
+async def test_a_refused_event_does_not_stop_the_pass(
+    operator: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator.kube.refuse = lambda what: what.startswith("event")
+    pod = running_pod()
+    pod["status"]["containerStatuses"] = [{"state": {"waiting": {"reason": "ImagePullBackOff"}}}]
+    assert await operator.reconcile(pod) not in BACKOFF_SECONDS[:1]
+    assert "apply Service" in operator.kube.done
+    assert "no event: Forbidden: not allowed" in caplog.text
+
+
+async def test_an_object_that_cannot_be_read_is_named_counted_and_retried_slowly(
+    operator: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = {**OBJECT["spec"], "engine": {"maxNumSeqs": "s3cret"}}
+    assert await operator.reconcile(spec=spec) == UNREADABLE_RETRY_SECONDS
+    assert "default/chat cannot be read" in caplog.text
+    assert "spec.engine.maxNumSeqs: " in caplog.text
+    assert "s3cret" not in caplog.text
+    assert await operator.reconcile(status={"packs": "many"}) == UNREADABLE_RETRY_SECONDS
+    assert "status.packs: " in caplog.text
+    counted = 'slm_operator_reconcile_failures_total{reason="UnreadableObject"} 2.0'
+    assert counted in operator.exposed()
+    assert operator.kube.done == []
+
+
+async def test_a_restarted_operator_shows_the_operating_point_that_the_status_holds(
+    operator: Operator,
+) -> None:
+    await operator.reconcile()
+    stored = operator.kube.statuses[-1] | {
+        "frontier": [FRONTIER_POINT],
+        "operatingPoint": FIGURES,
+        "recommendedReplicasPerPack": 2,
+    }
+    restarted = Operator()
+    for _ in range(2):
+        await restarted.reconcile(status=stored)
+    assert restarted.kube.statuses == []
+    assert f"{POWER_GAUGE} 443.0" in restarted.exposed()
+
+
+def test_a_figure_that_becomes_unknown_is_shown_no_longer() -> None:
+    metrics = Metrics()
+    known = SLMServiceStatus.model_validate({"operatingPoint": FIGURES})
+    for status, shown in ((known, True), (SLMServiceStatus(), False), (SLMServiceStatus(), False)):
+        metrics.show("default", "chat", status)
+        assert (POWER_GAUGE in generate_latest(metrics.registry).decode()) is shown
+
+
+async def test_a_plan_that_the_agent_refuses_becomes_the_reason_of_ready(
+    operator: Operator,
+) -> None:
+    operator.agents.refusal = AgentError("DoesNotFit", "3 replicas fit")
+    await operator.reconcile(running_pod())
+    await operator.reconcile(running_pod())
+    assert operator.ready()["reason"] == "DoesNotFit"
+    assert operator.ready()["message"] == "chat-pack-0: 3 replicas fit"
+
+
+async def test_a_stale_generation_is_only_read_again(operator: Operator) -> None:
+    operator.agents.refusal = AgentError("StaleGeneration", "newer plan")
+    await operator.reconcile(running_pod())
+    await operator.reconcile(running_pod())
+    assert operator.ready()["reason"] != "StaleGeneration"
+
+
+async def test_a_refused_token_has_the_secret_written_again(operator: Operator) -> None:
+    await operator.reconcile(running_pod())
+    operator.agents.answer = AgentError("AgentRefusedToken", "401")
+    operator.kube.done.clear()
+    await operator.reconcile(running_pod())
+    assert "apply Secret" in operator.kube.done
+
+
+async def test_deletion_removes_the_children_that_were_applied(operator: Operator) -> None:
+    await operator.reconcile()
+    operator.kube.done.clear()
+    await operator.controller.finalize(OBJECT, [running_pod()])
+    assert operator.kube.done == [
+        "delete Pod chat-pack-0 p0",
+        "delete Service chat Service-uid",
+        "delete Secret chat-agent-token Secret-uid",
+    ]
+
+
+async def test_deletion_leaves_a_foreign_service_of_that_name(operator: Operator) -> None:
+    operator.kube.refusal = KubeError(409, "Conflict", "spec.selector belongs to helm")
+    operator.kube.refuse = lambda what: what == "apply Service"
+    await operator.reconcile()
+    operator.kube.done.clear()
+    await operator.controller.finalize(OBJECT, [])
+    assert operator.kube.done == ["delete Secret chat-agent-token Secret-uid"]
+
+
+@pytest.mark.parametrize("owner", [{"uid": "other", "controller": True}, {"uid": "u1"}])
+async def test_deletion_leaves_what_another_controls(
+    operator: Operator, owner: dict[str, Any]
+) -> None:
+    operator.kube.owners = [owner]
+    await operator.reconcile()
+    operator.kube.done.clear()
+    await operator.controller.finalize(OBJECT, [])
+    assert operator.kube.done == []
+
+
+async def test_an_object_that_cannot_be_read_can_be_deleted(operator: Operator) -> None:
+    await operator.controller.finalize(OBJECT | {"spec": {}}, [running_pod()])
+    assert operator.kube.done == ["delete Pod chat-pack-0 p0"]
+
+
+def test_tokens_differ_by_object_and_key() -> None:
+    one = SLMService.from_object(OBJECT)
+    other = one.model_copy(update={"uid": "u2"})
+    assert agent_token("k", one) == agent_token("k", one)
+    assert len({agent_token("k", one), agent_token("k", other), agent_token("j", one)}) == 3

@@ -1,0 +1,368 @@
+"""One service's passes, played against packs that serve the published H100 curve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from builders import H100_OPT_1_3B, pack, pack_state, service
+from slm_operator.api.models import SLMService
+from slm_operator.decide.decision import Decision, decide
+from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
+from slm_operator.pareto.window import WindowRules
+from slm_worker.wire import Counters, PackState, Plan, Problem, ReplicaPhase
+
+RULES = WindowRules(min_seconds=5, max_seconds=10, warmup_seconds=1)
+
+
+class World:
+    """A service with one pack that follows its plans and counts as the published curve says."""
+
+    def __init__(self, wanted: SLMService, max_replicas: int = 8) -> None:
+        self.service = wanted
+        self.memory = Memory()
+        self.max_replicas = max_replicas
+        self.plan: Plan | None = None
+        self.seconds = 0.0
+        self.tokens = 0.0
+        self.millijoules = 0.0
+        self.saturated = 0.0
+        self.starts = 0
+        self.settled_since = 0.0
+        self.probed: list[tuple[int, int, int]] = []
+        self.events: list[str] = []
+        self.writes = 0
+
+    def state(self) -> PackState:
+        counters = Counters(
+            sampled_at_seconds=self.seconds,
+            output_tokens=int(self.tokens),
+            energy_millijoules=int(self.millijoules),
+            saturated_seconds=self.saturated,
+            replica_starts=self.starts,
+        )
+        return pack_state(
+            self.plan,
+            clock_seconds=self.seconds,
+            counters=counters,
+            max_replicas=self.max_replicas,
+            settled_since_seconds=self.settled_since,
+        )
+
+    def tick(self) -> Decision:
+        """A second passes, then the operator looks."""
+        self.seconds += 1
+        if self.plan is not None and self.plan.load is not None:
+            rate, watts = H100_OPT_1_3B[self.plan.rotation, self.plan.layout.max_num_seqs]
+            self.tokens += rate
+            self.millijoules += watts * 1000
+            self.saturated += 1
+        now = f"2026-01-01T00:{int(self.seconds) // 60:02d}:{int(self.seconds) % 60:02d}Z"
+        snapshot = Snapshot(self.service, now, (pack(self.state()),), self.memory)
+        decision = decide(snapshot, RULES, "t")
+        self.writes += decision.status != self.service.status
+        self.service = self.service.model_copy(update={"status": decision.status})
+        self.memory = decision.memory
+        self.events += [e.reason for e in decision.events]
+        for _, plan in decision.plans:
+            if self.plan is None or plan.layout != self.plan.layout:
+                self.starts += plan.layout.replicas
+            self.plan = plan
+            self.settled_since = self.seconds
+            self.probed.append((plan.layout.replicas, plan.rotation, plan.layout.max_num_seqs))
+        return decision
+
+    def run(self, seconds: int) -> Decision:
+        for _ in range(seconds):
+            decision = self.tick()
+        return decision
+
+
+def condition(decision: Decision, kind: str) -> tuple[str, str, str]:
+    found = decision.status.condition(kind)
+    assert found is not None, kind
+    return found.status, found.reason, found.message
+
+
+def look(wanted: SLMService, *packs: Pack, memory: Memory | None = None) -> Decision:
+    return decide(Snapshot(wanted, "2026-01-01T00:00:00Z", packs, memory or Memory()), RULES, "t")
+
+
+def test_it_walks_to_two_replicas_and_says_why() -> None:
+    world = World(service())
+    decision = world.run(60)
+    walked = [(4, 1, 256), (4, 2, 256), (4, 3, 256)]
+    assert world.probed == [*walked, (2, 2, 256), (1, 1, 256), (2, 2, 256)]
+    assert world.plan is not None
+    assert world.plan.load is None
+    point = decision.status.operating_point
+    assert point is not None
+    assert (point.replicas_per_pack, point.output_tokens_per_second) == (2, 10642)
+    assert point.joules_per_output_token == "0.0416"
+    assert condition(decision, "Calibrated")[:2] == ("True", "KneeFound")
+    assert decision.status.history[-1].reason == "KneeFound"
+    assert [p.chosen for p in decision.status.frontier] == [False, False, False, True, False]
+
+
+def test_an_unchanged_state_is_no_write() -> None:
+    world = World(service())
+    world.run(60)
+    before = world.writes
+    world.run(120)
+    assert world.writes == before
+
+
+def test_a_measurement_that_runs_is_one_write_not_one_a_second() -> None:
+    world = World(service())
+    world.tick()
+    world.tick()
+    before = world.writes
+    world.run(4)
+    assert world.writes == before
+
+
+def test_an_operator_restarted_in_mid_search_goes_on_from_the_status() -> None:
+    world = World(service())
+    world.run(12)
+    done = list(world.probed)
+    assert 1 < len(done) < 4
+    world.memory = Memory()
+    world.run(60)
+    assert world.probed[: len(done)] == done
+    assert len(world.probed) == len(set(world.probed)) + 1
+
+
+def test_a_changed_model_drops_the_points_and_searches_anew() -> None:
+    world = World(service())
+    world.run(60)
+    changed = service({"model": {"uri": "hf://facebook/opt-350m"}}, world.service.status)
+    world.service = changed
+    decision = world.tick()
+    assert decision.status.frontier == ()
+    assert condition(decision, "Calibrated")[1] == "Searching"
+
+
+def test_recommend_measures_and_then_runs_what_it_ran_before() -> None:
+    spec = {
+        "replicasPerPack": 1,
+        "autoscaling": {"mode": "Recommend", "maxReplicasPerPack": 4},
+    }
+    world = World(service(spec))
+    decision = world.run(60)
+    assert world.plan is not None
+    assert world.plan.layout.replicas == 1
+    assert decision.status.recommended_replicas_per_pack == 2
+    assert decision.status.operating_point is None
+    assert condition(decision, "ScalingActive")[:2] == ("False", "RecommendOnly")
+    assert "KneeRecommended" in world.events
+
+
+def test_a_fixed_count_is_run_and_nothing_is_searched() -> None:
+    world = World(service({"replicasPerPack": 3, "autoscaling": None}))
+    decision = world.run(10)
+    assert world.probed == [(3, 3, 256)]
+    assert condition(decision, "Calibrated")[:2] == ("True", "FixedReplicas")
+    assert decision.status.calibration is not None
+    assert decision.status.calibration.phase == "Fixed"
+
+
+def test_no_more_replicas_are_tried_than_fit() -> None:
+    world = World(service(), max_replicas=2)
+    decision = world.run(60)
+    assert max(layout for layout, _, _ in world.probed) == 2
+    assert condition(decision, "PackingFeasible")[:2] == ("True", "FewerFit")
+
+
+def test_what_cannot_fit_is_said_with_the_sum_and_planned_never() -> None:
+    decision = look(service(), pack(pack_state(max_replicas=0)))
+    assert decision.plans == ()
+    assert condition(decision, "PackingFeasible")[:2] == ("False", "DoesNotFit")
+    assert "the sum" in condition(decision, "Ready")[2]
+
+
+def test_a_layout_that_cannot_start_is_given_up_for_what_did_start() -> None:
+    world = World(service())
+    world.tick()
+    state = world.state()
+    failing = state.replicas[3].model_copy(
+        update={
+            "phase": ReplicaPhase.FAILED,
+            "failures": 3,
+            "problem": Problem(reason="OutOfMemory", message="no memory", since_seconds=0.0),
+        }
+    )
+    state = state.model_copy(
+        update={
+            "replicas": (*state.replicas[:3], failing),
+            "settled": False,
+        }
+    )
+    decision = look(world.service, pack(state))
+    assert [(u.replicas, u.max_num_seqs) for u in decision.memory.unstartable] == [(4, 256)]
+    assert [p.layout.replicas for _, p in decision.plans] == [3]
+    assert "LayoutFailed" in [e.reason for e in decision.events]
+    once = failing.model_copy(update={"failures": 1})
+    healing = state.model_copy(update={"replicas": (*state.replicas[:3], once)})
+    assert look(world.service, pack(healing)).memory.unstartable == ()
+
+
+def test_a_lone_replica_that_cannot_start_is_given_up_and_the_best_known_runs_again() -> None:
+    world = World(service())
+    while world.plan is None or world.plan.layout.replicas != 1:
+        world.tick()
+    (replica,) = world.state().replicas
+    failing = replica.model_copy(
+        update={
+            "phase": ReplicaPhase.FAILED,
+            "failures": 3,
+            "problem": Problem(reason="OutOfMemory", message="no memory", since_seconds=0.0),
+        }
+    )
+    state = world.state().model_copy(update={"replicas": (failing,), "settled": False})
+    decision = look(world.service, pack(state), memory=world.memory)
+    assert [(p.layout.replicas, p.load) for _, p in decision.plans] == [(2, None)]
+    assert condition(decision, "Calibrated")[:2] == ("True", "KneeFound")
+    assert condition(decision, "PackingFeasible")[:2] == ("True", "FewerStarted")
+
+
+def test_a_lost_poll_does_not_move_the_search_to_another_pack() -> None:
+    two = service({"packs": 2})
+    first = look(two, pack(pack_state()), pack(pack_state(), 1))
+    silent = pack(None, silence=Trouble("AgentUnreachable", "gone"))
+    rest = pack_state(first.plans[1][1])
+    second = look(two, silent, pack(rest, 1), memory=first.memory)
+    assert second.plans == ()
+
+
+def test_points_of_another_gpu_do_not_count() -> None:
+    world = World(service())
+    world.run(60)
+    state = world.state()
+    moved = state.model_copy(
+        update={"gpu": state.gpu.model_copy(update={"name": "Simulated B200"})}
+    )
+    decision = look(world.service, pack(moved))
+    assert decision.status.frontier == ()
+    assert condition(decision, "Calibrated")[1] == "Searching"
+
+
+def test_another_batch_in_the_spec_is_measured_anew() -> None:
+    world = World(service())
+    world.run(60)
+    engine = {"kind": "Simulated", "maxNumSeqs": 512}
+    decision = look(service({"engine": engine}, world.service.status), pack(world.state()))
+    assert [p.layout.max_num_seqs for _, p in decision.plans] == [512]
+    assert decision.status.operating_point is None
+
+
+def test_a_fixed_count_that_does_not_fit_is_said_by_ready() -> None:
+    fixed = service({"replicasPerPack": 6, "autoscaling": None})
+    decision = look(fixed, pack(pack_state(max_replicas=4), ready=False))
+    assert condition(decision, "Ready")[:2] == ("False", "DoesNotFit")
+
+
+def test_a_choice_that_changes_without_a_new_search_is_told() -> None:
+    world = World(service())
+    world.run(60)
+    demanding = {"maxReplicasPerPack": 4, "minThroughputGainPercent": 50}
+    changed = service({"autoscaling": demanding}, world.service.status)
+    decision = look(changed, pack(world.state()), memory=world.memory)
+    assert decision.status.recommended_replicas_per_pack == 1
+    assert [e.reason for e in decision.events] == ["KneeFound"]
+
+
+def test_only_one_of_several_packs_explores_and_all_get_the_knee() -> None:
+    two = service({"packs": 2})
+    first = look(two, pack(pack_state()), pack(pack_state(), 1))
+    assert [p.load is None for _, p in first.plans] == [False, True]
+    world = World(service())
+    world.run(60)
+    settled = service({"packs": 2}, world.service.status)
+    after = look(settled, pack(world.state()), pack(pack_state(), 1))
+    assert [(p.name, plan.layout.replicas) for p, plan in after.plans] == [("chat-pack-1", 2)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "reason"),
+    [
+        ({"scheduling": Trouble("Unschedulable", "0/1 nodes")}, "GPUAllocated", "Unschedulable"),
+        ({"container": Trouble("CrashLoopBackOff", "exit 2")}, "Ready", "CrashLoopBackOff"),
+        ({"silence": Trouble("AgentRefusedToken", "401")}, "MetricsAvailable", "AgentRefusedToken"),
+        ({"silence": Trouble("AgentUnreachable", "gone")}, "Ready", "AgentUnreachable"),
+    ],
+)
+def test_a_pack_in_trouble_is_a_condition_and_one_warning(
+    wrong: dict[str, Any], kind: str, reason: str
+) -> None:
+    troubled = pack(None, **wrong)
+    decision = look(service(), troubled)
+    assert condition(decision, kind)[:2] == ("False", reason)
+    assert [e.reason for e in decision.events] == [reason]
+    again = look(service(status=decision.status), troubled)
+    assert again.events == ()
+
+
+def test_what_the_agent_reports_is_the_reason_of_ready() -> None:
+    problem = Problem(reason="ModelNotFound", message="no such directory", since_seconds=1.0)
+    state = pack_state(packing=None, problem=problem)
+    decision = look(service(), pack(state, ready=False))
+    assert condition(decision, "Ready") == ("False", "ModelNotFound", "no such directory")
+    assert decision.plans == ()
+
+
+def test_a_silent_pack_does_not_undo_what_was_found() -> None:
+    world = World(service())
+    world.run(60)
+    silent = pack(None, silence=Trouble("AgentUnreachable", "gone"))
+    decision = look(world.service, silent)
+    before = world.service.status
+    assert decision.status.frontier == before.frontier
+    assert decision.status.operating_point == before.operating_point
+    assert condition(decision, "Calibrated")[:2] == ("True", "KneeFound")
+    assert decision.status.calibration is not None
+    assert decision.status.calibration.phase == "Done"
+
+
+def test_unsaturated_windows_hold_and_say_so() -> None:
+    world = World(service())
+    world.tick()
+    for second in range(30):
+        counters = Counters(sampled_at_seconds=100.0 + second, output_tokens=10 * second)
+        state = pack_state(world.plan, counters=counters)
+        decision = look(world.service, pack(state), memory=world.memory)
+        world.memory = decision.memory
+        world.service = world.service.model_copy(update={"status": decision.status})
+    assert condition(decision, "Calibrated")[:2] == ("False", "NotSaturated")
+    assert decision.status.frontier == ()
+
+
+def test_times_of_conditions_change_only_with_their_status() -> None:
+    first = look(service(), pack(None))
+    later = decide(
+        Snapshot(service(status=first.status), "2026-01-01T01:00:00Z", (pack(None),)), RULES, "t"
+    )
+    assert {c.last_transition_time for c in later.status.conditions} == {"2026-01-01T00:00:00Z"}
+
+
+class TestPods:
+    def test_missing_packs_are_created_and_surplus_ones_deleted(self) -> None:
+        decision = look(service({"packs": 2}), pack(pack_state()), pack(pack_state(), 5))
+        assert decision.pods.create == (1,)
+        assert [p.ordinal for p in decision.pods.delete] == [5]
+
+    def test_outdated_packs_are_replaced_one_at_a_time(self) -> None:
+        old = [pack(pack_state(), i, template_hash="old") for i in range(3)]
+        decision = look(service({"packs": 3}), *old)
+        assert [p.ordinal for p in decision.pods.delete] == [0]
+        moving = [replace(old[0], terminating=True), *old[1:]]
+        assert look(service({"packs": 3}), *moving).pods.delete == ()
+
+    def test_an_outdated_pack_that_does_not_serve_is_replaced_too(self) -> None:
+        broken = pack(None, template_hash="old")
+        assert look(service(), broken).pods.delete == (broken,)
+
+    def test_a_pack_that_ended_is_removed_to_be_created_anew(self) -> None:
+        ended = pack(None, ended=True)
+        assert look(service(), ended).pods.delete == (ended,)

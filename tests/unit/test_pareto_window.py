@@ -1,0 +1,176 @@
+"""Which stretch of samples is a measurement, and what it says."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import steady
+from slm_operator.pareto.window import (
+    Measurement,
+    Measuring,
+    Sample,
+    WindowRules,
+    evaluate,
+    quantile,
+)
+from slm_worker.wire import Histogram
+
+RULES = WindowRules(min_seconds=30, max_seconds=120, warmup_seconds=5)
+
+
+def measured(samples: list[Sample]) -> Measurement:
+    result = evaluate(samples, RULES)
+    assert isinstance(result, Measurement), result
+    return result
+
+
+def pending(samples: list[Sample]) -> Measuring:
+    result = evaluate(samples, RULES)
+    assert isinstance(result, Measuring), result
+    return result
+
+
+def changed(sample: Sample, **counters: object) -> Sample:
+    return Sample(
+        sample.agent_id,
+        sample.settled_since_seconds,
+        sample.counters.model_copy(update=counters),
+    )
+
+
+def test_a_steady_saturated_window_gives_throughput_power_and_latency() -> None:
+    result = measured(steady(40, 1000.0, watts=400.0))
+    assert result.output_tokens_per_second == pytest.approx(1000.0)
+    assert result.confidence_tokens_per_second == pytest.approx(0.0, abs=1e-6)
+    assert result.power_watts == pytest.approx(400.0)
+    assert result.itl_p95_seconds == pytest.approx(0.04875)
+    assert result.saturated_fraction == pytest.approx(1.0)
+
+
+def test_no_sample_is_not_a_measurement_of_zero() -> None:
+    assert pending([]).reason == "Settling"
+
+
+def test_a_short_window_says_how_long_still() -> None:
+    result = pending(steady(20))
+    assert (result.reason, result.message) == ("Measuring", "20 of 30 s")
+
+
+def test_warm_up_after_settling_is_discarded() -> None:
+    samples = steady(40, start_seconds=100.0, settled_since_seconds=110.0)
+    assert pending(samples).elapsed_seconds == pytest.approx(25.0)
+
+
+def test_unknown_power_stays_unknown() -> None:
+    assert measured(steady(40, watts=None)).power_watts is None
+
+
+def test_one_reading_of_power_that_was_missed_does_not_make_it_unknown() -> None:
+    samples = steady(40, watts=400.0)
+    samples[-1] = changed(samples[-1], energy_millijoules=None)
+    assert measured(samples).power_watts == pytest.approx(400.0)
+    mostly = [changed(s, energy_millijoules=None) if i > 20 else s for i, s in enumerate(samples)]
+    assert measured(mostly).power_watts is None
+
+
+def test_a_window_without_waiting_requests_measures_nothing() -> None:
+    assert pending(steady(40, saturated=False)).reason == "NotSaturated"
+
+
+def test_samples_before_saturation_are_left_out() -> None:
+    idle = steady(20, 10.0, saturated=False)
+    busy = [
+        changed(
+            s,
+            sampled_at_seconds=s.counters.sampled_at_seconds + 20,
+            output_tokens=s.counters.output_tokens + 200,
+        )
+        for s in steady(35, 1000.0)
+    ]
+    assert measured(idle + busy[1:]).output_tokens_per_second == pytest.approx(1000.0)
+
+
+def test_a_gap_in_saturation_restarts_the_window_behind_it() -> None:
+    samples = steady(50)
+    lagging = [
+        changed(s, saturated_seconds=max(0.0, s.counters.saturated_seconds - 6)) if i > 15 else s
+        for i, s in enumerate(samples)
+    ]
+    assert measured(lagging).saturated_fraction > 0.99
+    assert pending(lagging[:30]).reason == "Measuring"
+
+
+@pytest.mark.parametrize(
+    ("reason", "update"),
+    [
+        ("ReplicaRestarted", {"replica_starts": 1}),
+        ("MetricsMissing", {"missed_samples": 1}),
+    ],
+)
+def test_a_broken_window_starts_anew(reason: str, update: dict[str, object]) -> None:
+    samples = steady(40)
+    broken = samples[:36] + [changed(s, **update) for s in samples[36:]]
+    assert pending(broken).elapsed_seconds == pytest.approx(4.0)
+    assert pending(broken[:37]).reason == reason
+
+
+def test_an_agent_that_restarted_is_a_counter_reset() -> None:
+    assert pending(steady(40) + steady(0, start_seconds=5, agent_id="b")).reason == "CounterReset"
+
+
+def test_a_counter_that_jumps_back_is_a_reset_too() -> None:
+    samples = steady(40)
+    samples.append(changed(samples[-1], sampled_at_seconds=141.0, output_tokens=3))
+    assert pending(samples).reason == "CounterReset"
+
+
+def noisy(seconds: int, spread: float, seed: int) -> list[Sample]:
+    rng = random.Random(seed)
+    samples, tokens = [], 0.0
+    for sample in steady(seconds):
+        samples.append(changed(sample, output_tokens=int(tokens)))
+        tokens += 1000 * (1 + rng.uniform(-spread, spread))
+    return samples
+
+
+def test_a_noisy_window_is_prolonged_until_its_interval_is_narrow() -> None:
+    assert pending(noisy(35, 0.4, 1)).reason == "Measuring"
+    result = measured(noisy(130, 0.4, 1))
+    assert result.confidence_tokens_per_second > 0
+
+
+def test_lost_polls_lose_nothing() -> None:
+    samples = steady(40)
+    sparse = samples[:1] + samples[8:9] + samples[20:21] + samples[40:]
+    assert measured(sparse).output_tokens_per_second == pytest.approx(1000.0)
+
+
+@given(seed=st.integers(0, 2**16), spread=st.floats(0.0, 0.5), seconds=st.integers(0, 150))
+def test_whatever_the_noise_the_figure_lies_among_the_rates(
+    seed: int, spread: float, seconds: int
+) -> None:
+    samples = noisy(seconds, spread, seed)
+    result = evaluate(samples, RULES)
+    if isinstance(result, Measurement):
+        rates = [b.counters.output_tokens - a.counters.output_tokens for a, b in pairwise(samples)]
+        assert min(rates) <= result.output_tokens_per_second <= max(rates)
+        assert result.window_seconds >= RULES.min_seconds
+
+
+def test_quantiles_are_linear_inside_a_bucket() -> None:
+    before = Histogram(bounds_seconds=(0.1, 0.2, 0.4), cumulative=(5, 5, 5), count=5)
+    after = Histogram(bounds_seconds=(0.1, 0.2, 0.4), cumulative=(5, 15, 25), count=25)
+    assert quantile(before, after, 0.5) == pytest.approx(0.2)
+    assert quantile(before, after, 0.75) == pytest.approx(0.3)
+
+
+def test_a_quantile_of_nothing_is_unknown_and_one_beyond_the_buckets_is_the_last_bound() -> None:
+    empty = Histogram()
+    beyond = Histogram(bounds_seconds=(0.1,), cumulative=(0,), count=3)
+    assert quantile(empty, empty, 0.95) is None
+    assert quantile(empty, beyond, 0.95) == pytest.approx(0.1)

@@ -1,0 +1,124 @@
+"""What a service becomes in the cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from builders import service
+from slm_operator.render import children
+from slm_worker import agent, haproxy, holder, process
+from slm_worker.gpu import mps
+from slm_worker.wire import CONFIG_VARIABLE, TOKEN_VARIABLE, PackConfig
+
+
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    (only,) = pod["spec"]["containers"]
+    found: dict[str, Any] = only
+    return found
+
+
+def env(pod: dict[str, Any]) -> dict[str, Any]:
+    return {e["name"]: e for e in container(pod)["env"]}
+
+
+def test_the_agent_is_told_what_is_fixed_for_its_life() -> None:
+    pod = children.pack_pod(service(), 0, "worker:1")
+    config = PackConfig.model_validate_json(env(pod)[CONFIG_VARIABLE]["value"])
+    assert (config.model.uri, config.model.name) == ("hf://facebook/opt-1.3b", "chat")
+    assert container(pod)["image"] == "worker:1"
+
+
+def test_the_token_comes_from_a_secret_and_stands_nowhere_else() -> None:
+    pod = children.pack_pod(service(), 0, "worker:1")
+    assert env(pod)[TOKEN_VARIABLE]["valueFrom"]["secretKeyRef"] == {
+        "name": "chat-agent-token",
+        "key": "token",
+    }
+    assert children.token_secret(service(), "s3cret")["stringData"] == {"token": "s3cret"}
+
+
+def test_an_nvidia_pack_owns_one_whole_gpu_and_a_simulated_one_none() -> None:
+    nvidia = service({"engine": {}, "gpu": {"kind": "NVIDIA", "resourceName": "example.com/gpu"}})
+    limits = container(children.pack_pod(nvidia, 0, "w"))["resources"]["limits"]
+    assert limits == {"example.com/gpu": "1"}
+    assert "resources" not in container(children.pack_pod(service(), 0, "w"))
+
+
+def test_a_pod_runs_with_the_least_rights() -> None:
+    pod = children.pack_pod(service(), 0, "w")
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert pod["spec"]["enableServiceLinks"] is False
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert container(pod)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_credentials_reach_the_engine_by_reference() -> None:
+    model = {"uri": "hf://a/b", "credentialsSecretRef": {"name": "hf", "key": "t"}}
+    pod = children.pack_pod(service({"model": model}), 0, "w")
+    assert env(pod)["HF_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "hf", "key": "t"}
+
+
+def test_an_hf_model_can_be_downloaded_below_a_writable_home() -> None:
+    pod = children.pack_pod(service(), 0, "w")
+    home = env(pod)["HOME"]["value"]
+    (mount,) = (m for m in container(pod)["volumeMounts"] if m["mountPath"] == home)
+    volumes = {v["name"]: v for v in pod["spec"]["volumes"]}
+    assert volumes[mount["name"]] == {"name": "tmp", "emptyDir": {}}
+
+
+def test_the_users_variables_come_last_and_each_name_once() -> None:
+    asked = {
+        "model": {"uri": "hf://a/b", "credentialsSecretRef": {"name": "hf", "key": "t"}},
+        "engine": {
+            "kind": "Simulated",
+            "env": [
+                {"name": "HOME", "value": "/models"},
+                {"name": "HF_TOKEN", "value": "mine"},
+            ],
+        },
+    }
+    pod = children.pack_pod(service(asked), 0, "w")
+    assert env(pod)["HOME"] == {"name": "HOME", "value": "/models"}
+    assert env(pod)["HF_TOKEN"] == {"name": "HF_TOKEN", "value": "mine"}
+    names = [variable["name"] for variable in container(pod)["env"]]
+    assert len(names) == len(set(names))
+
+
+def test_an_agent_may_end_as_slowly_as_it_can() -> None:
+    engines = (
+        process.TERMINATE_GRACE_SECONDS
+        + process.SECOND_TERMINATE_GRACE_SECONDS
+        + process.GROUP_END_SECONDS
+        + process.OUTPUT_END_SECONDS
+    )
+    router = haproxy.STOP_TIMEOUT_SECONDS + holder.CLOSE_SECONDS
+    longest = agent.LINGER_ON_EXIT_SECONDS + agent.DRAIN_ON_EXIT_SECONDS + engines + router
+    longest += mps.COMMAND_TIMEOUT_SECONDS
+    pod = children.pack_pod(service(), 0, "w")
+    a_pass = haproxy.COMMAND_TIMEOUT_SECONDS
+    assert longest + a_pass < pod["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_every_child_is_owned_by_its_service() -> None:
+    built = (
+        children.pack_pod(service(), 1, "w"),
+        children.token_secret(service(), "t"),
+        children.front_service(service()),
+    )
+    for child in built:
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"], owner["controller"]) == ("SLMService", "u1", True)
+        assert child["metadata"]["labels"].items() >= children.selector(service()).items()
+
+
+def test_only_what_runs_changes_the_template_hash() -> None:
+    before = children.template_hash(service(), "w")
+    assert children.template_hash(service({"packs": 3}), "w") == before
+    assert children.template_hash(service({"replicasPerPack": 2}), "w") == before
+    assert children.template_hash(service(), "w2") != before
+    changed = service({"model": {"uri": "hf://facebook/opt-350m"}})
+    assert children.template_hash(changed, "w") != before

@@ -1,0 +1,223 @@
+"""The agent's HTTP API over a fake agent: authentication, refusals, health, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from slm_worker.agent import PlanRefusedError
+from slm_worker.server import MAX_BODY_BYTES, make_app
+from slm_worker.wire import (
+    ApiError,
+    Counters,
+    GpuState,
+    Histogram,
+    Layout,
+    LoadState,
+    PackState,
+    Plan,
+    ReplicaPhase,
+    ReplicaState,
+)
+
+Client = TestClient[web.Request, web.Application]
+TOKEN = "0123456789abcdef"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+PLAN = Plan(generation=1, layout=Layout(replicas=2, max_num_seqs=8), rotation=1)
+
+
+def pack_state(plan: Plan | None = None) -> PackState:
+    return PackState(
+        agent_id="a",
+        version="0",
+        clock_seconds=5.0,
+        gpu=GpuState(
+            kind="Simulated",
+            name="H",
+            memory_bytes=1,
+            simulated=True,
+            power_watts=300,
+            mps="Running",
+        ),
+        packing=None,
+        plan=plan,
+        settled=True,
+        settled_since_seconds=1.0,
+        replicas=(
+            ReplicaState(
+                index=0,
+                phase=ReplicaPhase.READY,
+                in_rotation=True,
+                max_num_seqs=8,
+                kv_cache_bytes=None,
+                pid=1,
+                starts=1,
+            ),
+        ),
+        router_queue=3,
+        load=LoadState(),
+        counters=Counters(
+            sampled_at_seconds=5.0,
+            output_tokens=700,
+            energy_millijoules=2500,
+            itl=Histogram(bounds_seconds=(0.1,), cumulative=(6,), count=7, sum_seconds=1.5),
+        ),
+        problem=None,
+    )
+
+
+@dataclass
+class FakeAgent:
+    alive: bool = True
+    not_ready: str | None = None
+    plan: Plan | None = None
+    refusal: PlanRefusedError | None = None
+    accepted: list[Plan] = field(default_factory=list)
+
+    def state(self) -> PackState:
+        return pack_state(self.plan)
+
+    def accept(self, plan: Plan) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.accepted.append(plan)
+        self.plan = plan
+
+
+@pytest.fixture
+def agent() -> FakeAgent:
+    return FakeAgent()
+
+
+@pytest.fixture
+async def client(agent: FakeAgent) -> AsyncIterator[Client]:
+    async with TestClient(TestServer(make_app(agent, TOKEN))) as client:
+        yield client
+
+
+async def refusal(response: ClientResponse) -> ApiError:
+    return ApiError.model_validate_json(await response.text())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": TOKEN},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": "Bearer \u00e9"},
+    ],
+    ids=["missing", "wrong", "no scheme", "another scheme", "not ASCII"],
+)
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/pack"), ("PUT", "/v1/pack/plan"), ("GET", "/v1/other")]
+)
+async def test_without_the_token_everything_else_is_refused(
+    client: Client, agent: FakeAgent, headers: dict[str, str], method: str, path: str
+) -> None:
+    async with client.request(
+        method, path, headers=headers, data=PLAN.model_dump_json()
+    ) as response:
+        assert response.status == 401
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert (await refusal(response)).reason == "Unauthorized"
+    assert agent.accepted == []
+
+
+async def test_the_pack_is_told(client: Client) -> None:
+    async with client.get("/v1/pack", headers=BEARER) as response:
+        assert response.status == 200
+        assert PackState.model_validate_json(await response.text()) == pack_state()
+
+
+async def test_a_plan_is_accepted_and_answered_with_the_pack(
+    client: Client, agent: FakeAgent
+) -> None:
+    async with client.put("/v1/pack/plan", headers=BEARER, data=PLAN.model_dump_json()) as response:
+        assert response.status == 200
+        assert PackState.model_validate_json(await response.text()).plan == PLAN
+    assert agent.accepted == [PLAN]
+
+
+async def test_the_agents_refusal_is_passed_on(client: Client, agent: FakeAgent) -> None:
+    error = ApiError(reason="DoesNotFit", message="too many", max_replicas=4)
+    agent.refusal = PlanRefusedError(422, error)
+    async with client.put("/v1/pack/plan", headers=BEARER, data=PLAN.model_dump_json()) as response:
+        assert response.status == 422
+        assert await refusal(response) == error
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("no json", "plan: Invalid JSON"),
+        ('{"generation": 0}', "generation: Input should be greater than or equal to 1 (got 0)"),
+        (
+            '{"generation": 1, "layout": {"replicas": 99, "max_num_seqs": 8}, "rotation": 1}',
+            "layout.replicas: Input should be less than or equal to 32 (got 99)",
+        ),
+        (
+            '{"generation": 1, "layout": {"replicas": 1, "max_num_seqs": 8}, "rotation": 2}',
+            "rotation 2 exceeds layout.replicas 1",
+        ),
+        (PLAN.model_dump_json()[:-1] + ', "extra": 1}', "extra: Extra inputs are not permitted"),
+    ],
+)
+async def test_an_invalid_plan_is_refused_by_field_and_value(
+    client: Client, agent: FakeAgent, body: str, told: str
+) -> None:
+    async with client.put("/v1/pack/plan", headers=BEARER, data=body) as response:
+        assert response.status == 422
+        error = await refusal(response)
+    assert error.reason == "InvalidPlan"
+    assert told in error.message
+    assert agent.accepted == []
+
+
+async def test_an_oversized_body_is_refused(client: Client, agent: FakeAgent) -> None:
+    async with client.put(
+        "/v1/pack/plan", headers=BEARER, data=" " * (MAX_BODY_BYTES + 1)
+    ) as response:
+        assert response.status == 413
+        assert (await refusal(response)).reason == "InvalidPlan"
+    assert agent.accepted == []
+
+
+async def test_an_unknown_path_is_refused_in_the_apis_shape(client: Client) -> None:
+    async with client.get("/v1/other", headers=BEARER) as response:
+        assert response.status == 404
+        assert (await refusal(response)).reason == "NotFound"
+
+
+async def test_health_and_readiness_need_no_token(client: Client, agent: FakeAgent) -> None:
+    for path in ("/healthz", "/readyz"):
+        async with client.get(path) as response:
+            assert response.status == 200
+    agent.alive, agent.not_ready = False, "no replica is in rotation yet"
+    async with client.get("/healthz") as response:
+        assert response.status == 503
+    async with client.get("/readyz") as response:
+        assert response.status == 503
+        assert "no replica is in rotation yet" in await response.text()
+
+
+async def test_metrics_are_told_to_prometheus(client: Client) -> None:
+    async with client.get("/metrics") as response:
+        assert response.status == 200
+        text = await response.text()
+    for line in (
+        "slm_pack_output_tokens_total 700.0",
+        "slm_pack_energy_joules_total 2.5",
+        'slm_pack_replicas{phase="Ready"} 1.0',
+        'slm_pack_replicas{phase="Failed"} 0.0',
+        "slm_pack_router_queue 3.0",
+        "slm_pack_power_watts 300.0",
+        'slm_pack_itl_seconds_bucket{le="0.1"} 6.0',
+        "slm_pack_itl_seconds_count 7.0",
+    ):
+        assert line in text.splitlines()

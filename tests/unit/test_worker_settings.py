@@ -1,0 +1,79 @@
+"""The agent's settings from its environment: what is wrong is named, secrets are not."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from slm_worker.logs import JsonFormatter
+from slm_worker.settings import SettingsError, read_settings
+
+CONFIG = {
+    "model": {"uri": "hf://facebook/opt-1.3b", "name": "opt"},
+    "engine": {"kind": "Simulated"},
+    "gpu": {"kind": "Simulated"},
+}
+GOOD = {"SLM_PACK_CONFIG": json.dumps(CONFIG), "SLM_AGENT_TOKEN": "0123456789abcdef"}
+
+
+def test_the_defaults() -> None:
+    settings = read_settings(GOOD)
+    assert settings.config.model.name == "opt"
+    assert settings.address == settings.engine_address == "127.0.0.1"
+    assert settings.token not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("address", "engines"),
+    [("10.1.2.3", "127.0.0.1"), ("127.0.0.7", "127.0.0.7"), ("fd00::7", "127.0.0.1")],
+)
+def test_engines_listen_on_loopback_only(address: str, engines: str) -> None:
+    settings = read_settings(GOOD | {"POD_IP": address})
+    assert (settings.address, settings.engine_address) == (address, engines)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"SLM_PACK_CONFIG": ""}, "SLM_PACK_CONFIG is not set: give"),
+        ({"SLM_PACK_CONFIG": "{"}, "SLM_PACK_CONFIG: document is '{': Invalid JSON"),
+        (
+            {"SLM_PACK_CONFIG": json.dumps(CONFIG | {"gpu": {"kind": "AMD"}})},
+            "gpu.kind is 'AMD': Input should be 'NVIDIA', 'CPU' or 'Simulated'",
+        ),
+        (
+            {
+                "SLM_PACK_CONFIG": json.dumps(
+                    CONFIG | {"engine": {"kind": "vLLM", "args": ["--port=1"]}}
+                )
+            },
+            "remove --port: the agent chooses",
+        ),
+        ({"SLM_AGENT_TOKEN": ""}, "SLM_AGENT_TOKEN is not set: give a random secret"),
+        ({"SLM_AGENT_TOKEN": "hunter2"}, "SLM_AGENT_TOKEN is too short: give"),
+        ({"POD_IP": "pod"}, "POD_IP is 'pod', which is no IP address"),
+    ],
+)
+def test_what_is_wrong_is_named(changed: dict[str, str], told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(GOOD | changed)
+    assert told in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_log_line_is_one_json_object() -> None:
+    record = logging.LogRecord("slm", logging.INFO, "", 1, "two\nlines %d", (7,), None)
+    record.replica = "3"
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert (
+        json.loads(line).items()
+        >= {
+            "level": "info",
+            "logger": "slm",
+            "message": "two\nlines 7",
+            "replica": 3,
+        }.items()
+    )
