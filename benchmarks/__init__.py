@@ -1,0 +1,1 @@
+"""Measurements of the project against its own goals; each writes benchmarks/results/NAME.json."""
