@@ -31,7 +31,7 @@ from benchmarks.standin_packs import StandInPacks
 from slm_dev.controlplane import Binaries, ControlPlane, find_or_build
 from slm_operator.api.models import GROUP, KIND, PLURAL, VERSION
 from slm_operator.main import KEY_VARIABLE
-from slm_worker.replica import free_port
+from slm_worker.replicas.replica import free_port
 
 NAME = "operator_idle"
 SERVICES = 50

@@ -19,7 +19,7 @@ from statistics import median
 
 from benchmarks.report import write
 from benchmarks.tiny_http import Burst, burst, serve
-from slm_worker.router import Router
+from slm_worker.routing.router import Router
 
 ROUNDS = 8
 LATENCY_GOAL_MILLISECONDS = 0.3

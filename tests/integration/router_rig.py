@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 
 from fake_engine import FakeEngine, free_port
-from slm_worker.router import Router
+from slm_worker.routing.router import Router
 
 
 class Client:

@@ -14,7 +14,7 @@ from yarl import URL
 
 from fake_engine import CHUNKS, free_port
 from router_rig import Client, Rig, four_engines, new_router, queued, serves_more, works_on
-from slm_worker.router_config import MAX_REQUEST_BYTES
+from slm_worker.routing.config import MAX_REQUEST_BYTES
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from fake_engine import FakeEngine, free_port
 from router_rig import Rig, four_engines, new_router, queued, until
-from slm_worker.router import Router, RouterError
+from slm_worker.routing.router import Router, RouterError
 
 
 @pytest.fixture

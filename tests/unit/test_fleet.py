@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import pytest
 
-from slm_worker import fleet as fleet_module
-from slm_worker.engine_client import EngineNotAnsweringError
-from slm_worker.fleet import DRAIN_SECONDS, Fleet
-from slm_worker.health import IDLE_PROBE_SECONDS
-from slm_worker.planner import Settings, Target
-from slm_worker.replica import EngineHost, ReplicaError
+from slm_worker.engine.client import EngineNotAnsweringError
+from slm_worker.replicas import fleet as fleet_module
+from slm_worker.replicas.fleet import DRAIN_SECONDS, Fleet
+from slm_worker.replicas.health import IDLE_PROBE_SECONDS
+from slm_worker.replicas.planner import Settings, Target
+from slm_worker.replicas.replica import EngineHost, ReplicaError
 from slm_worker.wire import ReplicaPhase
 
 

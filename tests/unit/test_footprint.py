@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from slm_worker.footprint import (
+from slm_worker.planning.footprint import (
     ModelError,
     ModelFootprint,
     Tensor,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slm_worker.engine_metrics import EngineSample, MetricsError, merge, parse_metrics
+from slm_worker.engine.metrics import EngineSample, MetricsError, merge, parse_metrics
 from slm_worker.measure import EngineReading, Meter, Moment, ProcessKey
 from slm_worker.wire import Histogram
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from slm_worker import model_files, wire
-from slm_worker.footprint import ModelError, ModelFootprint
 from slm_worker.model_files import read_footprint
+from slm_worker.planning.footprint import ModelError, ModelFootprint
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",

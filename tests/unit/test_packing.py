@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from slm_worker import wire
 from slm_worker.gpu.base import DeviceIdentity
-from slm_worker.packing import (
+from slm_worker.planning.footprint import ModelFootprint
+from slm_worker.planning.packing import (
     MIB,
     OVERHEAD_BYTES,
     LayoutError,
-    ModelFootprint,
     max_replicas,
     share,
 )

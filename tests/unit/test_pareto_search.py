@@ -12,11 +12,11 @@ from builders import h100, point
 from slm_operator.pareto.choice import Balanced, Choice, choose
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step, running_layout
-from slm_worker.footprint import ModelFootprint
 from slm_worker.gpu.base import DeviceIdentity
 from slm_worker.gpu.curves import opt_1_3b_on_h100
-from slm_worker.packing import max_replicas as max_replicas_fitting
-from slm_worker.packing import share
+from slm_worker.planning.footprint import ModelFootprint
+from slm_worker.planning.packing import max_replicas as max_replicas_fitting
+from slm_worker.planning.packing import share
 from slm_worker.wire import Layout
 
 MEAN_TOKENS_HELD = 256

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slm_worker.planner import Action, Observed, Settings, Target, Verb, is_settled, next_actions
+from slm_worker.replicas.planner import (
+    Action,
+    Observed,
+    Settings,
+    Target,
+    Verb,
+    is_settled,
+    next_actions,
+)
 from slm_worker.wire import ReplicaPhase
 
 READY, STARTING = ReplicaPhase.READY, ReplicaPhase.STARTING

@@ -6,8 +6,10 @@ from typing import Any
 
 from builders import service
 from slm_operator.render import children
-from slm_worker import agent, haproxy, holder, process
+from slm_worker import agent
 from slm_worker.gpu import mps
+from slm_worker.replicas import process
+from slm_worker.routing import haproxy, holder
 from slm_worker.wire import CONFIG_VARIABLE, TOKEN_VARIABLE, PackConfig
 
 

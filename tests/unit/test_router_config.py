@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_worker.load import saturating_concurrency
-from slm_worker.router import parse_stats
-from slm_worker.router_config import RouterSettings, max_in_flight, render, slot_name
+from slm_worker.routing.config import RouterSettings, max_in_flight, render, slot_name
+from slm_worker.routing.router import parse_stats
 from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK
 
 

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slm_worker.affinity import core_sets
 from slm_worker.engine.base import EngineCommand
-from slm_worker.engine_metrics import EngineSample
-from slm_worker.health import (
+from slm_worker.engine.metrics import EngineSample
+from slm_worker.replicas.affinity import core_sets
+from slm_worker.replicas.health import (
     IDLE_PROBE_SECONDS,
     MAX_BACKOFF_SECONDS,
     STALLED_PROBE_SECONDS,
     ProgressWatch,
     backoff_seconds,
 )
-from slm_worker.process import engine_environment
+from slm_worker.replicas.process import engine_environment
 
 
 def busy(tokens: int) -> EngineSample:

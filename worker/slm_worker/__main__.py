@@ -29,8 +29,8 @@ from slm_worker.load import SaturatingLoad
 from slm_worker.loading import CalibrationLoad
 from slm_worker.logs import configure_logs
 from slm_worker.model_files import read_footprint
-from slm_worker.replica import EngineHost
-from slm_worker.router import Router
+from slm_worker.replicas.replica import EngineHost
+from slm_worker.routing.router import Router
 from slm_worker.server import make_app
 from slm_worker.settings import AgentSettings, SettingsError, read_settings
 from slm_worker.wire import AGENT_PORT, ROUTER_PORT

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from slm_worker.bringup import BringUp
-from slm_worker.fleet import Fleet
-from slm_worker.footprint import ModelError
-from slm_worker.packing import LayoutError
-from slm_worker.planner import Target
+from slm_worker.planning.footprint import ModelError
+from slm_worker.planning.packing import LayoutError
 from slm_worker.problems import ProblemLog
-from slm_worker.replica import EngineHost
-from slm_worker.router import RouterError
+from slm_worker.replicas.fleet import Fleet
+from slm_worker.replicas.planner import Target
+from slm_worker.replicas.replica import EngineHost
+from slm_worker.routing.router import RouterError
 from slm_worker.sampling import Sampler
 from slm_worker.sizing import packing_of, target_of
 from slm_worker.wire import (

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 
 from slm_worker.engine.base import Engine
 from slm_worker.engine.factory import EngineUnusableError
-from slm_worker.footprint import ModelError, ModelFootprint
 from slm_worker.gpu.base import Device, DeviceError
+from slm_worker.planning.footprint import ModelError, ModelFootprint
 from slm_worker.problems import ProblemLog
-from slm_worker.router import Router, RouterError
+from slm_worker.routing.router import Router, RouterError
 from slm_worker.wire import Problem
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import aiohttp
 
-from slm_worker.router_config import LOAD_HEADER
+from slm_worker.routing.config import LOAD_HEADER
 from slm_worker.wire import LoadState
 
 _TOKEN_IDS = range(100, 30_000)

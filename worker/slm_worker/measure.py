@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from slm_worker.engine_metrics import NO_OBSERVATIONS, EngineSample, increase, merge
+from slm_worker.engine.metrics import NO_OBSERVATIONS, EngineSample, increase, merge
 from slm_worker.wire import Counters, Histogram
 
 ProcessKey = tuple[int, int]

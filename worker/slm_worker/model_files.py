@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_worker import wire
-from slm_worker.footprint import (
+from slm_worker.planning.footprint import (
     ModelError,
     ModelFootprint,
     Tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from slm_worker.health import backoff_seconds
+from slm_worker.replicas.health import backoff_seconds
 from slm_worker.wire import Problem
 
 log = logging.getLogger(__name__)

@@ -7,13 +7,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from slm_worker.engine_client import EngineNotAnsweringError
-from slm_worker.engine_metrics import EngineSample
-from slm_worker.fleet import Replica
+from slm_worker.engine.client import EngineNotAnsweringError
+from slm_worker.engine.metrics import EngineSample
 from slm_worker.gpu.base import DeviceError, DeviceReading
 from slm_worker.measure import EngineReading, Meter, Moment
 from slm_worker.problems import ProblemLog
-from slm_worker.router import RouterError
+from slm_worker.replicas.fleet import Replica
+from slm_worker.routing.router import RouterError
 from slm_worker.wire import Counters, Problem
 
 SAMPLE_INTERVAL_SECONDS = 0.5

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from slm_worker.footprint import ModelFootprint
 from slm_worker.gpu.base import DeviceIdentity, MpsStatus
-from slm_worker.packing import LayoutError, max_replicas, share
-from slm_worker.planner import Settings, Target
+from slm_worker.planning.footprint import ModelFootprint
+from slm_worker.planning.packing import LayoutError, max_replicas, share
+from slm_worker.replicas.planner import Settings, Target
 from slm_worker.wire import Packing, Plan
 
 

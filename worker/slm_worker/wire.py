@@ -127,8 +127,20 @@ class EngineConfig(Command):
     args: tuple[str, ...] = ()
 
 
+class MpsConfig(Command):
+    """How replicas share an NVIDIA GPU. None means no cap, as the measurements had it."""
+
+    active_thread_percentage: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Of the GPU's SMs, for each replica."""
+    fallback: Literal["OneReplica", "TimeSlicing"] = "OneReplica"
+    """Without a working MPS daemon: run one replica only, or let replicas take turns."""
+
+
 class GpuConfig(Command):
     kind: Literal["NVIDIA", "CPU", "Simulated"]
+    memory_reserve_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Kept free of replicas; None is a tenth of the device (half of a host's memory)."""
+    mps: MpsConfig = MpsConfig()
 
 
 class PackConfig(Command):
@@ -153,6 +165,16 @@ class Load(Command):
     output_tokens: Annotated[int, Field(ge=1, le=131_072)]
 
 
+class Routing(Command):
+    """How the router spreads requests over the replicas in rotation, and what it holds."""
+
+    mode: Literal["Concentrate", "Spread"] = "Concentrate"
+    """Fill a replica to its batch before the next, or always take the least busy."""
+    max_queued_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Past it a request is refused with 429 and Retry-After."""
+    queue_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 600
+
+
 class Plan(Command):
     """What a pack shall be. The agent walks there and says in :class:`PackState` how far it is.
 
@@ -165,6 +187,10 @@ class Plan(Command):
     rotation: Annotated[int, Field(ge=1, le=MAX_REPLICAS_PER_PACK)]
     """How many of the layout's replicas the router sends requests to."""
     load: Load | None = None
+    routing: Routing = Routing()
+    standby: Literal["Awake", "Asleep"] = "Awake"
+    """What replicas out of rotation do. Asleep ones have given their memory back and join within
+    seconds; where the engine cannot sleep they stay awake."""
 
     @model_validator(mode="after")
     def _rotation_within_layout(self) -> Plan:
@@ -192,6 +218,10 @@ class ReplicaPhase(StrEnum):
     STOPPING = "Stopping"
     FAILED = "Failed"
     """Not running; the agent starts it again after a backoff."""
+    ASLEEP = "Asleep"
+    """Standby: the process lives, its memory is given back."""
+    SET_APART = "SetApart"
+    """It faulted the GPU again and again; not started until the layout changes."""
 
 
 class ReplicaState(Report):
@@ -210,6 +240,8 @@ class ReplicaState(Report):
     """How long the last successful start took, to the first completion."""
     running: int | None = None
     waiting: int | None = None
+    in_flight: int | None = None
+    """Requests that the router has given it and that are not answered."""
     problem: Problem | None = None
 
 
@@ -247,14 +279,46 @@ class Counters(Report):
     itl: Histogram = Histogram()
 
 
+class GpuHealth(Report):
+    """Healthy; Degraded: works with errors or throttled by heat or hardware; Unresponsive: the
+    driver does not answer; Lost: the GPU is gone, the node has to be mended."""
+
+    state: Literal["Healthy", "Degraded", "Unresponsive", "Lost"] = "Healthy"
+    reason: str = ""
+    message: str = ""
+    since_seconds: float | None = None
+
+
 class GpuState(Report):
     kind: Literal["NVIDIA", "CPU", "Simulated"]
     name: str
+    uuid: str = ""
+    driver_version: str = ""
     memory_bytes: int
+    memory_used_bytes: int | None = None
     simulated: bool
     power_watts: float | None = None
-    mps: Literal["NotNeeded", "Running", "Unavailable"]
+    energy_source: Literal["Counter", "Integrated", "Unknown"] = "Unknown"
+    """The device's own counter, power readings added up by the agent, or nothing."""
+    utilization_percent: int | None = None
+    """Share of time in which some kernel ran, as NVML defines it."""
+    throttle_reasons: tuple[str, ...] = ()
+    """What holds the clocks down now: SwPowerCap, HwThermalSlowdown, ..."""
+    health: GpuHealth = GpuHealth()
+    mps: Literal["NotNeeded", "Running", "Faulted", "Unavailable"]
+    """Faulted: a fatal fault ended every client; the set restarts."""
     mps_message: str = ""
+    mps_faults: int = 0
+    """Fatal faults since the agent began."""
+
+
+class MemoryLine(Report):
+    """One line of the planner's sum."""
+
+    what: str
+    size_bytes: int
+    source: Literal["measured", "read", "estimated", "configured"]
+    """Seen on the device, read from the model's files or the driver, computed, or asked for."""
 
 
 class Packing(Report):
@@ -265,6 +329,22 @@ class Packing(Report):
     kv_bytes_per_token: int | None
     message: str
     """The sum in words: budget, weights, KV cache."""
+    lines: tuple[MemoryLine, ...] = ()
+    """The sum for one replica of the planned layout, or of one replica alone."""
+
+
+class RouterState(Report):
+    """Requests since the router's process began, over all clients."""
+
+    queued: int = 0
+    """Waiting now."""
+    served: int = 0
+    rejected: int = 0
+    """Refused with 429, because the queue was full."""
+    timed_out: int = 0
+    """Refused with 503 after the longest wait."""
+    retried: int = 0
+    """Given to another replica, because the first took no connection."""
 
 
 class LoadState(Report):
@@ -294,6 +374,7 @@ class PackState(Report):
     replicas: tuple[ReplicaState, ...]
     router_queue: int
     """Requests that wait at the router."""
+    router: RouterState = RouterState()
     load: LoadState
     counters: Counters | None
     """None until the first sample."""

@@ -25,9 +25,9 @@ from slm_worker.engine.simulated_loop import EngineLoop
 from slm_worker.engine.simulated_metrics import EngineMetrics
 from slm_worker.engine.simulated_scheduler import Scheduler
 from slm_worker.engine.simulated_startup import Arguments, attach, parse_arguments, resolve_model
-from slm_worker.footprint import ModelFootprint
 from slm_worker.gpu.base import DeviceError
 from slm_worker.gpu.simulated_client import SOCKET_VARIABLE, DaemonConnection
+from slm_worker.planning.footprint import ModelFootprint
 
 RESPONSE_TIMEOUT_SECONDS = 5.0
 """How long clients have to read the last answers before the process ends."""

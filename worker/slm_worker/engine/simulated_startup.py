@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from slm_worker.engine.simulated_errors import EngineError
-from slm_worker.footprint import ModelError, ModelFootprint
 from slm_worker.gpu.base import DeviceError
 from slm_worker.gpu.simulated_client import SOCKET_VARIABLE, DaemonConnection, DeviceRefusedError
 from slm_worker.model_files import read_footprint
+from slm_worker.planning.footprint import ModelError, ModelFootprint
 from slm_worker.wire import MAX_NUM_SEQS, EngineConfig, ModelRef
 
 RUNTIME_BYTES = 2**30

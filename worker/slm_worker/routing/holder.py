@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from slm_worker.router_config import HOLD_SOCKET, MAX_REQUEST_BYTES, NO_REPLICA, RELAY_SOCKET
+from slm_worker.routing.config import HOLD_SOCKET, MAX_REQUEST_BYTES, NO_REPLICA, RELAY_SOCKET
 
 logger = logging.getLogger(__name__)
 

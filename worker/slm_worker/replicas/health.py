@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from slm_worker.engine_metrics import EngineSample
+from slm_worker.engine.metrics import EngineSample
 
 IDLE_PROBE_SECONDS = 15.0
 """Between probes of an engine without requests; each probe makes it write one token."""

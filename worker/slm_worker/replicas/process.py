@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from slm_worker.engine.base import EngineCommand
-from slm_worker.parent import die_with_parent
+from slm_worker.replicas.parent import die_with_parent
 
 LOG_TAIL_BYTES = 64 * 1024
 MAX_LOG_LINE_BYTES = 8 * 1024

@@ -11,19 +11,27 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from slm_worker.affinity import core_sets, pin
-from slm_worker.engine_client import EngineNotAnsweringError
-from slm_worker.engine_metrics import EngineSample
-from slm_worker.health import (
+from slm_worker.engine.client import EngineNotAnsweringError
+from slm_worker.engine.metrics import EngineSample
+from slm_worker.replicas.affinity import core_sets, pin
+from slm_worker.replicas.health import (
     HEALTHY_RESET_SECONDS,
     PROBE_TIMEOUT_SECONDS,
     ProgressWatch,
     backoff_seconds,
 )
-from slm_worker.planner import Action, Observed, Settings, Target, Verb, is_settled, next_actions
-from slm_worker.replica import EngineHost, EngineRun, ReplicaError
-from slm_worker.router import RouterError
-from slm_worker.router_config import max_in_flight
+from slm_worker.replicas.planner import (
+    Action,
+    Observed,
+    Settings,
+    Target,
+    Verb,
+    is_settled,
+    next_actions,
+)
+from slm_worker.replicas.replica import EngineHost, EngineRun, ReplicaError
+from slm_worker.routing.config import max_in_flight
+from slm_worker.routing.router import RouterError
 from slm_worker.wire import Problem, ReplicaPhase, ReplicaState
 
 DRAIN_SECONDS = 120.0

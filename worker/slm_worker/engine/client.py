@@ -6,7 +6,7 @@ import asyncio
 
 import aiohttp
 
-from slm_worker.engine_metrics import EngineSample, MetricsError, parse_metrics
+from slm_worker.engine.metrics import EngineSample, MetricsError, parse_metrics
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
 HEALTH_TIMEOUT_SECONDS = 2.0

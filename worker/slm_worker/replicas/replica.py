@@ -11,12 +11,12 @@ from pathlib import Path
 
 import aiohttp
 
-from slm_worker.affinity import pin
 from slm_worker.engine.base import Engine, ReplicaSpec
-from slm_worker.engine_client import EngineClient, EngineNotAnsweringError
+from slm_worker.engine.client import EngineClient, EngineNotAnsweringError
 from slm_worker.measure import ProcessKey
-from slm_worker.planner import Settings
-from slm_worker.process import EngineProcess, engine_environment
+from slm_worker.replicas.affinity import pin
+from slm_worker.replicas.planner import Settings
+from slm_worker.replicas.process import EngineProcess, engine_environment
 
 START_TIMEOUT_SECONDS = 1800.0
 """A first start may download the model."""

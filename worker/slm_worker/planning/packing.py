@@ -7,21 +7,10 @@ evenly; what weights and overhead leave of a share is KV cache.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from slm_worker import wire
-from slm_worker.footprint import ModelError, ModelFootprint
-from slm_worker.gpu.base import DeviceIdentity
-from slm_worker.model_files import read_footprint
-
-__all__ = [
-    "LayoutError",
-    "ModelError",
-    "ModelFootprint",
-    "ReplicaShare",
-    "max_replicas",
-    "read_footprint",
-    "share",
-]
+from slm_worker.planning.footprint import ModelFootprint
 
 MIB = 2**20
 GPU_BUDGET_PERCENT = 90
@@ -34,6 +23,15 @@ to 7B parameters; on a CPU the resident engine beyond weights and KV cache (meas
 SmolLM2-135M in float32, of which 0.5 GB weights and 0.3 GB KV cache)."""
 BLOCK_TOKENS = 16
 """vLLM's KV-cache block."""
+
+
+class SizedDevice(Protocol):
+    """What has to be known of a device to divide its memory."""
+
+    @property
+    def kind(self) -> Literal["NVIDIA", "CPU", "Simulated"]: ...
+    @property
+    def memory_bytes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class LayoutError(Exception):
         self.packing = packing
 
 
-def max_replicas(footprint: ModelFootprint | None, identity: DeviceIdentity) -> wire.Packing:
+def max_replicas(footprint: ModelFootprint | None, identity: SizedDevice) -> wire.Packing:
     """How many replicas fit, with the sum in words, whatever their batch: a batch that outgrows its
     KV cache waits and is measured so.
 
@@ -89,7 +87,7 @@ def max_replicas(footprint: ModelFootprint | None, identity: DeviceIdentity) -> 
 
 
 def share(
-    layout: wire.Layout, footprint: ModelFootprint | None, identity: DeviceIdentity
+    layout: wire.Layout, footprint: ModelFootprint | None, identity: SizedDevice
 ) -> ReplicaShare:
     """What each replica of ``layout`` gets. Raises LayoutError."""
     on_cpu = identity.kind == "CPU"
@@ -108,11 +106,11 @@ def share(
     return ReplicaShare(kv_bytes, (fixed_bytes + kv_bytes) / identity.memory_bytes)
 
 
-def _budget_percent(identity: DeviceIdentity) -> int:
+def _budget_percent(identity: SizedDevice) -> int:
     return CPU_BUDGET_PERCENT if identity.kind == "CPU" else GPU_BUDGET_PERCENT
 
 
-def _budget_bytes(identity: DeviceIdentity) -> int:
+def _budget_bytes(identity: SizedDevice) -> int:
     return identity.memory_bytes * _budget_percent(identity) // 100
 
 

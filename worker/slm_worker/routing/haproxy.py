@@ -10,8 +10,8 @@ import shutil
 import signal
 from collections import deque
 
-from slm_worker.parent import die_with_parent
-from slm_worker.router_config import CONFIG_FILE, STATS_SOCKET, RouterSettings, render
+from slm_worker.replicas.parent import die_with_parent
+from slm_worker.routing.config import CONFIG_FILE, STATS_SOCKET, RouterSettings, render
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 A slot starts in maintenance; where it points and whether it takes requests changes over HAProxy's
 stats socket, never by a reload, so that no change drops a request or cuts a stream. While no slot
-takes requests they are held; see :mod:`slm_worker.holder`.
+takes requests they are held; see :mod:`slm_worker.routing.holder`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from slm_worker.haproxy import HaproxyProcess, RouterError, check_version
-from slm_worker.holder import Holder
-from slm_worker.router_config import (
+from slm_worker.routing.config import (
     CONFIG_FILE,
     HOLD_SOCKET,
     RELAY_SOCKET,
@@ -26,6 +24,8 @@ from slm_worker.router_config import (
     RouterSettings,
     slot_name,
 )
+from slm_worker.routing.haproxy import HaproxyProcess, RouterError, check_version
+from slm_worker.routing.holder import Holder
 
 __all__ = ["HOLD_TIMEOUT_SECONDS", "Router", "RouterError", "RouterStats", "parse_stats"]
 

@@ -13,7 +13,7 @@ maintenance, and moved by the runtime API. How the parts play together:
 - A slot whose connection is refused is marked down at once and probed until it listens again, so
   that requests not yet sent go elsewhere before the agent knows of the death.
 - The ``hold`` slot is a backup: HAProxy uses it only when no replica takes requests. It takes one
-  request and keeps the others queued here instead of refused; see :mod:`slm_worker.holder`.
+  request and keeps the others queued here instead of refused; see :mod:`slm_worker.routing.holder`.
 """
 
 from __future__ import annotations

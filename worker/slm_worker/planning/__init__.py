@@ -1,0 +1,1 @@
+"""PURE: what a model needs, and what a GPU can do with it. Shared with the operator."""

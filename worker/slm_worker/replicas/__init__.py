@@ -1,0 +1,1 @@
+"""Engine processes: started, watched, drained and ended towards a target."""

@@ -1,0 +1,1 @@
+"""The router inside a pack: HAProxy by its runtime API."""
