@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from slm_worker.wire import GpuHealth
+
 GpuKind = Literal["NVIDIA", "CPU", "Simulated"]
+
+
+HEALTHY = GpuHealth()
 
 
 @dataclass(frozen=True)
@@ -14,15 +20,26 @@ class DeviceIdentity:
     name: str
     memory_bytes: int
     simulated: bool
+    uuid: str = ""
+    driver_version: str = ""
 
 
 @dataclass(frozen=True)
 class DeviceReading:
-    """One reading. ``None`` means that nobody can measure it here, never zero."""
+    """One reading. ``None`` means that nobody can measure it here, never zero.
+
+    A device that fails answers with a reading all the same: what it cannot say is None, and
+    ``health`` says why.
+    """
 
     energy_millijoules: int | None
-    """Cumulative, from the device's own counter."""
+    """Cumulative and never falling while the device is open, whatever its counter does."""
     power_watts: float | None
+    energy_source: Literal["Counter", "Integrated", "Unknown"] = "Unknown"
+    memory_used_bytes: int | None = None
+    utilization_percent: int | None = None
+    throttle_reasons: tuple[str, ...] = ()
+    health: GpuHealth = HEALTHY
 
 
 @dataclass(frozen=True)
@@ -30,11 +47,14 @@ class MpsStatus:
     """Whether engine processes share the device through CUDA MPS.
 
     ``Unavailable`` means that they would take turns, so a pack runs one replica only; the message
-    says why and what to install.
+    says why and what to install. ``Faulted`` means that a fatal fault ended every client, or will
+    refuse new ones, until :meth:`Device.recover`; the message is the cause from the server's log.
     """
 
-    state: Literal["NotNeeded", "Running", "Unavailable"]
+    state: Literal["NotNeeded", "Running", "Faulted", "Unavailable"]
     message: str = ""
+    faults: int = 0
+    """Fatal faults since the device was opened."""
 
 
 MPS_NOT_NEEDED = MpsStatus("NotNeeded")
@@ -52,6 +72,14 @@ class Device(Protocol):
 
     def engine_env(self) -> dict[str, str]:
         """Environment that engine processes need to use this device."""
+
+    async def release(self, pids: Collection[int]) -> None:
+        """To be called before these processes get SIGKILL: ends their hold on the device, so that
+        no fault reaches the others. Never raises."""
+
+    async def recover(self) -> None:
+        """Brings sharing back after a fault; to be called once no replica runs any more. The
+        outcome shows in :attr:`mps`. Never raises."""
 
     async def close(self) -> None:
         """Releases what the device holds (a simulated device ends its daemon)."""

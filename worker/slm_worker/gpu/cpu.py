@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,12 @@ class CpuHost:
 
     def engine_env(self) -> dict[str, str]:
         return {}
+
+    async def release(self, pids: Collection[int]) -> None:
+        """Nothing is held beyond a process's life."""
+
+    async def recover(self) -> None:
+        """Nothing is shared that could break."""
 
     async def close(self) -> None:
         """Holds nothing."""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -78,6 +78,12 @@ class NvmlDevice:
 
     def engine_env(self) -> dict[str, str]:
         return self._mps.engine_env()
+
+    async def release(self, pids: Collection[int]) -> None:
+        """Nothing is held beyond a process's life."""
+
+    async def recover(self) -> None:
+        """Nothing is shared that could break."""
 
     async def close(self) -> None:
         """Ends the MPS daemon; a driver that does not let go is logged, not waited for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ class SimulatedDevice:
 
     def engine_env(self) -> dict[str, str]:
         return {SOCKET_VARIABLE: str(self._socket)}
+
+    async def release(self, pids: Collection[int]) -> None:
+        """Nothing is held beyond a process's life."""
+
+    async def recover(self) -> None:
+        """Nothing is shared that could break."""
 
     async def close(self) -> None:
         await _end(self._process)
