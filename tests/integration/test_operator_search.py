@@ -11,7 +11,8 @@ from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import FrontierPoint
 from slm_operator.decide import points
-from slm_operator.pareto.choice import Balanced, choose
+from slm_operator.pareto.choice import choose
+from slm_operator.pareto.objective import Objective
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -48,7 +49,7 @@ async def test_the_knee_is_found_and_no_request_is_lost(
         (1, 1, 512),
         (2, 2, 256),
     ]
-    objective = Balanced(min_throughput_gain=0.10, max_energy_increase=0.05)
+    objective = Objective(min_throughput_gain=0.10, max_energy_increase=0.05)
     committed = [p for p in points.read(status.frontier) if p.probe.committed]
     chosen = choose(committed, objective).chosen.probe
     assert (chosen.replicas, chosen.max_num_seqs) == (2, 256)

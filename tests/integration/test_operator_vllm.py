@@ -19,7 +19,8 @@ from slm_dev.vllm_cpu.install import ensure_environment
 from slm_dev.vllm_cpu.model import ensure_model
 from slm_operator.api.models import SLMService
 from slm_operator.decide import points
-from slm_operator.pareto.choice import Balanced, choose
+from slm_operator.pareto.choice import choose
+from slm_operator.pareto.objective import Objective
 from slm_worker.wire import ROUTER_PORT
 
 NAME = "vllm-cpu"
@@ -105,7 +106,7 @@ async def test_real_replicas_are_driven_to_a_decision_that_their_points_justify(
     assert all(p.saturated_fraction >= 0.95 for p in measured)
     assert all(p.output_tokens_per_second > 0 for p in measured)
     assert all(p.power_watts is None and not p.simulated for p in measured)
-    expected = choose([p for p in measured if p.probe.committed], Balanced())
+    expected = choose([p for p in measured if p.probe.committed], Objective())
     assert status.recommended_replicas_per_pack == expected.chosen.probe.replicas
     assert status.operating_point is not None
     assert status.operating_point.replicas_per_pack == expected.chosen.probe.replicas

@@ -16,15 +16,15 @@ from slm_operator.api.status import (
 )
 from slm_operator.cli.outcome import Outcome, Requests
 from slm_operator.decide import points as shown
-from slm_operator.pareto.choice import Balanced
+from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step
 from slm_worker.wire import LoadState
 
 NOW = "2026-01-01T00:00:00Z"
 Curve = Callable[[Probe], OperatingPoint]
-H100_SPACE = SearchSpace(1, 4, 256, batch_is_free=True, objective=Balanced())
-CPU_SPACE = SearchSpace(1, 3, 8, batch_is_free=False, objective=Balanced())
+H100_SPACE = SearchSpace(1, 4, 256, batch_is_free=True, objective=Objective())
+CPU_SPACE = SearchSpace(1, 3, 8, batch_is_free=False, objective=Objective())
 
 
 def without_power(probe: Probe) -> OperatingPoint:

@@ -1,4 +1,4 @@
-"""Frontier and knee of the Balanced objective, on the published measurements and on noise."""
+"""Frontier and knee of each objective, on the published measurements and on noise."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import h100, point
-from slm_operator.pareto.choice import Balanced, choose, dominates
+from slm_operator.pareto.choice import choose, judge
+from slm_operator.pareto.noise import dominates, significantly_more, significantly_thriftier
+from slm_operator.pareto.objective import Limits, Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 
-BALANCED = Balanced()
+BALANCED = Objective()
 
 
 def published() -> list[OperatingPoint]:
@@ -31,7 +33,9 @@ def test_every_verdict_says_why_with_both_numbers() -> None:
         (v.point.probe.replicas, v.point.probe.max_num_seqs): v.why
         for v in choose(published(), BALANCED).verdicts
     }
-    assert why[1, 256] == "1 replica x 512 serves 8,128 tok/s, 3.1% more than its 7,887"
+    assert why[1, 256] == (
+        "2 replicas x 256 (of 4 started) serves 10,642 tok/s, 34.9% more than its 7,887"
+    )
     assert "10,642 tok/s" in why[1, 512]
     assert why[3, 256].startswith("10,660 tok/s is 0.2% more than the 10,642 of 2 replicas")
     assert why[4, 256] == (
@@ -59,7 +63,7 @@ def test_each_added_replica_must_earn_its_share() -> None:
 def test_more_throughput_at_too_much_energy_is_refused() -> None:
     points = [point(1, 1000, 100), point(2, 1200, 132)]
     assert choose(points, BALANCED).chosen.probe.replicas == 1
-    assert choose(points, Balanced(max_energy_increase=0.15)).chosen.probe.replicas == 2
+    assert choose(points, Objective(max_energy_increase=0.15)).chosen.probe.replicas == 2
 
 
 def test_without_power_throughput_alone_decides_and_says_so() -> None:
@@ -119,3 +123,57 @@ def test_no_point_dominates_one_that_dominates_it(points: list[OperatingPoint]) 
         assert not dominates(a, a)
         for b in points:
             assert not (dominates(a, b) and dominates(b, a))
+
+
+kinds = st.sampled_from(["Balanced", "MaxThroughput", "MinEnergyPerToken"])
+objectives = st.builds(Objective, kind=kinds)
+limits = st.builds(
+    Limits,
+    itl_p95_seconds=st.none() | st.floats(0.01, 0.1),
+    power_watts=st.none() | st.floats(1, 1000),
+)
+
+
+@given(curves, objectives, limits)
+def test_no_chosen_point_breaks_a_limit(
+    points: list[OperatingPoint], objective: Objective, limits: Limits
+) -> None:
+    found = judge(points, objective, limits)
+    if found.chosen is None:
+        assert all(limits.broken_by(p) for p in points)
+    else:
+        assert limits.broken_by(found.chosen) is None
+    assert all(v.why for v in found.verdicts)
+
+
+@given(curves, objectives)
+def test_no_point_is_better_in_both_ways_with_no_more_replicas(
+    points: list[OperatingPoint], objective: Objective
+) -> None:
+    chosen = choose(points, objective).chosen
+    for p in points:
+        if p.probe.replicas <= chosen.probe.replicas:
+            assert not (significantly_more(chosen, p) and significantly_thriftier(chosen, p))
+
+
+@given(curves)
+def test_the_least_energy_is_chosen_within_the_noise(points: list[OperatingPoint]) -> None:
+    chosen = choose(points, Objective(kind="MinEnergyPerToken")).chosen
+    assert not any(significantly_thriftier(chosen, p) for p in points)
+
+
+@given(curves)
+def test_the_most_throughput_is_chosen_within_the_noise(points: list[OperatingPoint]) -> None:
+    chosen = choose(points, Objective(kind="MaxThroughput")).chosen
+    assert not any(significantly_more(chosen, p) for p in points)
+
+
+@given(curves, st.floats(0, 0.2), st.floats(0, 0.2))
+def test_a_greater_wanted_gain_never_adds_replicas(
+    points: list[OperatingPoint], one: float, other: float
+) -> None:
+    lenient, strict = (
+        choose(points, Objective(min_throughput_gain=gain, max_energy_increase=10)).chosen
+        for gain in sorted((one, other))
+    )
+    assert strict.probe.replicas <= lenient.probe.replicas

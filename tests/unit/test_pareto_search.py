@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import h100, point
-from slm_operator.pareto.choice import Balanced, Choice, choose
+from slm_operator.pareto.choice import Choice, choose
+from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step, running_layout
 from slm_worker.gpu.base import DeviceIdentity
@@ -29,7 +30,7 @@ def space(**changes: object) -> SearchSpace:
         "max_replicas": 4,
         "max_num_seqs": 256,
         "batch_is_free": False,
-        "objective": Balanced(),
+        "objective": Objective(),
     } | changes
     return SearchSpace(**values)  # type: ignore[arg-type]
 
@@ -155,7 +156,7 @@ def test_the_optimum_is_found_however_many_replicas_share_the_memory(
     probes, choice = walk(space(max_replicas=top, batch_is_free=batch_is_free), curve)
     everything = [curve(Probe(n, n, 256)) for n in range(1, top + 1)]
     everything += [curve(Probe(1, 1, 512))] if batch_is_free else []
-    assert running_layout(choice) == running_layout(choose(everything, Balanced()))
+    assert running_layout(choice) == running_layout(choose(everything, Objective()))
     assert len(probes) <= 9
 
 

@@ -14,10 +14,12 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from slm_operator.api.models import SLMService
-from slm_operator.cli import lookup, tables
+from slm_operator.cli import choose as choosing
+from slm_operator.cli import lookup, points_file, tables
 from slm_operator.cli.outcome import DemoFailedError, Options, Outcome, document
 from slm_operator.cli.progress import summary
 from slm_operator.cluster.kube import Object
+from slm_operator.pareto.objective import Limits, Objective
 
 
 class Output(StrEnum):
@@ -28,6 +30,12 @@ class Output(StrEnum):
 class EngineChoice(StrEnum):
     SIMULATED = "simulated"
     VLLM = "vllm"
+
+
+class ObjectiveChoice(StrEnum):
+    BALANCED = "Balanced"
+    MAX_THROUGHPUT = "MaxThroughput"
+    MIN_ENERGY = "MinEnergyPerToken"
 
 
 NamespaceOption = Annotated[
@@ -118,6 +126,56 @@ def points(
     console.print(tables.reasons(status.frontier))
     console.print()
     return console.print(now or tables.standing(service))
+
+
+@app.command()
+def choose(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            help="CSV with model, replicas, max_num_seqs, output_tok_s, power_mean_w (blank where "
+            "unknown) and, for --slo-itl-p99, itl_p99_ms. Other columns are ignored.",
+        ),
+    ],
+    objective: Annotated[
+        ObjectiveChoice, typer.Option(help="Which point wins.")
+    ] = ObjectiveChoice.BALANCED,
+    slo_itl_p99: Annotated[
+        str | None, typer.Option(help="Longest time between tokens, such as 50ms.")
+    ] = None,
+    power_budget: Annotated[float | None, typer.Option(min=1, help="Watts of one GPU.")] = None,
+    min_throughput_gain_percent: Annotated[
+        float, typer.Option(min=0, max=100, help="What each further replica must add.")
+    ] = 3,
+    max_energy_increase_percent: Annotated[
+        float, typer.Option(min=0, max=1000, help="Balanced: over the least energy per token.")
+    ] = 5,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Chooses the Pareto-optimal point of each model in a file of measurements, as the operator
+    would, and says why each other point is not."""
+    wanted = Objective(
+        objective.value, min_throughput_gain_percent / 100, max_energy_increase_percent / 100
+    )
+    try:
+        limits = Limits(
+            itl_p99_seconds=choosing.seconds(slo_itl_p99) if slo_itl_p99 else None,
+            power_watts=power_budget,
+        )
+    except ValueError as error:
+        _fail(f"--slo-itl-p99: {error}")
+    try:
+        rows = points_file.parse(
+            file.read_text(encoding="utf-8-sig"), (points_file.ITL_P99,) if slo_itl_p99 else ()
+        )
+    except (points_file.PointsFileError, UnicodeDecodeError) as error:
+        _fail(f"{file}: {error}")
+    found = choosing.choices(rows, wanted, limits)
+    if output is Output.JSON:
+        return _print_json(choosing.document(found))
+    return _console().print(choosing.text(found))
 
 
 @app.command()

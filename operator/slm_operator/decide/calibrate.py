@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from slm_operator.api.models import SLMService
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Unstartable
-from slm_operator.pareto.choice import Balanced
+from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step
 from slm_operator.pareto.window import Measurement, Measuring, Sample, WindowRules, evaluate
@@ -91,7 +91,7 @@ def search_space(service: SLMService, state: PackState, memory: Memory) -> Searc
         max_replicas=min(limits),
         max_num_seqs=given or DEFAULT_MAX_NUM_SEQS,
         batch_is_free=given is None,
-        objective=Balanced(
+        objective=Objective(
             min_throughput_gain=autoscaling.min_throughput_gain_percent / 100,
             max_energy_increase=autoscaling.max_energy_increase_percent / 100,
         ),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from slm_operator.api.status import FrontierPoint, OperatingPointStatus
-from slm_operator.pareto.choice import Balanced, Verdict, choose, walk_verdicts
+from slm_operator.pareto.choice import Verdict, choose, walk_verdicts
+from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.search import Measure, SearchSpace, Settle
 
@@ -43,7 +44,7 @@ def frontier(
     choice = (
         step.choice
         if isinstance(step, Settle)
-        else choose(points, space.objective if space else Balanced())
+        else choose(points, space.objective if space else Objective())
     )
     verdicts = {v.point.probe: v for v in choice.verdicts}
     told = walk_verdicts(step.walked, space.objective) if isinstance(step, Settle) and space else {}

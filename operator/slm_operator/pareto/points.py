@@ -43,6 +43,8 @@ class OperatingPoint:
     measured_at: str
     """RFC 3339, UTC."""
     simulated: bool
+    itl_p99_seconds: float | None = None
+    """Known of published runs; windows measure p95."""
 
     @property
     def joules_per_output_token(self) -> float | None:

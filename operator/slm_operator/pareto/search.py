@@ -19,13 +19,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from slm_operator.pareto.choice import (
-    Balanced,
     Choice,
     choose,
-    compared,
     costs_too_much,
     worth_adding,
 )
+from slm_operator.pareto.noise import compared
+from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 
 LARGER_BATCH = 512
@@ -42,7 +42,7 @@ class SearchSpace:
     max_num_seqs: int
     batch_is_free: bool
     """Whether the user left the batch open, so that one replica is also tried with a larger one."""
-    objective: Balanced
+    objective: Objective
     unstartable: frozenset[tuple[int, int]] = frozenset()
     """Layouts (replicas, max_num_seqs) that could not be started."""
 
@@ -147,11 +147,11 @@ def _fails(space: SearchSpace, probe: Probe) -> bool:
     return (probe.layout_replicas, probe.max_num_seqs) in space.unstartable
 
 
-def _last_step_worth(walked: list[OperatingPoint], objective: Balanced) -> bool:
+def _last_step_worth(walked: list[OperatingPoint], objective: Objective) -> bool:
     return len(walked) < 2 or worth_adding(walked[-2], walked[-1], objective)
 
 
-def _beyond(walked: list[OperatingPoint], objective: Balanced) -> str:
+def _beyond(walked: list[OperatingPoint], objective: Objective) -> str:
     """What a further replica brought, for the person who wonders why there are not more."""
     if _last_step_worth(walked, objective):
         return ""

@@ -1,0 +1,100 @@
+"""Measured points from a CSV file with the columns of the published measurements. Pure."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from slm_operator.pareto.points import OperatingPoint, Probe
+
+COLUMNS = ("model", "replicas", "max_num_seqs", "output_tok_s", "power_mean_w")
+"""What a choice needs; ``power_mean_w`` may be blank where nothing measured it."""
+ITL_P99 = "itl_p99_ms"
+"""Needed for a limit of it alone."""
+
+
+class PointsFileError(Exception):
+    """The file cannot be used; the text names line and column, value and remedy."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the file."""
+
+    line: int
+    model: str
+    point: OperatingPoint
+
+
+def parse(text: str, also_needed: Sequence[str] = ()) -> list[Row]:
+    """Every row, in the file's order. Raises PointsFileError."""
+    reader = csv.DictReader(text.splitlines())
+    header = reader.fieldnames or ()
+    if not header:
+        raise PointsFileError(f"the file is empty: give a header line with {', '.join(COLUMNS)}")
+    missing = [name for name in (*COLUMNS, *also_needed) if name not in header]
+    if missing:
+        raise PointsFileError(
+            f"line 1: column {', '.join(missing)} is missing; there are {', '.join(header)}"
+        )
+    rows = [_row(reader.line_num, cells) for cells in reader]
+    if not rows:
+        raise PointsFileError("the file has a header and no row: add one line for each point")
+    return rows
+
+
+def _row(line: int, cells: Mapping[str, str | None]) -> Row:
+    model = (cells["model"] or "").strip()
+    if not model:
+        raise PointsFileError(f"line {line}, column model: it is blank; name the model")
+    replicas, batch = (_whole(line, name, cells[name]) for name in ("replicas", "max_num_seqs"))
+    power = _number(line, "power_mean_w", cells["power_mean_w"], may_be_blank=True)
+    itl_milliseconds = _number(line, ITL_P99, cells.get(ITL_P99), may_be_blank=True)
+    return Row(
+        line,
+        model,
+        OperatingPoint(
+            probe=Probe(replicas, replicas, batch),
+            output_tokens_per_second=_positive(line, "output_tok_s", cells["output_tok_s"]),
+            confidence_tokens_per_second=0.0,
+            power_watts=power,
+            ttft_p95_seconds=None,
+            itl_p95_seconds=None,
+            itl_p99_seconds=None if itl_milliseconds is None else itl_milliseconds / 1000,
+            window_seconds=0.0,
+            saturated_fraction=1.0,
+            measured_at="",
+            simulated=False,
+        ),
+    )
+
+
+def _number(line: int, column: str, cell: str | None, *, may_be_blank: bool) -> float | None:
+    text = (cell or "").strip()
+    if not text and may_be_blank:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise PointsFileError(f"line {line}, column {column}: {text!r} is no number; write one")
+    if value < 0:
+        raise PointsFileError(f"line {line}, column {column}: {text} is negative; correct it")
+    return value
+
+
+def _positive(line: int, column: str, cell: str | None) -> float:
+    value = _number(line, column, cell, may_be_blank=False)
+    if not value:
+        raise PointsFileError(f"line {line}, column {column}: it is 0; remove the row of this run")
+    return value
+
+
+def _whole(line: int, column: str, cell: str | None) -> int:
+    value = _positive(line, column, cell)
+    if not value.is_integer():
+        raise PointsFileError(f"line {line}, column {column}: {cell} is no whole number; write one")
+    return int(value)
