@@ -9,19 +9,20 @@ from collections.abc import Callable
 from typing import Protocol
 
 from slm_worker.bringup import BringUp
+from slm_worker.ending import drain
 from slm_worker.planning.footprint import ModelError
 from slm_worker.planning.packing import LayoutError
 from slm_worker.problems import ProblemLog
 from slm_worker.replicas.fleet import Fleet
 from slm_worker.replicas.planner import Target
 from slm_worker.replicas.replica import EngineHost
+from slm_worker.reporting import gpu_state
 from slm_worker.routing.router import RouterError
 from slm_worker.sampling import Sampler
 from slm_worker.sizing import packing_of, target_of
 from slm_worker.wire import (
     ApiError,
     GpuConfig,
-    GpuState,
     Layout,
     Load,
     LoadState,
@@ -38,10 +39,6 @@ ROUTER_FAILURES_UNTIL_RESTART = 3
 LINGER_ON_EXIT_SECONDS = 5.0
 """How long a pack that shall end serves on as before: until its removal from the Service has
 reached every node, new requests still come."""
-QUEUE_ON_EXIT_SECONDS = 10.0
-"""How long it then still serves what waits at its router."""
-DRAIN_ON_EXIT_SECONDS = 25.0
-"""From then to the end of requests in flight, the queue's time included."""
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +151,7 @@ class Agent:
             agent_id=self._agent_id,
             version=self._version,
             clock_seconds=self._clock(),
-            gpu=self._gpu_state(),
+            gpu=gpu_state(self._gpu, self._bring_up.device, sampler),
             packing=self._packing(),
             plan=plan,
             settled=self._settled_since_seconds is not None,
@@ -164,27 +161,6 @@ class Agent:
             load=self._load.state,
             counters=sampler.counters if sampler else None,
             problem=self._problem(),
-        )
-
-    def _gpu_state(self) -> GpuState:
-        device = self._bring_up.device
-        if device is None:
-            return GpuState(
-                kind=self._gpu.kind,
-                name="",
-                memory_bytes=0,
-                simulated=self._gpu.kind == "Simulated",
-                mps="Unavailable",
-                mps_message="the device is not open yet",
-            )
-        return GpuState(
-            kind=device.identity.kind,
-            name=device.identity.name,
-            memory_bytes=device.identity.memory_bytes,
-            simulated=device.identity.simulated,
-            power_watts=self._sampler.power_watts if self._sampler else None,
-            mps=device.mps.state,
-            mps_message=device.mps.message,
         )
 
     def _packing(self) -> Packing | None:
@@ -237,9 +213,12 @@ class Agent:
             await self._guarded_pass()
             await self._until_woken()
 
+    def _ticked(self) -> None:
+        self._ticked_at_seconds = self._clock()
+
     async def _guarded_pass(self) -> None:
         self._wake.clear()
-        self._ticked_at_seconds = self._clock()
+        self._ticked()
         try:
             settled = await self._pass()
         except RouterError as error:
@@ -334,34 +313,9 @@ class Agent:
         self._settled_since_seconds = None
         await self._load.match(None, 1, 1)
         if self._fleet is not None:
-            await self._drain(self._fleet)
+            await drain(self._fleet, self._bring_up.router, clock=self._clock, ticked=self._ticked)
             await self._fleet.close()
         if self._sampling is not None:
             self._sampling.cancel()
             await asyncio.wait([self._sampling])
         await self._bring_up.close()
-
-    async def _drain(self, fleet: Fleet) -> None:
-        """Lets requests end; what waits at the router still finds its replica, or is refused."""
-        router = self._bring_up.router
-        began_seconds = self._clock()
-        drained = False
-        try:
-            while True:
-                self._ticked_at_seconds = now_seconds = self._clock()
-                stats = await router.stats()
-                waited_seconds = now_seconds - began_seconds
-                in_flight = sum(stats.in_flight.values())
-                over = in_flight + stats.queued == 0 or waited_seconds >= DRAIN_ON_EXIT_SECONDS
-                if drained and over:
-                    break
-                if not drained and (stats.queued == 0 or waited_seconds >= QUEUE_ON_EXIT_SECONDS):
-                    await fleet.drain_all()
-                    await router.refuse_held()
-                    drained = True
-                await asyncio.sleep(TICK_SECONDS)
-        except RouterError as error:
-            log.warning("ending without a drain: %s", error)
-            return
-        if in_flight or stats.queued:
-            log.warning("%d requests are cut, %d were waiting", in_flight, stats.queued)
