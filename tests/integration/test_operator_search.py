@@ -111,7 +111,7 @@ async def test_recommend_reports_the_knee_and_leaves_the_count_alone(
     assert found.status.recommended_replicas_per_pack == 2
     assert found.status.operating_point is None
     assert found.status.history[-1].reason == "KneeRecommended"
-    await service.condition("ScalingActive", "False", "RecommendOnly", "nothing is changed")
+    await service.condition("ScalingActive", "False", "RecommendOnly", "the count stays")
     state = await service.agent_until("the load has ended", lambda s: s.load.in_flight == 0)
     assert state.plan is not None and state.plan.layout.replicas == 1
 

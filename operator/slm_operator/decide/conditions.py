@@ -193,7 +193,7 @@ def _calibrated(service: SLMService, packs: Sequence[Pack], calibration: Calibra
 def _scaling_active(service: SLMService) -> Said:
     kind = "ScalingActive"
     if service.autoscaling.mode == "Recommend":
-        message = "mode Recommend: the knee is measured and reported, and nothing is changed"
+        message = "mode Recommend: the knee is measured on one pack and reported; the count stays"
         return Said(kind, "False", "RecommendOnly", message)
     if not searches(service):
         return Said(kind, "False", "FixedReplicas", "spec.replicasPerPack fixes the count")
