@@ -52,6 +52,8 @@ OWNED_ENGINE_ARGUMENTS: tuple[str, ...] = (
     "--max-num-active-seqs",
     "--max-num-seqs",
     "--num-gpu-blocks-override",
+    # standby is the plan's
+    "--enable-sleep-mode",
     # one engine on one GPU
     "--api-server-count",
     "--data-parallel-address",
@@ -371,6 +373,8 @@ class PackState(Report):
     settled: bool
     """Whether the pack is what the plan wants: all replicas ready, rotation and load as planned."""
     settled_since_seconds: float | None
+    standby_message: str = ""
+    """Why replicas out of rotation stay awake although the plan wants them asleep."""
     replicas: tuple[ReplicaState, ...]
     router_queue: int
     """Requests that wait at the router."""

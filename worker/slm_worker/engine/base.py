@@ -18,6 +18,8 @@ class ReplicaSpec:
     """KV-cache budget; None lets the engine choose."""
     gpu_memory_utilization: float | None
     """Share of the device's memory this process may use, 0 to 1; None on a CPU."""
+    sleep_mode: bool = False
+    """Whether it shall be able to give its memory back and take it again while it lives."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Engine(Protocol):
 
     It leaves idle connections open for hours, so that the router is the one who closes them.
     """
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether ``sleep_mode`` may be asked for: then it answers ``POST /sleep?level=1`` and
+        ``POST /wake_up`` as vLLM does (level 1: weights go to the host, the KV cache is gone)."""
 
     def command(self, spec: ReplicaSpec) -> EngineCommand:
         """The command line of one replica. Pure."""

@@ -11,10 +11,18 @@ from slm_worker.engine.metrics import EngineSample, MetricsError, parse_metrics
 SCRAPE_TIMEOUT_SECONDS = 2.0
 HEALTH_TIMEOUT_SECONDS = 2.0
 MAX_METRICS_BYTES = 4 * 2**20
+SLEEP_TIMEOUT_SECONDS = 60.0
+"""The weights go to the host's memory: 14 GB take seconds, and longer on a busy host."""
+WAKE_TIMEOUT_SECONDS = 60.0
+_NO_SUCH_PATH = frozenset({404, 405, 501})
 
 
 class EngineNotAnsweringError(Exception):
     """The engine did not give the expected answer in time; the message says what it did."""
+
+
+class SleepUnsupportedError(Exception):
+    """The engine runs, and has no path to sleep; the message has its answer."""
 
 
 class EngineClient:
@@ -56,6 +64,34 @@ class EngineClient:
         raise EngineNotAnsweringError(
             f"a one-token completion was answered with {response.status}: {answer}"
         )
+
+    async def sleep(self) -> None:
+        """Gives its memory back: weights to the host, the KV cache is gone. To be called when it
+        has no request. Raises SleepUnsupportedError and EngineNotAnsweringError."""
+        await self._command("/sleep?level=1", SLEEP_TIMEOUT_SECONDS)
+
+    async def wake_up(self) -> None:
+        """Takes its memory again. Raises SleepUnsupportedError and EngineNotAnsweringError."""
+        await self._command("/wake_up", WAKE_TIMEOUT_SECONDS)
+
+    async def _command(self, path: str, timeout_seconds: float) -> None:
+        try:
+            async with self._http.post(
+                f"{self._url}{path}", timeout=aiohttp.ClientTimeout(timeout_seconds)
+            ) as response:
+                answer = (await response.content.read(300)).decode(errors="replace")
+        except TimeoutError:
+            raise EngineNotAnsweringError(
+                f"POST {path} took longer than {timeout_seconds:.0f} s"
+            ) from None
+        except aiohttp.ClientError as error:
+            raise EngineNotAnsweringError(f"POST {path} failed: {error}") from None
+        if response.status in _NO_SUCH_PATH:
+            raise SleepUnsupportedError(f"POST {path} was answered with {response.status}")
+        if response.status != 200:
+            raise EngineNotAnsweringError(
+                f"POST {path} was answered with {response.status}: {answer}"
+            )
 
     async def scrape(self) -> EngineSample:
         """Its counters now. Raises EngineNotAnsweringError."""

@@ -32,6 +32,7 @@ _INSTEAD = {
     "--served-model-name": "set model.name",
     "--revision": "set model.revision",
     "--hf-token": "give the token as a Secret in the environment variable HF_TOKEN",
+    "--enable-sleep-mode": "the plan's standby decides it",
     "--max-num-seqs": _PLANNED,
     "--max-num-active-seqs": _PLANNED,
     "--kv-cache-memory-bytes": _MEMORY,

@@ -13,6 +13,8 @@ from slm_worker.wire import ModelRef
 class SimulatedEngine:
     """``args`` are the user's; see ``simulated_startup`` for what the engine takes."""
 
+    can_sleep = True
+
     def __init__(self, model: ModelRef, args: tuple[str, ...]) -> None:
         self._model = model
         self._args = args
@@ -27,6 +29,8 @@ class SimulatedEngine:
             argv += ["--kv-cache-memory-bytes", str(spec.kv_cache_bytes)]
         if spec.gpu_memory_utilization is not None:
             argv += ["--gpu-memory-utilization", f"{spec.gpu_memory_utilization:.4f}"]
+        if spec.sleep_mode:
+            argv.append("--enable-sleep-mode")
         if self._model.revision is not None:
             argv += ["--revision", self._model.revision]
         return EngineCommand(tuple(argv), {})
