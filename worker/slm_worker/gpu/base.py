@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -39,6 +39,9 @@ class DeviceReading:
     memory_used_bytes: int | None = None
     utilization_percent: int | None = None
     throttle_reasons: tuple[str, ...] = ()
+    process_memory_bytes: Mapping[int, int] | None = None
+    """By process id as the driver counts them: in a container without the host's process
+    namespace these may be the node's. A process whose memory the driver does not tell is absent."""
     health: GpuHealth = HEALTHY
 
 
@@ -55,6 +58,9 @@ class MpsStatus:
     message: str = ""
     faults: int = 0
     """Fatal faults since the device was opened."""
+    suspect_pids: tuple[int, ...] = ()
+    """Replicas (leaders of process groups) of which the log says that they caused the present
+    fault; empty where it names none."""
 
 
 MPS_NOT_NEEDED = MpsStatus("NotNeeded")
