@@ -156,7 +156,8 @@ CAUSES = (
     _cause(
         "ModelGated",
         "give a token that may read the model: model.credentialsSecretRef names its Secret; accept "
-        "the model's terms with the account of the token",
+        "the model's terms with the account of the token. A hub says the same of a model that does "
+        "not exist: check model.uri",
         r"gated repo",
         r"GatedRepoError",
         r"\b(401|403) (Client Error|Unauthorized|Forbidden)",
