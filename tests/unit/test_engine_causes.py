@@ -106,7 +106,8 @@ CASES = {
         "(58496)",
         "ERROR 02-07 11:28:26 engine.py:389] ValueError: The model's max seq len (131072) is "
         "larger than the maximum number of tokens that can be stored in KV cache (58496). Try "
-        "increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine.",
+        "increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the "
+        "engine.",
     ),
     "the cache is too small for one sequence, newer": Case(
         "0.23",
