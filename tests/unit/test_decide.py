@@ -12,7 +12,7 @@ from slm_operator.api.models import SLMService
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.pareto.window import WindowRules
-from slm_worker.wire import Counters, PackState, Plan, Problem, ReplicaPhase
+from slm_worker.wire import Counters, GpuHealth, PackState, Plan, Problem, ReplicaPhase
 
 RULES = WindowRules(min_seconds=5, max_seconds=10, warmup_seconds=1)
 
@@ -282,6 +282,45 @@ def test_only_one_of_several_packs_explores_and_all_get_the_knee() -> None:
     settled = service({"packs": 2}, world.service.status)
     after = look(settled, pack(world.state()), pack(pack_state(), 1))
     assert [(p.name, plan.layout.replicas) for p, plan in after.plans] == [("chat-pack-1", 2)]
+
+
+def ailing(ordinal: int, **health: Any) -> Pack:
+    state = pack_state()
+    gpu = state.gpu.model_copy(update={"health": GpuHealth(**health)})
+    return pack(pack_state(gpu=gpu), ordinal)
+
+
+@pytest.mark.parametrize(
+    ("health", "status"),
+    [("Degraded", "True"), ("Unresponsive", "False"), ("Lost", "False")],
+)
+def test_a_gpu_in_trouble_is_seen_and_a_degraded_one_still_counts(health: str, status: str) -> None:
+    decision = look(
+        service(), ailing(0, state=health, reason="RowRemapPending", message="reset it")
+    )
+    assert condition(decision, "GPUAllocated") == (
+        status,
+        "RowRemapPending",
+        "the GPU of chat-pack-0: reset it",
+    )
+
+
+def test_of_several_gpus_in_trouble_the_worst_is_told() -> None:
+    decision = look(
+        service({"packs": 3}),
+        pack(pack_state()),
+        ailing(1, state="Degraded", reason="ThermalSlowdown", message="cool it"),
+        ailing(2, state="Lost", reason="GPULost", message="mend the node"),
+    )
+    assert condition(decision, "GPUAllocated")[:2] == ("False", "GPULost")
+
+
+def test_power_that_is_added_up_from_readings_is_told() -> None:
+    state = pack_state()
+    gpu = state.gpu.model_copy(update={"energy_source": "Integrated"})
+    counters = Counters(sampled_at_seconds=1, energy_millijoules=5)
+    decision = look(service(), pack(pack_state(gpu=gpu, counters=counters)))
+    assert condition(decision, "MetricsAvailable")[:2] == ("True", "PowerIntegrated")
 
 
 @pytest.mark.parametrize(

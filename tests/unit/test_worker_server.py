@@ -14,6 +14,7 @@ from slm_worker.server import MAX_BODY_BYTES, make_app
 from slm_worker.wire import (
     ApiError,
     Counters,
+    GpuHealth,
     GpuState,
     Histogram,
     Layout,
@@ -41,6 +42,9 @@ def pack_state(plan: Plan | None = None) -> PackState:
             memory_bytes=1,
             simulated=True,
             power_watts=300,
+            utilization_percent=90,
+            throttle_reasons=("SwPowerCap",),
+            health=GpuHealth(state="Degraded", reason="RowRemapPending", message="reset it"),
             mps="Running",
         ),
         packing=None,
@@ -217,7 +221,12 @@ async def test_metrics_are_told_to_prometheus(client: Client) -> None:
         'slm_pack_replicas{phase="Failed"} 0.0',
         "slm_pack_router_queue 3.0",
         "slm_pack_power_watts 300.0",
+        "slm_pack_gpu_utilization_ratio 0.9",
+        'slm_pack_gpu_health{state="Degraded"} 1.0',
+        'slm_pack_gpu_health{state="Healthy"} 0.0',
+        'slm_pack_gpu_throttled{reason="SwPowerCap"} 1.0',
         'slm_pack_itl_seconds_bucket{le="0.1"} 6.0',
         "slm_pack_itl_seconds_count 7.0",
     ):
         assert line in text.splitlines()
+    assert "slm_pack_gpu_memory_used_bytes" not in text, "what is unknown is no zero"

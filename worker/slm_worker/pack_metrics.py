@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -14,7 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from slm_worker.wire import Histogram, PackState, ReplicaPhase
+from slm_worker.wire import GpuHealth, GpuState, Histogram, PackState, ReplicaPhase
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -47,10 +48,7 @@ class _StateCollector(Collector):
         yield GaugeMetricFamily(
             "slm_pack_settled", "1 when the pack is what its plan wants.", value=state.settled
         )
-        if state.gpu.power_watts is not None:
-            yield GaugeMetricFamily(
-                "slm_pack_power_watts", "Power of the device.", value=state.gpu.power_watts
-            )
+        yield from _gpu(state.gpu)
         yield from self._counters()
 
     def _counters(self) -> Iterator[Metric]:
@@ -75,6 +73,30 @@ class _StateCollector(Collector):
             )
         yield _histogram("slm_pack_ttft_seconds", "Arrival to first token.", counters.ttft)
         yield _histogram("slm_pack_itl_seconds", "Token to next token.", counters.itl)
+
+
+def _gpu(gpu: GpuState) -> Iterator[Metric]:
+    """What is unknown has no series, rather than one at zero."""
+    utilization = None if gpu.utilization_percent is None else gpu.utilization_percent / 100
+    for name, text, value in (
+        ("power_watts", "Power of the device.", gpu.power_watts),
+        ("gpu_memory_used_bytes", "Memory in use on the device.", gpu.memory_used_bytes),
+        ("gpu_utilization_ratio", "Share of time in which some kernel ran.", utilization),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(f"slm_pack_{name}", text, value=value)
+    health = GaugeMetricFamily(
+        "slm_pack_gpu_health", "1 for the state that the device is in.", labels=["state"]
+    )
+    for state in get_args(GpuHealth.model_fields["state"].annotation):
+        health.add_metric([state], float(gpu.health.state == state))
+    yield health
+    throttled = GaugeMetricFamily(
+        "slm_pack_gpu_throttled", "1 for each reason that holds the clocks down.", labels=["reason"]
+    )
+    for reason in gpu.throttle_reasons:
+        throttled.add_metric([reason], 1)
+    yield throttled
 
 
 def _histogram(name: str, text: str, histogram: Histogram) -> Metric:

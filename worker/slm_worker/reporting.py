@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from slm_worker.gpu.base import Device
+from slm_worker.gpu.base import Device, DeviceReading
 from slm_worker.sampling import Sampler
 from slm_worker.wire import GpuConfig, GpuState
+
+NOT_READ = DeviceReading(energy_millijoules=None, power_watts=None)
 
 
 def gpu_state(config: GpuConfig, device: Device | None, sampler: Sampler | None) -> GpuState:
@@ -19,6 +21,7 @@ def gpu_state(config: GpuConfig, device: Device | None, sampler: Sampler | None)
             mps_message="the device is not open yet",
         )
     mps = device.mps
+    reading = (sampler.reading if sampler else None) or NOT_READ
     return GpuState(
         kind=device.identity.kind,
         name=device.identity.name,
@@ -26,7 +29,12 @@ def gpu_state(config: GpuConfig, device: Device | None, sampler: Sampler | None)
         driver_version=device.identity.driver_version,
         memory_bytes=device.identity.memory_bytes,
         simulated=device.identity.simulated,
-        power_watts=sampler.power_watts if sampler else None,
+        memory_used_bytes=reading.memory_used_bytes,
+        power_watts=reading.power_watts,
+        energy_source=reading.energy_source,
+        utilization_percent=reading.utilization_percent,
+        throttle_reasons=reading.throttle_reasons,
+        health=reading.health,
         mps=mps.state,
         mps_message=mps.message,
         mps_faults=mps.faults,

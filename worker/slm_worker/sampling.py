@@ -14,9 +14,11 @@ from slm_worker.measure import EngineReading, Meter, Moment
 from slm_worker.problems import ProblemLog
 from slm_worker.replicas.fleet import Replica
 from slm_worker.routing.router import RouterError
-from slm_worker.wire import Counters, Problem
+from slm_worker.wire import Counters, GpuHealth, Problem
 
 SAMPLE_INTERVAL_SECONDS = 0.5
+STOPPING_STATES = ("Lost", "Unresponsive")
+"""Of a device's health: they keep the pack from its plan. A degraded GPU still serves."""
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Sampler:
         self._meter = Meter()
         self._lock = asyncio.Lock()
         self.counters: Counters | None = None
-        self.power_watts: float | None = None
+        self.reading: DeviceReading | None = None
         self.router_queue = 0
         self._device_trouble = ProblemLog(clock)
 
@@ -90,19 +92,24 @@ class Sampler:
                 one.last_sample = sample
                 if one.watch is not None:
                     one.watch.sampled(sample, now_seconds)
-            self.power_watts = reading.power_watts
+            self.reading = reading
             self.router_queue = queued
             self.counters = self._meter.record(
                 Moment(now_seconds, engines, queued, reading.energy_millijoules, self._starts())
             )
 
     async def _read_device(self) -> DeviceReading:
+        """A device that cannot be read is a reading too, so that its state is seen as any other."""
         try:
             reading = await self._device.read()
         except DeviceError as error:
-            self._device_trouble.report("DeviceUnreadable", str(error))
-            return DeviceReading(energy_millijoules=None, power_watts=None)
-        self._device_trouble.clear()
+            health = GpuHealth(state="Unresponsive", reason="DeviceUnreadable", message=str(error))
+            reading = DeviceReading(energy_millijoules=None, power_watts=None, health=health)
+        health = reading.health
+        if health.state in STOPPING_STATES:
+            self._device_trouble.report(health.reason, health.message)
+        else:
+            self._device_trouble.clear()
         return reading
 
     async def _read_queue(self) -> int:

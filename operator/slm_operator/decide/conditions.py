@@ -35,6 +35,8 @@ WINDOW_REASONS = {
     "MetricsMissing": "a replica in rotation did not answer a sample, so the window starts anew",
 }
 """Stable texts for what breaks a window; the changing numbers stay in the log."""
+SEVERITY = ("Healthy", "Degraded", "Unresponsive", "Lost")
+"""A GPU's states of health, the worst last."""
 
 
 def conditions(
@@ -103,6 +105,12 @@ def _gpu_allocated(packs: Sequence[Pack]) -> Said:
         return Said(kind, "False", waiting[0].reason, waiting[0].message)
     if not packs:
         return Said(kind, "Unknown", "Starting", "no pack has been created yet")
+    ailing = [(p, p.agent.gpu.health) for p in packs if p.agent is not None]
+    ailing = [(p, health) for p, health in ailing if health.state != "Healthy"]
+    if ailing:
+        pack, health = max(ailing, key=lambda one: SEVERITY.index(one[1].state))
+        serves: State = "True" if health.state == "Degraded" else "False"
+        return Said(kind, serves, health.reason, f"the GPU of {pack.name}: {health.message}")
     return Said(kind, "True", "Allocated", "every pack has a node")
 
 
@@ -163,6 +171,14 @@ def _metrics_available(packs: Sequence[Pack], calibration: Calibration) -> Said:
             "PowerUnknown",
             "throughput and latency are measured; nothing here measures power, so decisions use "
             "throughput alone",
+        )
+    if any(s.gpu.energy_source == "Integrated" for s in _states(packs)):
+        return Said(
+            kind,
+            "True",
+            "PowerIntegrated",
+            "throughput and latency are measured; the GPU has no energy counter, so its power "
+            "readings are added up instead",
         )
     return Said(kind, "True", "Measured", "throughput, latency and power are measured")
 

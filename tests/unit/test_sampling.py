@@ -1,0 +1,108 @@
+"""What one sample of the pack says of its device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from slm_worker.gpu.base import (
+    MPS_NOT_NEEDED,
+    DeviceError,
+    DeviceIdentity,
+    DeviceReading,
+    MpsStatus,
+)
+from slm_worker.reporting import gpu_state
+from slm_worker.sampling import Sampler
+from slm_worker.wire import GpuConfig, GpuHealth
+
+CONFIG = GpuConfig(kind="NVIDIA")
+LOST = GpuHealth(state="Lost", reason="GPULost", message="restart the node", since_seconds=3.0)
+
+
+@dataclass
+class FakeDevice:
+    answer: DeviceReading | DeviceError
+    mps: MpsStatus = MPS_NOT_NEEDED
+    identity: DeviceIdentity = DeviceIdentity("NVIDIA", "H100", 80 << 30, False, "GPU-1", "580.1")
+
+    async def read(self) -> DeviceReading:
+        if isinstance(self.answer, DeviceError):
+            raise self.answer
+        return self.answer
+
+    def engine_env(self) -> dict[str, str]:
+        return {}
+
+    async def release(self, pids: object) -> None: ...
+
+    async def recover(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class QuietRouter:
+    queued: int = 0
+    in_flight: Mapping[int, int] = field(default_factory=dict)
+
+    async def stats(self) -> QuietRouter:
+        return self
+
+
+def sampler_of(device: FakeDevice) -> Sampler:
+    return Sampler(device, QuietRouter(), running=lambda: (), starts=lambda: 0, clock=lambda: 100.0)
+
+
+async def test_a_reading_reaches_the_wire() -> None:
+    reading = DeviceReading(
+        1_000,
+        335.5,
+        energy_source="Integrated",
+        memory_used_bytes=7,
+        utilization_percent=90,
+        throttle_reasons=("SwPowerCap",),
+        health=GpuHealth(state="Degraded", reason="RowRemapPending", message="reset it"),
+    )
+    device = FakeDevice(reading)
+    sampler = sampler_of(device)
+    await sampler.sample()
+    told = gpu_state(CONFIG, device, sampler)
+    assert (told.uuid, told.driver_version) == ("GPU-1", "580.1")
+    assert (told.power_watts, told.energy_source) == (335.5, "Integrated")
+    assert (told.memory_used_bytes, told.utilization_percent) == (7, 90)
+    assert told.throttle_reasons == ("SwPowerCap",)
+    assert told.health == reading.health
+    assert sampler.device_problem is None, "a degraded GPU still serves"
+
+
+@pytest.mark.parametrize("state", ["Lost", "Unresponsive"])
+async def test_a_device_that_does_not_serve_is_a_problem_until_it_does(state: str) -> None:
+    health = LOST.model_copy(update={"state": state})
+    device = FakeDevice(DeviceReading(None, None, health=health))
+    sampler = sampler_of(device)
+    await sampler.sample()
+    assert sampler.device_problem is not None
+    assert sampler.device_problem.reason == "GPULost"
+    assert sampler.device_problem.message == "restart the node"
+    device.answer = DeviceReading(5, 300.0)
+    await sampler.sample()
+    assert sampler.device_problem is None
+
+
+async def test_a_device_that_raises_is_unresponsive_and_ends_no_sampling() -> None:
+    device = FakeDevice(DeviceError("its daemon is gone"))
+    sampler = sampler_of(device)
+    await sampler.sample()
+    health = gpu_state(CONFIG, device, sampler).health
+    assert (health.state, health.reason) == ("Unresponsive", "DeviceUnreadable")
+    assert health.message == "its daemon is gone"
+    assert sampler.counters is not None
+    assert sampler.counters.energy_millijoules is None
+
+
+def test_before_the_first_sample_nothing_is_known_of_the_reading() -> None:
+    told = gpu_state(CONFIG, FakeDevice(DeviceReading(5, 300.0)), None)
+    assert (told.power_watts, told.energy_source) == (None, "Unknown")
