@@ -175,6 +175,8 @@ class Routing(Command):
     max_queued_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Past it a request is refused with 429 and Retry-After."""
     queue_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 600
+    """Past it a request is refused with 503 and Retry-After. A change takes effect when the router
+    has nothing to do, since HAProxy has to be started again for it."""
 
 
 class Plan(Command):
@@ -335,18 +337,64 @@ class Packing(Report):
     """The sum for one replica of the planned layout, or of one replica alone."""
 
 
+class RoutedReplica(Report):
+    """What one replica's place at the router has seen, over all engines that were in it."""
+
+    index: int
+    in_flight: int = 0
+    """Given to it and not answered, now."""
+    served: int = 0
+    """Answered with 2xx, whole or not."""
+    refused: int = 0
+    """Answered with 4xx by the engine."""
+    failed: int = 0
+    """Answered with 5xx by the engine, or by the router since the engine ended or fell silent."""
+    cut: int = 0
+    """Ended by the replica after their answer had begun; part of ``served``."""
+    left: int = 0
+    """Ended by their client before their answer was whole."""
+    retried: int = 0
+    """Took no connection, and were tried again, here or elsewhere."""
+
+
 class RouterState(Report):
-    """Requests since the router's process began, over all clients."""
+    """Requests since the agent began, over all clients.
+
+    ``requests`` = ``served`` + ``answered_4xx`` + ``answered_5xx`` + ``unanswered`` + ``lost`` +
+    ``in_progress``. The other counts say more of some of these.
+    """
 
     queued: int = 0
     """Waiting now."""
+    requests: int = 0
+    """Received, for whatever path."""
+    in_progress: int = 0
+    """Received and not ended, now."""
     served: int = 0
+    """Answered with 2xx, whole or not."""
+    answered_4xx: int = 0
+    """By engine or router. Also requests whose client left after a replica had got them and before
+    it answered: HAProxy counts these as 400."""
+    answered_5xx: int = 0
+    unanswered: int = 0
+    """Their client left while they waited or were being sent."""
+    lost: int = 0
+    """In progress when the router's process was last seen before its sudden end; their clients'
+    connections broke."""
     rejected: int = 0
     """Refused with 429, because the queue was full."""
     timed_out: int = 0
-    """Refused with 503 after the longest wait."""
+    """Refused with 503: no replica took them in time."""
+    cut: int = 0
+    """Ended by their replica after their answer had begun; part of ``served``."""
+    left: int = 0
+    """Ended by their client after a replica had got them; part of ``served`` when the answer had
+    begun, of ``answered_4xx`` when not."""
     retried: int = 0
-    """Given to another replica, because the first took no connection."""
+    """Tried again, here or elsewhere, because a replica took no connection."""
+    restarts: int = 0
+    """How often the router's process had to be replaced."""
+    replicas: tuple[RoutedReplica, ...] = ()
 
 
 class LoadState(Report):
