@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from slm_worker.engine.base import EngineCommand, ReplicaSpec
 from slm_worker.engine.simulated import SimulatedEngine
 from slm_worker.gpu.simulated import SimulatedDevice
-from slm_worker.gpu.simulated_client import SOCKET_VARIABLE
+from slm_worker.gpu.simulated.client import SOCKET_VARIABLE
 from slm_worker.wire import ModelRef
 
 MODEL = ModelRef(uri="hf://facebook/opt-1.3b", name="opt")

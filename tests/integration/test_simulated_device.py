@@ -15,7 +15,7 @@ from simulated_pack import daemon_of, simulated_device, socket_of, until
 from slm_worker.gpu.base import DeviceError
 from slm_worker.gpu.curves import IDLE_WATTS
 from slm_worker.gpu.simulated import SimulatedDevice
-from slm_worker.gpu.simulated_client import DaemonConnection, DeviceRefusedError
+from slm_worker.gpu.simulated.client import DaemonConnection, DeviceRefusedError
 
 
 def permissions(path: Path) -> int:

@@ -24,9 +24,9 @@ from simulated_pack import (
     spec,
     until,
 )
-from slm_worker.engine.simulated_errors import EXIT_CODES, EXIT_TOLD_TWICE
+from slm_worker.engine.simulated.errors import EXIT_CODES, EXIT_TOLD_TWICE
 from slm_worker.gpu.simulated import SimulatedDevice
-from slm_worker.gpu.simulated_client import SOCKET_VARIABLE
+from slm_worker.gpu.simulated.client import SOCKET_VARIABLE
 from slm_worker.wire import ModelRef
 
 LONG_TOKENS = 2000

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from slm_worker.engine.simulated_loop import MAX_BACKLOG_SECONDS, EngineLoop
-from slm_worker.engine.simulated_metrics import EngineMetrics
-from slm_worker.engine.simulated_scheduler import Scheduler
+from slm_worker.engine.simulated.loop import MAX_BACKLOG_SECONDS, EngineLoop
+from slm_worker.engine.simulated.metrics import EngineMetrics
+from slm_worker.engine.simulated.scheduler import Scheduler
 from slm_worker.gpu.base import DeviceError
 
 STEP_SECONDS = 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from slm_worker.engine.simulated_metrics import (
+from slm_worker.engine.simulated.metrics import (
     E2E_BOUNDS_SECONDS,
     ITL_BOUNDS_SECONDS,
     TTFT_BOUNDS_SECONDS,
@@ -13,7 +13,7 @@ from slm_worker.engine.simulated_metrics import (
     LatencyHistogram,
     exposition,
 )
-from slm_worker.engine.simulated_scheduler import Scheduler
+from slm_worker.engine.simulated.scheduler import Scheduler
 
 COUNTERS = ("num_preemptions", "prompt_tokens", "generation_tokens", "request_success")
 GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")

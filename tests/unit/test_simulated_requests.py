@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slm_worker.engine.simulated_requests import (
+from slm_worker.engine.simulated.requests import (
     GenerationRequest,
     RequestError,
     parse_chat,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slm_worker.engine.simulated_scheduler import Scheduler, Sequence, StepResult
+from slm_worker.engine.simulated.scheduler import Scheduler, Sequence, StepResult
 
 AMPLE = 10**6
 

@@ -9,8 +9,8 @@ import pytest
 
 from slm_worker.engine.base import ReplicaSpec
 from slm_worker.engine.simulated import SimulatedEngine
-from slm_worker.engine.simulated_errors import EXIT_CODES, EngineError, find_error
-from slm_worker.engine.simulated_startup import parse_arguments, resolve_model
+from slm_worker.engine.simulated.errors import EXIT_CODES, EngineError, find_error
+from slm_worker.engine.simulated.startup import parse_arguments, resolve_model
 from slm_worker.wire import ModelRef
 
 OPT = ModelRef(uri="hf://facebook/opt-1.3b", name="opt")

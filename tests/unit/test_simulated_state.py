@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from slm_worker.gpu.curves import IDLE_WATTS, opt_1_3b_on_h100
-from slm_worker.gpu.simulated_daemon import answer
-from slm_worker.gpu.simulated_state import OutOfMemoryError, SimulatedGpu
+from slm_worker.gpu.simulated.protocol import answer
+from slm_worker.gpu.simulated.state import OutOfMemoryError, SimulatedGpu
 
 
 class FakeClock:

@@ -1,0 +1,51 @@
+"""The simulated engine as the agent starts it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from slm_worker.engine.base import EngineCommand, ReplicaSpec
+from slm_worker.engine.simulated.errors import EXIT_TOLD_TWICE, find_error
+from slm_worker.wire import ModelRef
+
+
+class SimulatedEngine:
+    """``args`` are the user's; see ``startup`` for what the engine takes."""
+
+    can_sleep = True
+
+    def __init__(self, model: ModelRef, args: tuple[str, ...]) -> None:
+        self._model = model
+        self._args = args
+
+    def command(self, spec: ReplicaSpec) -> EngineCommand:
+        """The device's ``engine_env`` must be added: it names the simulated GPU."""
+        argv = [sys.executable, "-m", "slm_worker.engine.simulated.server", *self._args]
+        argv += ["--host", spec.host, "--port", str(spec.port)]
+        argv += ["--model", self._model.uri, "--served-model-name", self._model.name]
+        argv += ["--max-num-seqs", str(spec.max_num_seqs)]
+        if spec.kv_cache_bytes is not None:
+            argv += ["--kv-cache-memory-bytes", str(spec.kv_cache_bytes)]
+        if spec.gpu_memory_utilization is not None:
+            argv += ["--gpu-memory-utilization", f"{spec.gpu_memory_utilization:.4f}"]
+        if spec.sleep_mode:
+            argv.append("--enable-sleep-mode")
+        if self._model.revision is not None:
+            argv += ["--revision", self._model.revision]
+        return EngineCommand(tuple(argv), {})
+
+    def explain_exit(self, returncode: int, log_tail: str) -> tuple[str, str]:
+        error = find_error(log_tail)
+        if error is not None:
+            return error.reason, error.message
+        if returncode == -signal.SIGKILL:
+            return "EngineKilled", (
+                "the simulated engine was killed: if not by the agent, then most often by the "
+                "Pod's memory limit; raise resources.limits.memory"
+            )
+        if returncode in (0, EXIT_TOLD_TWICE, -signal.SIGTERM):
+            return "EngineExited", "the simulated engine was told to stop by SIGTERM"
+        return "EngineExited", (
+            f"the simulated engine exited with {returncode} and named no cause: its log has more"
+        )
