@@ -17,6 +17,8 @@ SAYS_A_REASON = {
     "ModelError": 0,
     "report": 0,
     "EngineFailure": 0,
+    "Diagnosis": 1,
+    "_Meaning": 1,
 }
 NEVER_SHOWN = {
     "Settling",  # the search's phase is shown instead

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slm_worker.gpu.base import DeviceError
-from slm_worker.gpu.nvml import chosen_gpu
+from slm_worker.gpu.nvml_choice import chosen_gpu
 
 FIRST, SECOND = "GPU-1111-a", "GPU-2222-b"
 

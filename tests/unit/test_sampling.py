@@ -18,6 +18,7 @@ from slm_worker.reporting import gpu_state
 from slm_worker.sampling import Sampler
 from slm_worker.wire import GpuConfig, GpuHealth
 
+H100 = DeviceIdentity("NVIDIA", "H100", 80 << 30, False, "GPU-1", "580.1")
 CONFIG = GpuConfig(kind="NVIDIA")
 LOST = GpuHealth(state="Lost", reason="GPULost", message="restart the node", since_seconds=3.0)
 
@@ -26,7 +27,7 @@ LOST = GpuHealth(state="Lost", reason="GPULost", message="restart the node", sin
 class FakeDevice:
     answer: DeviceReading | DeviceError
     mps: MpsStatus = MPS_NOT_NEEDED
-    identity: DeviceIdentity = DeviceIdentity("NVIDIA", "H100", 80 << 30, False, "GPU-1", "580.1")
+    identity: DeviceIdentity = H100
 
     async def read(self) -> DeviceReading:
         if isinstance(self.answer, DeviceError):

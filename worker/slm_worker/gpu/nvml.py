@@ -3,78 +3,115 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Literal, Self
 
-import pynvml
-
-from slm_worker.gpu.base import DeviceError, DeviceIdentity, DeviceReading, MpsStatus
+from slm_worker.gpu.base import (
+    HEALTHY,
+    DeviceError,
+    DeviceIdentity,
+    DeviceReading,
+    MpsStatus,
+)
+from slm_worker.gpu.energy import EnergyMeter
+from slm_worker.gpu.health import Diagnosis, diagnose, next_health
 from slm_worker.gpu.mps import MpsDaemon
+from slm_worker.gpu.nvml_caller import NvmlCaller
+from slm_worker.gpu.nvml_errors import NvmlHangsError, diagnosis_of
+from slm_worker.gpu.nvml_gpu import GpuValues, OpenGpu, close, open_again, open_first, read_values
+from slm_worker.gpu.throttling import RecentThrottling
+from slm_worker.gpu.xid import critical, explain
+from slm_worker.replicas.health import backoff_seconds
 
-CALL_TIMEOUT_SECONDS = 10.0
-
-_REMEDIES: dict[int, str] = {
-    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "install the NVIDIA driver on the node and run the pod "
-    "with the NVIDIA container runtime, which mounts libnvidia-ml.so.1",
-    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "load the NVIDIA kernel driver on the node",
-    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "the driver was updated under a running kernel "
-    "module: drain and restart the node",
-    pynvml.NVML_ERROR_NO_PERMISSION: "give the pod access to the GPU: request nvidia.com/gpu: 1 "
-    "and allow the device files /dev/nvidia*",
-    pynvml.NVML_ERROR_GPU_IS_LOST: "it fell off the bus or is not accessible: drain and restart "
-    "the node, and look for Xid messages in its kernel log",
-    pynvml.NVML_ERROR_RESET_REQUIRED: "drain the node and reset the GPU",
-    pynvml.NVML_ERROR_UNKNOWN: "look for Xid messages in the node's kernel log",
-}
-_ABSENT_COUNTER = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+OPEN_PATIENCE_SECONDS = 20.0
+"""Without persistence mode the driver wakes each GPU of the node first, seconds apiece."""
+READ_PATIENCE_SECONDS = 2.0
+"""A reading that takes longer is answered without values: engines are read at the same time."""
+OPENING = "opening the GPU again"
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 class NvmlDevice:
     """The pack's one whole GPU, and the MPS daemon through which replicas share it.
 
-    Energy is NVML's own cumulative counter (mJ, since the driver was loaded). GPUs older than
-    Volta have none: energy is then None, as power readings are not integrated in its place.
+    A GPU or driver that fails is a state in the reading, never an exception: after an error NVML
+    is initialised again, with a growing delay, until the same GPU answers. ``clock`` is the
+    agent's: seconds, monotonic.
     """
 
     def __init__(
-        self, identity: DeviceIdentity, handle: Any, nvml: NvmlCaller, mps: MpsDaemon
+        self,
+        gpu: OpenGpu,
+        nvml: NvmlCaller,
+        mps: MpsDaemon,
+        clock: Callable[[], float],
+        read_patience_seconds: float,
     ) -> None:
-        self.identity = identity
-        self._handle = handle
+        self.identity: DeviceIdentity = gpu.identity
+        self._gpu: OpenGpu | None = gpu
         self._nvml = nvml
         self._mps = mps
+        self._clock = clock
+        self._read_patience_seconds = read_patience_seconds
+        self._health = HEALTHY
+        self._energy = EnergyMeter()
+        self._has_energy_counter: bool | None = None
+        self._throttling = RecentThrottling()
+        self._critical_xids: tuple[int, ...] = ()
+        self._failures = 0
+        self._opening: asyncio.Task[OpenGpu] | None = None
+        self._opening_since_seconds = 0.0
+        self._open_again_at_seconds = 0.0
 
     @classmethod
     async def open(
         cls,
         run_dir: Path,
         environ: Mapping[str, str] = os.environ,
-        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        open_patience_seconds: float = OPEN_PATIENCE_SECONDS,
+        read_patience_seconds: float = READ_PATIENCE_SECONDS,
     ) -> Self:
         """Finds the GPU and starts MPS below ``run_dir``.
 
-        Raises DeviceError without a working driver or unless exactly one GPU is the pack's.
+        Raises DeviceError without a working driver, unless exactly one GPU is the pack's, and when
+        that GPU has MIG enabled.
         """
-        nvml = NvmlCaller(timeout_seconds)
-        await nvml.call("starting NVML", pynvml.nvmlInit)
-        handle, identity = await nvml.call("looking for the GPU", lambda: _find_gpu(environ))
-        return cls(identity, handle, nvml, await MpsDaemon.start(run_dir))
+        nvml = NvmlCaller(clock)
+        find = partial(open_first, environ)
+        gpu = await nvml.call("looking for the GPU", open_patience_seconds, find)
+        mps = await MpsDaemon.start(run_dir)
+        return cls(gpu, nvml, mps, clock, read_patience_seconds)
 
     @property
     def mps(self) -> MpsStatus:
         return self._mps.status
 
     async def read(self) -> DeviceReading:
-        """Both counters; power is the driver's own sampled reading. Raises DeviceError."""
-        return await self._nvml.call("reading energy and power", self._read)
+        """All that the driver tells; without an answer a reading of unknowns that says why.
+
+        Energy is NVML's own counter (mJ). A GPU older than Volta has none: its power readings are
+        then integrated, and ``energy_source`` says so. Power is the driver's sampled reading.
+        """
+        if self._gpu is None and self._clock() < self._open_again_at_seconds:
+            return self._unknown()
+        try:
+            gpu = self._gpu or await self._opened_again()
+            read = partial(read_values, gpu)
+            values = await self._nvml.call("reading the GPU", self._read_patience_seconds, read)
+        except DeviceError as error:
+            self._note_failure(error)
+            return self._unknown()
+        self._failures = 0
+        self._note_xids(gpu)
+        return self._reading(values)
 
     def engine_env(self) -> dict[str, str]:
         return self._mps.engine_env()
@@ -88,137 +125,89 @@ class NvmlDevice:
     async def close(self) -> None:
         """Ends the MPS daemon; a driver that does not let go is logged, not waited for."""
         await self._mps.close()
+        if self._opening is not None:
+            self._opening.cancel()
         try:
-            await self._nvml.call("ending NVML", pynvml.nvmlShutdown)
+            await self._nvml.call("ending NVML", self._read_patience_seconds, close)
         except DeviceError as error:
             _log.warning("%s", error)
 
-    def _read(self) -> DeviceReading:
-        energy_millijoules = _counter(pynvml.nvmlDeviceGetTotalEnergyConsumption, self._handle)
-        power_milliwatts = _counter(pynvml.nvmlDeviceGetPowerUsage, self._handle)
-        power_watts = None if power_milliwatts is None else power_milliwatts / 1000
-        return DeviceReading(energy_millijoules, power_watts)
+    async def _opened_again(self) -> OpenGpu:
+        """Raises DeviceError. What the former driver reported is over with it.
 
+        Readings do not wait for a slow opening, and do not begin it anew either.
+        """
+        if self._opening is None:
+            again = partial(open_again, self.identity.uuid)
+            call = self._nvml.call(OPENING, OPEN_PATIENCE_SECONDS, again)
+            self._opening = asyncio.create_task(call)
+            self._opening_since_seconds = self._clock()
+        done, _ = await asyncio.wait({self._opening}, timeout=self._read_patience_seconds)
+        if not done:
+            waited_seconds = self._clock() - self._opening_since_seconds
+            raise NvmlHangsError(OPENING, waited_seconds, "no answer yet")
+        ended, self._opening = self._opening, None
+        gpu = ended.result()
+        _log.info("NVML is initialised again, driver %s", gpu.identity.driver_version)
+        self._gpu, self.identity, self._critical_xids = gpu, gpu.identity, ()
+        return gpu
 
-class NvmlCaller:
-    """Calls NVML outside the event loop, one call at a time, and gives up on one that hangs.
+    def _note_failure(self, error: DeviceError) -> None:
+        found = diagnosis_of(error)
+        if found is not None:
+            self._set_health(found)
+        if isinstance(error, NvmlHangsError):
+            return  # The call may still return; while it does not, nothing else could be called.
+        self._gpu = None
+        self._failures += 1
+        self._open_again_at_seconds = self._clock() + backoff_seconds(self._failures)
 
-    A driver in trouble can hold a call for ever. Each call has a daemon thread of its own: unlike
-    a pool's, such a thread does not keep the process from ending. While one hangs, no further
-    thread is started.
-    """
-
-    def __init__(self, timeout_seconds: float) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._turn = asyncio.Lock()
-        self._returned = threading.Event()
-        self._returned.set()
-
-    async def call(self, doing: str, function: Callable[[], _T]) -> _T:
-        """``function()``; ``doing`` names it in errors. Raises DeviceError."""
-        async with self._turn:
-            if not self._returned.is_set():
-                raise _hanging(f"{doing}: an earlier call still hangs")
-            answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-            self._returned.clear()
-            threading.Thread(
-                target=self._run, args=(function, answer), name="nvml", daemon=True
-            ).start()
-            try:
-                async with asyncio.timeout(self._timeout_seconds):
-                    return await answer
-            except TimeoutError:
-                raise _hanging(f"{doing}: no answer in {self._timeout_seconds:g} s") from None
-            except pynvml.NVMLError as error:
-                remedy = _REMEDIES.get(error.value, "look at the driver's messages on the node")
-                raise DeviceError(f"NVML failed while {doing}: {error}: {remedy}.") from error
-            finally:
-                answer.cancel()
-
-    def _run(self, function: Callable[[], _T], answer: asyncio.Future[_T]) -> None:
-        """Runs in the call's thread; the loop may have given up or ended meanwhile."""
-        try:
-            result = function()
-        except Exception as error:
-            self._returned.set()
-            _deliver(answer, answer.set_exception, error)
-        else:
-            self._returned.set()
-            _deliver(answer, answer.set_result, result)
-
-
-def _deliver(answer: asyncio.Future[_T], settle: Callable[[Any], None], value: Any) -> None:
-    def settle_if_awaited() -> None:
-        if not answer.done():
-            settle(value)
-
-    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-        answer.get_loop().call_soon_threadsafe(settle_if_awaited)
-
-
-def _hanging(what: str) -> DeviceError:
-    return DeviceError(
-        f"The NVIDIA driver hangs while {what}: look for Xid messages in the node's kernel log, "
-        "then drain and restart the node."
-    )
-
-
-def _counter(read: Callable[[Any], int], handle: Any) -> int | None:
-    """The counter's value, or None where this GPU or driver has no such counter."""
-    try:
-        return read(handle)
-    except pynvml.NVMLError as error:
-        if error.value in _ABSENT_COUNTER:
-            return None
-        raise
-
-
-def _find_gpu(environ: Mapping[str, str]) -> tuple[Any, DeviceIdentity]:
-    handles = [
-        pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
-    ]
-    uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
-    handle = handles[chosen_gpu(uuids, environ)]
-    identity = DeviceIdentity(
-        kind="NVIDIA",
-        name=pynvml.nvmlDeviceGetName(handle),
-        memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
-        simulated=False,
-    )
-    return handle, identity
-
-
-def chosen_gpu(uuids: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Index of the pack's GPU among those that the driver shows, given by their ``uuids``.
-
-    CUDA_VISIBLE_DEVICES decides where it is set. Otherwise a single GPU needs no choice (inside a
-    container NVIDIA_VISIBLE_DEVICES may name it by the node's numbering), and among several
-    NVIDIA_VISIBLE_DEVICES decides. Raises DeviceError unless exactly one GPU remains.
-    """
-    if not uuids:
-        raise DeviceError(
-            "The driver shows no GPU: request nvidia.com/gpu: 1 for the pod, or set gpu.kind CPU."
+    def _reading(self, values: GpuValues) -> DeviceReading:
+        now_seconds = self._clock()
+        self._has_energy_counter = values.has_energy_counter
+        if values.energy_millijoules is not None:
+            self._energy = self._energy.counted(values.energy_millijoules)
+        elif not values.has_energy_counter and values.power_watts is not None:
+            self._energy = self._energy.integrated(values.power_watts, now_seconds)
+        self._throttling = self._throttling.after(values.throttle_reasons, now_seconds)
+        self._set_health(diagnose(values.signs, self._critical_xids, self._throttling.reasons))
+        measured = values.energy_millijoules if values.has_energy_counter else values.power_watts
+        return DeviceReading(
+            energy_millijoules=None if measured is None else self._energy.total_millijoules,
+            power_watts=values.power_watts,
+            energy_source=self._energy_source(),
+            memory_used_bytes=values.memory_used_bytes,
+            utilization_percent=values.utilization_percent,
+            throttle_reasons=values.throttle_reasons,
+            process_memory_bytes=values.process_memory_bytes,
+            health=self._health,
         )
-    variable = "CUDA_VISIBLE_DEVICES"
-    if variable not in environ:
-        if len(uuids) == 1:
-            return 0
-        variable = "NVIDIA_VISIBLE_DEVICES"
-    value = environ.get(variable, "all")
-    entries = [entry.strip() for entry in value.split(",") if entry.strip()]
-    chosen = range(len(uuids)) if entries == ["all"] else [_index(e, uuids) for e in entries]
-    if len(chosen) != 1 or chosen[0] is None:
-        raise DeviceError(
-            f"A pack owns one whole GPU, but the driver shows {len(uuids)} ({', '.join(uuids)}) "
-            f"and {variable} is {value!r}: request nvidia.com/gpu: 1, or set CUDA_VISIBLE_DEVICES "
-            "to the index or UUID of one of them (no MIG slice)."
+
+    def _unknown(self) -> DeviceReading:
+        return DeviceReading(
+            energy_millijoules=None,
+            power_watts=None,
+            energy_source=self._energy_source(),
+            health=self._health,
         )
-    return chosen[0]
 
+    def _energy_source(self) -> Literal["Counter", "Integrated", "Unknown"]:
+        if self._has_energy_counter:
+            return "Counter"
+        return "Unknown" if self._energy.power_reading is None else "Integrated"
 
-def _index(entry: str, uuids: Sequence[str]) -> int | None:
-    """The GPU that an entry names by index, or by a UUID or its beginning (as CUDA allows)."""
-    if entry.isdecimal():
-        return int(entry) if int(entry) < len(uuids) else None
-    named = [index for index, uuid in enumerate(uuids) if uuid.startswith(entry)]
-    return named[0] if len(named) == 1 else None
+    def _note_xids(self, gpu: OpenGpu) -> None:
+        while gpu.arrived_xids:
+            xid = gpu.arrived_xids.popleft()
+            _log.warning("the driver reported %s", explain(xid))
+            self._critical_xids = critical((*self._critical_xids, xid))
+
+    def _set_health(self, found: Diagnosis | None) -> None:
+        before, self._health = self._health, next_health(self._health, found, self._clock())
+        if (before.state, before.reason) != (self._health.state, self._health.reason):
+            _log.warning(
+                "the GPU's health: %s %s %s",
+                self._health.state,
+                self._health.reason,
+                self._health.message,
+            )
