@@ -146,7 +146,7 @@ async def agent(
     }
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "slm_worker"), env=environment, stderr=output
+            *(sys.executable, "-m", "slm_worker"), env=environment, stdout=output, stderr=output
         )
     running = AgentProcess(process, address, log, tmp)
     try:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from slm_worker.engine.client import EngineNotAnsweringError
-from slm_worker.replicas import fleet as fleet_module
-from slm_worker.replicas.fleet import DRAIN_SECONDS, Fleet
+from slm_worker.engine.client import EngineNotAnsweringError, SleepUnsupportedError
+from slm_worker.gpu.base import MpsStatus
+from slm_worker.replicas import lifecycle
+from slm_worker.replicas.faults import FAULTS_UNTIL_SET_APART
+from slm_worker.replicas.fleet import Fleet
 from slm_worker.replicas.health import IDLE_PROBE_SECONDS
+from slm_worker.replicas.lifecycle import DRAIN_SECONDS
 from slm_worker.replicas.planner import Settings, Target
 from slm_worker.replicas.replica import EngineHost, ReplicaError
 from slm_worker.wire import ReplicaPhase
@@ -21,7 +25,8 @@ from slm_worker.wire import ReplicaPhase
 
 class FakeProcess:
     def __init__(self) -> None:
-        self.pid = 2**22  # above what the kernel gives, so that nobody is pinned by it
+        # above what the kernel gives, so that nobody is pinned by it
+        self.pid = 2**22 + len(FakeRun.made)
         self.exited = asyncio.Event()
         self.ended_by: list[str] = []
 
@@ -49,6 +54,9 @@ class FakeRun:
         self.client = self
         self.readiness: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.hangs = False
+        self.cause = ReplicaError("EngineExited", "it ended")
+        self.asked: list[str] = []
+        self.refusal: Exception | None = None
 
     @classmethod
     async def launch(cls, *_: object) -> FakeRun:
@@ -60,7 +68,18 @@ class FakeRun:
         await self.readiness
 
     async def death(self) -> ReplicaError:
-        return ReplicaError("EngineExited", "it ended")
+        return self.cause
+
+    async def sleep(self) -> None:
+        await self._do("sleep")
+
+    async def wake_up(self) -> None:
+        await self._do("wake")
+
+    async def _do(self, what: str) -> None:
+        self.asked.append(what)
+        if self.refusal is not None:
+            raise self.refusal
 
     async def complete_one_token(self, _: float) -> None:
         if self.hangs:
@@ -87,15 +106,40 @@ class FakeRouter:
         self.told.append(f"eject {index}")
 
 
+class FakeDevice:
+    """A shared device; ``told`` is in the order of what happens to processes and to it."""
+
+    def __init__(self) -> None:
+        self.mps = MpsStatus("Running")
+        self.mends = True
+        self.recovered: list[int] = []
+
+    def engine_env(self) -> dict[str, str]:
+        return {}
+
+    async def release(self, pids: Collection[int]) -> None:
+        pass
+
+    async def recover(self) -> None:
+        self.recovered.append(sum(not run.process.ended_by for run in FakeRun.made))
+        if self.mends:
+            self.mps = replace(self.mps, state="Running", suspect_pids=())
+
+    def fault(self, *suspect_pids: int) -> None:
+        self.mps = MpsStatus("Faulted", "Xid 31", self.mps.faults + 1, suspect_pids)
+
+
 class Rig:
     """A fleet with everything around it; ``now`` is its clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_sleep: bool = True) -> None:
         self.now = 0.0
+        self.device = FakeDevice()
+        engine = SimpleNamespace(can_sleep=can_sleep)
         self.router = FakeRouter()
         self.read: list[list[int]] = []
         self.fleet = Fleet(
-            cast(EngineHost, None),
+            cast(EngineHost, SimpleNamespace(engine=engine, device=self.device)),
             self.router,
             clock=lambda: self.now,
             wake=lambda: None,
@@ -111,12 +155,19 @@ class Rig:
         return settled
 
     async def start_all(self, target: Target) -> None:
-        for _ in range(target.replicas):
-            await self.step(target)
-            FakeRun.made[-1].readiness.set_result(None)
+        for _ in range(8 * target.replicas):
+            if await self.step(target):
+                break
+            if not FakeRun.made[-1].readiness.done():
+                FakeRun.made[-1].readiness.set_result(None)
             await breathe()
-        assert await self.step(target)
+        else:
+            raise AssertionError(f"not settled: {self.phases()}")
         self.router.told.clear()
+
+    def reasons(self) -> list[str | None]:
+        replicas = [one for _, one in sorted(self.fleet.replicas.items())]
+        return [one.problem.reason if one.problem else None for one in replicas]
 
     def phases(self) -> list[ReplicaPhase]:
         return [one.phase for _, one in sorted(self.fleet.replicas.items())]
@@ -124,19 +175,25 @@ class Rig:
 
 async def breathe() -> None:
     """Lets every task run that can."""
-    for _ in range(20):
+    for _ in range(40):
         await asyncio.sleep(0)
 
 
-def target(replicas: int, rotation: int | None = None, max_num_seqs: int = 32) -> Target:
+def target(
+    replicas: int, rotation: int | None = None, max_num_seqs: int = 32, *, asleep: bool = False
+) -> Target:
     settings = Settings(max_num_seqs, 100 // replicas, None, Fraction(1, replicas))
-    return Target(replicas, rotation or replicas, settings)
+    return Target(replicas, rotation or replicas, settings, asleep)
 
 
 @pytest.fixture
-async def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Rig]:
+def fake_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeRun.made = []
-    monkeypatch.setattr(fleet_module, "EngineRun", cast(Any, FakeRun))
+    monkeypatch.setattr(lifecycle, "EngineRun", cast(Any, FakeRun))
+
+
+@pytest.fixture
+async def rig(fake_runs: None) -> AsyncIterator[Rig]:
     rig = Rig()
     yield rig
     await rig.fleet.close()
@@ -247,6 +304,186 @@ async def test_an_engine_that_completes_no_token_is_killed_as_hung(rig: Rig) -> 
     assert one.problem is not None and one.problem.reason == "Hung"
     assert FakeRun.made[0].process.ended_by == ["kill"]
     assert rig.router.told[0] == "eject 0"
+
+
+async def test_a_replica_out_of_rotation_sleeps_and_joins_when_it_is_missed(rig: Rig) -> None:
+    await rig.start_all(target(2, 1, asleep=True))
+    assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.ASLEEP]
+    assert FakeRun.made[1].asked == ["sleep"]
+    await rig.step(target(2, 2, asleep=True))
+    assert FakeRun.made[1].asked == ["sleep", "wake"]
+    assert await rig.step(target(2, 2, asleep=True))
+    assert rig.router.told[-1] == "admit 1"
+    assert rig.fleet.starts == 2
+
+
+async def test_an_engine_without_the_path_to_sleep_stays_awake_and_is_not_asked_again(
+    rig: Rig,
+) -> None:
+    wanted = target(2, 1, asleep=True)
+    await rig.step(wanted)
+    FakeRun.made[0].readiness.set_result(None)
+    await breathe()
+    await rig.step(wanted)
+    FakeRun.made[1].readiness.set_result(None)
+    FakeRun.made[1].refusal = SleepUnsupportedError("POST /sleep was answered with 404")
+    await breathe()
+    for _ in range(4):
+        await rig.step(wanted)
+    assert await rig.step(wanted)
+    assert FakeRun.made[1].asked == ["sleep"]
+    assert "404" in rig.fleet.cannot_sleep
+    assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.READY]
+    assert rig.fleet.starts == 2, "nobody is restarted for it"
+
+
+async def test_an_engine_that_knows_that_it_cannot_sleep_is_not_asked(fake_runs: None) -> None:
+    rig = Rig(can_sleep=False)
+    await rig.start_all(target(2, 1, asleep=True))
+    assert FakeRun.made[1].asked == []
+    assert not rig.fleet.replicas[1].settings.sleep_mode
+    assert rig.fleet.cannot_sleep
+    await rig.fleet.close()
+
+
+async def test_an_engine_that_refuses_sleep_mode_at_its_start_is_started_without(rig: Rig) -> None:
+    wanted = target(1, asleep=True)
+    await rig.step(wanted)
+    assert rig.fleet.replicas[0].settings.sleep_mode
+    FakeRun.made[0].readiness.set_exception(ReplicaError("SleepUnsupported", "not here"))
+    await breathe()
+    rig.now += 1.0
+    await rig.step(wanted)
+    assert not rig.fleet.replicas[0].settings.sleep_mode
+    assert rig.fleet.cannot_sleep == "not here"
+
+
+@pytest.mark.parametrize("verb", ["sleep", "wake"])
+async def test_one_that_does_not_fall_asleep_or_wake_is_replaced(rig: Rig, verb: str) -> None:
+    wanted = target(2, 1, asleep=True)
+    if verb == "wake":
+        await rig.start_all(wanted)
+        wanted = target(2, 2, asleep=True)
+    else:
+        await rig.start_all(target(2, 2, asleep=True))
+    FakeRun.made[1].refusal = EngineNotAnsweringError("no answer")
+    for _ in range(3):
+        await rig.step(wanted)
+    assert rig.phases()[1] is ReplicaPhase.FAILED
+    assert rig.reasons() == [None, {"sleep": "SleepFailed", "wake": "WakeFailed"}[verb]]
+    assert FakeRun.made[1].process.ended_by == ["kill"]
+    assert rig.phases()[0] is ReplicaPhase.READY, "the other serves on"
+
+
+async def test_a_sleeper_that_dies_is_seen(rig: Rig) -> None:
+    await rig.start_all(target(2, 1, asleep=True))
+    FakeRun.made[1].process.exited.set()
+    await breathe()
+    assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.FAILED]
+
+
+async def test_a_sleeper_is_not_probed(rig: Rig) -> None:
+    await rig.start_all(target(2, 1, asleep=True))
+    FakeRun.made[1].hangs = True
+    for _ in range(4):
+        rig.now += IDLE_PROBE_SECONDS
+        await rig.step(target(2, 1, asleep=True))
+    assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.ASLEEP]
+
+
+async def test_after_a_fault_all_leave_the_router_end_and_start_one_by_one(rig: Rig) -> None:
+    await rig.start_all(target(2))
+    rig.device.fault()
+    assert not await rig.step(target(2))
+    assert sorted(rig.router.told) == ["eject 0", "eject 1"]
+    assert [run.process.ended_by for run in FakeRun.made] == [["kill"], ["kill"]]
+    assert rig.device.recovered == [0], "once nobody runs any more"
+    assert rig.phases() == [ReplicaPhase.FAILED] * 2
+    assert rig.reasons() == ["MpsFault"] * 2
+    await rig.step(target(2))
+    assert len(FakeRun.made) == 2, "not before the backoff"
+    rig.now += 1.0
+    await rig.step(target(2))
+    assert rig.phases() == [ReplicaPhase.STARTING, ReplicaPhase.FAILED]
+    await rig.start_all(target(2))
+    assert rig.reasons() == [None, None]
+
+
+async def test_a_fault_also_ends_who_starts_and_who_sleeps(rig: Rig) -> None:
+    await rig.start_all(target(3, 1, asleep=True))
+    FakeRun.made[0].process.exited.set()
+    await breathe()
+    rig.now += 1.0
+    await rig.step(target(3, 1, asleep=True))
+    assert FakeRun.made[1].asked == ["sleep", "wake"], "it stands in first"
+    await rig.step(target(3, 1, asleep=True))
+    assert rig.phases() == [ReplicaPhase.STARTING, ReplicaPhase.READY, ReplicaPhase.ASLEEP]
+    rig.device.fault()
+    await rig.step(target(3, 1, asleep=True))
+    assert all("kill" in run.process.ended_by for run in FakeRun.made)
+    assert rig.phases() == [ReplicaPhase.FAILED] * 3
+
+
+async def test_an_engine_that_ends_by_a_fault_takes_the_others_along(rig: Rig) -> None:
+    await rig.start_all(target(2))
+    FakeRun.made[1].cause = ReplicaError("MpsFault", "MPS client terminated")
+    FakeRun.made[1].process.exited.set()
+    await breathe()
+    assert FakeRun.made[0].process.ended_by == ["kill"]
+    assert rig.device.recovered == [0]
+    assert rig.reasons() == ["MpsFault"] * 2
+
+
+async def test_an_engine_that_mps_refuses_leaves_those_that_serve_alone(rig: Rig) -> None:
+    await rig.start_all(target(2))
+    FakeRun.made[1].cause = ReplicaError("MpsNotReady", "Error 807")
+    FakeRun.made[1].process.exited.set()
+    await breathe()
+    assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.FAILED]
+    assert rig.device.recovered == []
+
+
+async def test_when_mps_refuses_a_lone_engine_the_device_is_brought_back(rig: Rig) -> None:
+    await rig.step(target(1))
+    FakeRun.made[0].readiness.set_exception(ReplicaError("MpsNotReady", "Error 807"))
+    await breathe()
+    assert rig.device.recovered == [0]
+
+
+async def test_a_device_that_does_not_come_back_is_tried_again_with_backoff(rig: Rig) -> None:
+    await rig.start_all(target(1))
+    rig.device.mends = False
+    rig.device.fault()
+    tries = []
+    for _ in range(40):
+        await rig.step(target(1))
+        tries.append(len(rig.device.recovered))
+        rig.now += 0.5
+    assert tries[0] == 1
+    assert 4 <= tries[-1] <= 6, "at 0, 1, 3, 7 and 15 s"
+    assert len(FakeRun.made) == 1, "nothing starts on a faulted device"
+
+
+async def test_who_alone_is_suspected_again_and_again_is_set_apart(rig: Rig) -> None:
+    for _ in range(FAULTS_UNTIL_SET_APART):
+        await rig.start_all(target(2))
+        culprit = rig.fleet.replicas[1].run
+        assert culprit is not None
+        rig.device.fault(culprit.process.pid)
+        await rig.step(target(2))
+        rig.now += 60.0
+    for _ in range(4):
+        await rig.step(target(2))
+        if not FakeRun.made[-1].readiness.done():
+            FakeRun.made[-1].readiness.set_result(None)
+        await breathe()
+    assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.SET_APART]
+    assert rig.reasons() == [None, "SetApart"]
+    assert not await rig.step(target(2)), "one that is missing is no settled pack"
+    assert rig.fleet.replicas[0].admitted, "the rest serves"
+    assert rig.fleet.replicas[0].failures == 0
+    await rig.step(target(1))
+    assert 1 not in rig.fleet.replicas, "another layout"
 
 
 async def test_the_end_ends_every_process(rig: Rig) -> None:

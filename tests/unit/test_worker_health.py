@@ -109,10 +109,33 @@ def test_engines_inherit_no_secret_and_no_service_link() -> None:
         "TMPDIR": "/tmp",  # noqa: S108
     }
     command = EngineCommand(("engine",), {"FROM_ENGINE": "1", "PATH": "/opt"})
-    assert engine_environment(agent, command, {"FROM_DEVICE": "2"}, Path("/run/r0")) == {
+    environment = engine_environment(
+        agent,
+        command,
+        {"FROM_DEVICE": "2"},
+        marker="10.0.0.1/0",
+        cache_dir=Path("/cache"),
+        tmpdir=Path("/run/r0"),
+    )
+    assert {name: value for name, value in environment.items() if "CACHE" not in name} == {
         "PATH": "/opt",
         "HF_TOKEN": "the engine's own",
         "FROM_ENGINE": "1",
         "FROM_DEVICE": "2",
+        "SLM_REPLICA": "10.0.0.1/0",
         "TMPDIR": "/run/r0",
     }
+
+
+def test_compiled_kernels_outlive_the_replica_unless_the_user_says_where_they_go() -> None:
+    environment = engine_environment(
+        {"TRITON_CACHE_DIR": "/mine"},
+        EngineCommand(("engine",), {}),
+        {},
+        marker="10.0.0.1/0",
+        cache_dir=Path("/cache"),
+        tmpdir=Path("/run/r0"),
+    )
+    assert environment["TRITON_CACHE_DIR"] == "/mine"
+    assert environment["VLLM_CACHE_ROOT"] == "/cache/vllm"
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/cache/inductor"

@@ -29,6 +29,7 @@ from slm_worker.load import SaturatingLoad
 from slm_worker.loading import CalibrationLoad
 from slm_worker.logs import configure_logs
 from slm_worker.model_files import read_footprint
+from slm_worker.replicas.leftovers import RUN_DIR_PREFIX, claim, sweep
 from slm_worker.replicas.replica import EngineHost
 from slm_worker.routing.router import Router
 from slm_worker.server import make_app
@@ -45,7 +46,7 @@ def main() -> None:
     configure_logs()
     try:
         settings = read_settings(os.environ)
-        with tempfile.TemporaryDirectory(prefix="slm-") as run_dir:
+        with tempfile.TemporaryDirectory(prefix=RUN_DIR_PREFIX) as run_dir:
             code = asyncio.run(_serve(settings, Path(run_dir)))
     except SettingsError as error:
         log.error("%s", error)
@@ -77,6 +78,8 @@ async def _serve(settings: AgentSettings, run_dir: Path) -> int:
             await runner.cleanup()
             return EXIT_PORT_TAKEN
         log.info("the API listens on %s:%d", settings.address, AGENT_PORT)
+        claim(run_dir, settings.address)
+        await sweep(settings.address, run_dir)
         await agent.run(end)
         await runner.cleanup()
     return 0
@@ -110,10 +113,13 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
             engine=ready.engine,
             model_name=config.model.name,
             address=settings.engine_address,
+            pack_address=settings.address,
             run_dir=run_dir,
+            cache_dir=settings.cache_dir,
             agent_env=os.environ,
-            device_env=ready.device.engine_env(),
+            device=ready.device,
             http=http,
+            clock=time.monotonic,
         )
 
     return Agent(

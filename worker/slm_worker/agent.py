@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from slm_worker.bringup import BringUp
@@ -156,12 +157,17 @@ class Agent:
             plan=plan,
             settled=self._settled_since_seconds is not None,
             settled_since_seconds=self._settled_since_seconds,
+            standby_message=self._standby_message(),
             replicas=tuple(one.state() for _, one in sorted(replicas.items())),
             router_queue=sampler.router_queue if sampler else 0,
             load=self._load.state,
             counters=sampler.counters if sampler else None,
             problem=self._problem(),
         )
+
+    def _standby_message(self) -> str:
+        asleep = self._plan is not None and self._plan.standby == "Asleep"
+        return self._fleet.cannot_sleep if asleep and self._fleet else ""
 
     def _packing(self) -> Packing | None:
         device = self._bring_up.device
@@ -290,7 +296,7 @@ class Agent:
         """A layout is sized once: what becomes known of the model later changes none that runs."""
         if self._sized is not None and self._sized[0] == plan.layout:
             sized = self._sized[1]
-            return Target(sized.replicas, plan.rotation, sized.settings)
+            return replace(sized, rotation=plan.rotation, asleep=plan.standby == "Asleep")
         device = self._bring_up.device
         if device is None:
             return None
@@ -306,7 +312,7 @@ class Agent:
             return None
         self._layout_trouble.clear()
         self._sized = (plan.layout, target)
-        return target
+        return replace(target, asleep=plan.standby == "Asleep")
 
     async def _close(self) -> None:
         self._ending = True

@@ -12,7 +12,7 @@ from slm_worker.engine.metrics import EngineSample
 from slm_worker.gpu.base import DeviceError, DeviceReading
 from slm_worker.measure import EngineReading, Meter, Moment
 from slm_worker.problems import ProblemLog
-from slm_worker.replicas.fleet import Replica
+from slm_worker.replicas.member import Replica
 from slm_worker.routing.router import RouterError
 from slm_worker.wire import Counters, GpuHealth, Problem
 

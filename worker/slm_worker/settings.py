@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from slm_worker.engine.factory import EngineUnusableError, refuse_owned_arguments
-from slm_worker.wire import ADDRESS_VARIABLE, CONFIG_VARIABLE, TOKEN_VARIABLE, PackConfig
+from slm_worker.wire import (
+    ADDRESS_VARIABLE,
+    CACHE_VARIABLE,
+    CONFIG_VARIABLE,
+    TOKEN_VARIABLE,
+    PackConfig,
+)
 
 MIN_TOKEN_CHARACTERS = 16
 DEFAULT_ADDRESS = "127.0.0.1"
@@ -26,6 +34,8 @@ class AgentSettings:
     token: str = field(repr=False)
     address: str
     """Where agent and router listen."""
+    cache_dir: Path
+    """Where engines keep compiled kernels."""
 
     @property
     def engine_address(self) -> str:
@@ -40,7 +50,19 @@ def read_settings(environment: Mapping[str, str]) -> AgentSettings:
         config=_config(environment.get(CONFIG_VARIABLE, "")),
         token=_token(environment.get(TOKEN_VARIABLE, "")),
         address=_address(environment.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS),
+        cache_dir=_cache_dir(environment),
     )
+
+
+def _cache_dir(environment: Mapping[str, str]) -> Path:
+    """Below the home directory, where models are downloaded too, unless a volume is named."""
+    given = environment.get(CACHE_VARIABLE)
+    if given and not given.startswith("/"):
+        raise SettingsError(
+            f"{CACHE_VARIABLE} is {given!r}: give the absolute path where a volume is mounted"
+        )
+    home = environment.get("HOME") or tempfile.gettempdir()
+    return Path(given) if given else Path(home) / ".cache" / "slm-engines"
 
 
 def _config(text: str) -> PackConfig:

@@ -23,6 +23,9 @@ TOKEN_VARIABLE = "SLM_AGENT_TOKEN"  # noqa: S105 - the name of the variable, not
 """Environment variable that holds the bearer token of the agent's API."""
 ADDRESS_VARIABLE = "POD_IP"
 """Environment variable that holds the address on which agent and router listen."""
+CACHE_VARIABLE = "SLM_ENGINE_CACHE"
+"""Environment variable that names a directory, such as a mounted volume, in which engines keep
+compiled kernels; by default it lies below HOME and lives as long as the Pod."""
 AGENT_PORT = 8080
 ROUTER_PORT = 8000
 

@@ -1,38 +1,45 @@
-"""One engine process with all its descendants: start, bounded log tail, end without leftovers."""
+"""One engine process with all its descendants: started, and ended without leftovers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
 from slm_worker.engine.base import EngineCommand
+from slm_worker.replicas.leftovers import (
+    MARKER_VARIABLE,
+    group_members,
+    sweep_shared_memory,
+)
+from slm_worker.replicas.output import Output
 from slm_worker.replicas.parent import die_with_parent
 
-LOG_TAIL_BYTES = 64 * 1024
-MAX_LOG_LINE_BYTES = 8 * 1024
 TERMINATE_GRACE_SECONDS = 10.0
 """After the first SIGTERM: the router has drained the process, so little is left to finish."""
 SECOND_TERMINATE_GRACE_SECONDS = 5.0
-OUTPUT_END_SECONDS = 2.0
-"""How long to wait for the rest of the output of processes that are gone."""
 GROUP_END_SECONDS = 5.0
 GROUP_POLL_SECONDS = 0.02
 
-_READ_BYTES = 64 * 1024
 _SECRET_PREFIX = "SLM_"  # noqa: S105 - a prefix of names
 _SERVICE_LINK_PREFIX = "tcp://"
 
-log = logging.getLogger("slm_worker.engine")
+Release = Callable[[Collection[int]], Awaitable[None]]
+"""Ends these processes' hold on the device, before they are killed. Never raises."""
 
 
 def engine_environment(
-    agent: Mapping[str, str], command: EngineCommand, device: Mapping[str, str], tmpdir: Path
+    agent: Mapping[str, str],
+    command: EngineCommand,
+    device: Mapping[str, str],
+    *,
+    marker: str,
+    cache_dir: Path,
+    tmpdir: Path,
 ) -> dict[str, str]:
     """What an engine process inherits: not the agent's own settings and token, and none of the
     variables that Kubernetes sets for Services (VLLM_PORT=tcp://... would stop vLLM)."""
@@ -41,23 +48,51 @@ def engine_environment(
         for name, value in agent.items()
         if not name.startswith(_SECRET_PREFIX) and not value.startswith(_SERVICE_LINK_PREFIX)
     }
-    return inherited | command.env | dict(device) | {"TMPDIR": str(tmpdir)}
+    own = {MARKER_VARIABLE: marker, "TMPDIR": str(tmpdir)}
+    return compile_caches(cache_dir) | inherited | command.env | dict(device) | own
+
+
+def compile_caches(cache_dir: Path) -> dict[str, str]:
+    """Where compiled kernels go: one place for all replicas and restarts, which start one after
+    another, so that only the first compiles. By default some would go below TMPDIR, which ends
+    with the replica. A variable that the user sets is left."""
+    return {
+        "VLLM_CACHE_ROOT": str(cache_dir / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache_dir / "inductor"),
+        "TRITON_CACHE_DIR": str(cache_dir / "triton"),
+        "CUDA_CACHE_PATH": str(cache_dir / "cuda"),
+    }
 
 
 class EngineProcess:
     """Made by :meth:`start`; leads a process group of its own, which :meth:`stop` ends."""
 
-    def __init__(self, process: asyncio.subprocess.Process, output: _Output, tmpdir: Path) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        output: Output,
+        tmpdir: Path,
+        release: Release,
+    ) -> None:
         self._process = process
         self._output = output
         self._tmpdir = tmpdir
+        self._release = release
         self._gone = False
 
     @classmethod
     async def start(
-        cls, name: str, argv: tuple[str, ...], env: Mapping[str, str], tmpdir: Path
+        cls,
+        replica: int,
+        argv: tuple[str, ...],
+        env: Mapping[str, str],
+        tmpdir: Path,
+        *,
+        heard: Callable[[str], None],
+        release: Release,
     ) -> EngineProcess:
-        """Raises OSError when the program cannot be started. ``tmpdir`` is made and owned."""
+        """Raises OSError when the program cannot be started. ``tmpdir`` is made and owned;
+        ``heard`` gets what the process writes, line by line."""
         if shutil.which(argv[0], path=env.get("PATH")) is None:
             raise FileNotFoundError(f"no program {argv[0]}")
         await asyncio.to_thread(tmpdir.mkdir, mode=0o700)
@@ -78,7 +113,7 @@ class EngineProcess:
             raise
         finally:
             os.close(writing)
-        return cls(process, await _Output.follow(name, reading), tmpdir)
+        return cls(process, await Output.follow(replica, reading, heard), tmpdir, release)
 
     @property
     def pid(self) -> int:
@@ -109,9 +144,13 @@ class EngineProcess:
         await self.kill()
 
     async def kill(self) -> None:
-        """SIGKILL for the whole group, and removal of what it left behind. May be repeated."""
+        """SIGKILL for the whole group once the device has let go of it, and removal of what it
+        left behind. May be repeated."""
         if self._gone:
             return
+        members = await asyncio.to_thread(group_members, self.pid)
+        if members:
+            await self._release(members)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         await self._process.wait()
@@ -119,6 +158,7 @@ class EngineProcess:
         self._gone = True
         await self._output.end()
         await asyncio.to_thread(shutil.rmtree, self._tmpdir, ignore_errors=True)
+        await sweep_shared_memory()
 
 
 async def _group_end(group: int) -> None:
@@ -131,54 +171,3 @@ async def _group_end(group: int) -> None:
                     os.waitpid(-group, os.WNOHANG)  # noqa: ASYNC222 - does not wait
                 os.killpg(group, 0)
                 await asyncio.sleep(GROUP_POLL_SECONDS)
-
-
-class _Output:
-    """Follows a pipe: every line goes to the agent's log, the last ones are kept."""
-
-    def __init__(self, name: str, transport: asyncio.ReadTransport, reader: asyncio.StreamReader):
-        self._name = name
-        self._transport = transport
-        self._reader = reader
-        self._tail = bytearray()
-        self._task = asyncio.create_task(self._follow(), name=f"output of {name}")
-
-    @classmethod
-    async def follow(cls, name: str, descriptor: int) -> _Output:
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
-        )
-        return cls(name, transport, reader)
-
-    @property
-    def tail(self) -> str:
-        return self._tail.decode(errors="replace")
-
-    async def end(self) -> None:
-        # Somebody outside the group may still hold the pipe: then its words are not waited for.
-        await asyncio.wait([self._task], timeout=OUTPUT_END_SECONDS)
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        self._transport.close()
-
-    async def _follow(self) -> None:
-        line = bytearray()
-        while chunk := await self._reader.read(_READ_BYTES):
-            self._tail += chunk
-            del self._tail[:-LOG_TAIL_BYTES]
-            line += chunk
-            *whole, rest = bytes(line).split(b"\n")
-            for one in whole:
-                self._log(one)
-            line = bytearray(rest)
-            if len(line) > MAX_LOG_LINE_BYTES:
-                self._log(bytes(line))
-                line.clear()
-        if line:
-            self._log(bytes(line))
-
-    def _log(self, line: bytes) -> None:
-        text = line[:MAX_LOG_LINE_BYTES].decode(errors="replace").rstrip()
-        if text:
-            log.info("%s", text, extra={"replica": self._name})

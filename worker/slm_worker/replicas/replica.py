@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 
 from slm_worker.engine.base import Engine, ReplicaSpec
 from slm_worker.engine.client import EngineClient, EngineNotAnsweringError
+from slm_worker.gpu.base import MpsStatus
 from slm_worker.measure import ProcessKey
 from slm_worker.replicas.affinity import pin
+from slm_worker.replicas.leftovers import marker
 from slm_worker.replicas.planner import Settings
 from slm_worker.replicas.process import EngineProcess, engine_environment
+from slm_worker.replicas.progress import StartDeadlines, StartProgress
 
-START_TIMEOUT_SECONDS = 1800.0
-"""A first start may download the model."""
 FIRST_COMPLETION_TIMEOUT_SECONDS = 120.0
 """The first token may wait for kernels to be compiled."""
 HEALTH_POLL_SECONDS = 0.2
+PROGRESS_POLL_SECONDS = 0.5
 
 
 class ReplicaError(Exception):
@@ -34,6 +37,16 @@ class ReplicaError(Exception):
         self.message = message
 
 
+class SharedDevice(Protocol):
+    """What replicas need of the device; see :class:`slm_worker.gpu.base.Device`."""
+
+    @property
+    def mps(self) -> MpsStatus: ...
+    def engine_env(self) -> dict[str, str]: ...
+    async def release(self, pids: Collection[int]) -> None: ...
+    async def recover(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class EngineHost:
     """What all engine processes of a pack have in common."""
@@ -42,23 +55,36 @@ class EngineHost:
     model_name: str
     address: str
     """Loopback address on which engines listen."""
+    pack_address: str
+    """The pack's own, by which a later agent knows these processes."""
     run_dir: Path
+    cache_dir: Path
+    """Where compiled kernels are kept, over restarts of replicas and of the agent."""
     agent_env: Mapping[str, str]
-    device_env: Mapping[str, str]
+    device: SharedDevice
     http: aiohttp.ClientSession
+    clock: Callable[[], float]
+    deadlines: StartDeadlines = field(default_factory=StartDeadlines)
 
 
 class EngineRun:
     """One engine process. Made by :meth:`launch`, ended through ``process``."""
 
     def __init__(
-        self, host: EngineHost, key: ProcessKey, port: int, process: EngineProcess
+        self,
+        host: EngineHost,
+        key: ProcessKey,
+        port: int,
+        process: EngineProcess,
+        progress: StartProgress,
     ) -> None:
         self.key = key
         self.port = port
         self.process = process
         self.client = EngineClient(host.http, host.address, port, host.model_name)
         self._engine = host.engine
+        self._clock = host.clock
+        self._progress = progress
 
     @classmethod
     async def launch(
@@ -75,12 +101,28 @@ class EngineRun:
                 max_num_seqs=settings.max_num_seqs,
                 kv_cache_bytes=settings.kv_cache_bytes,
                 gpu_memory_utilization=settings.gpu_memory_utilization,
+                sleep_mode=settings.sleep_mode,
             )
         )
         tmpdir = host.run_dir / f"r{index}-{start}"
-        env = engine_environment(host.agent_env, command, host.device_env, tmpdir)
+        env = engine_environment(
+            host.agent_env,
+            command,
+            host.device.engine_env(),
+            marker=marker(host.pack_address, index),
+            cache_dir=host.cache_dir,
+            tmpdir=tmpdir,
+        )
+        progress = StartProgress(host.deadlines, host.clock())
         try:
-            process = await EngineProcess.start(str(index), command.argv, env, tmpdir)
+            process = await EngineProcess.start(
+                index,
+                command.argv,
+                env,
+                tmpdir,
+                heard=lambda line: progress.said(line, host.clock()),
+                release=host.device.release,
+            )
         except OSError as error:
             raise ReplicaError(
                 "EngineNotFound",
@@ -88,31 +130,33 @@ class EngineRun:
             ) from None
         if cores is not None:
             await asyncio.to_thread(pin, process.pid, cores)
-        return cls(host, key, port, process)
+        return cls(host, key, port, process, progress)
 
     async def until_ready(self) -> None:
         """Until it is healthy and has completed a token. Raises ReplicaError."""
-        exited = asyncio.create_task(self.process.wait())
-        answered = asyncio.create_task(self._until_answering())
+        tasks = [
+            asyncio.create_task(work)
+            for work in (self._until_exit(), self._until_answering(), self._until_overdue())
+        ]
         try:
-            done, _ = await asyncio.wait(
-                {exited, answered},
-                timeout=START_TIMEOUT_SECONDS,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if exited in done:
-                raise await self.death()
-            if answered not in done:
-                raise ReplicaError(
-                    "StartTimeout",
-                    f"the engine was not ready within {START_TIMEOUT_SECONDS:.0f} s: its log says "
-                    "what it waits for",
-                )
-            answered.result()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            for task in (exited, answered):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({exited, answered})
+            await asyncio.wait(tasks)
+
+    async def _until_exit(self) -> None:
+        await self.process.wait()
+        raise await self.death()
+
+    async def _until_overdue(self) -> None:
+        while True:
+            overdue = self._progress.overdue(self._clock())
+            if overdue is not None:
+                raise ReplicaError(overdue.reason, overdue.message)
+            await asyncio.sleep(PROGRESS_POLL_SECONDS)
 
     async def _until_answering(self) -> None:
         while True:
