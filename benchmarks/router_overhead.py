@@ -46,7 +46,7 @@ async def engine_and_router(service_seconds: float) -> AsyncIterator[tuple[int, 
         try:
             await until_listening(engine_port)
             await router.start()
-            await router.set_endpoint(0, engine_port, max_in_flight=2 * CONNECTIONS)
+            await router.set_endpoint(0, engine_port, max_num_seqs=2 * CONNECTIONS)
             await router.admit(0)
             yield engine_port, router_port
         finally:

@@ -21,7 +21,7 @@ import aiohttp
 
 from benchmarks import report
 from benchmarks.pack import MODEL_NAME, Kind, Pack, in_rotation, running, simulated, vllm_on_cpu
-from slm_worker.routing.config import max_in_flight
+from slm_worker.routing.limits import max_in_flight
 from slm_worker.wire import PackState
 
 NAME = "scale_up"

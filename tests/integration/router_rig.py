@@ -56,7 +56,7 @@ async def four_engines(run_dir: Path) -> AsyncIterator[Rig]:
     async with aiohttp.ClientSession(connector=connector) as session:
         await router.start()
         for index, engine in enumerate(engines):
-            await router.set_endpoint(index, engine.port, max_in_flight=4)
+            await router.set_endpoint(index, engine.port, max_num_seqs=4)
         try:
             yield router, engines, Client(session, port)
         finally:

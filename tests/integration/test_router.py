@@ -64,7 +64,7 @@ class TestRotation:
         await router.admit(0)
         tasks = [asyncio.create_task(client.complete()) for _ in range(6)]
         await queued(router, 2)
-        await router.set_endpoint(0, engines[0].port, max_in_flight=8)
+        await router.set_endpoint(0, engines[0].port, max_num_seqs=8)
         await queued(router, 0)
         engines[0].gate.set()
         await asyncio.gather(*tasks)
@@ -268,7 +268,7 @@ class TestDeadReplica:
         await router.admit(0)
         await engines[0].kill()
         await router.eject(0)
-        await router.set_endpoint(0, engines[1].port, max_in_flight=4)
+        await router.set_endpoint(0, engines[1].port, max_num_seqs=4)
         await router.admit(0)
         assert await client.complete() == (200, "r1")
 

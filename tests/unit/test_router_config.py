@@ -1,4 +1,4 @@
-"""The router's configuration text and what is read back from HAProxy."""
+"""The router's configuration text, and how many requests a replica is sent."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_worker.load import saturating_concurrency
-from slm_worker.routing.config import RouterSettings, max_in_flight, render, slot_name
-from slm_worker.routing.router import parse_stats
-from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK
+from slm_worker.routing.config import RouterSettings, render, render_map, slot_name
+from slm_worker.routing.limits import is_crowded, limit, max_in_flight
+from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK, Routing
 
 
 def settings(**changes: object) -> RouterSettings:
@@ -22,16 +22,45 @@ def settings(**changes: object) -> RouterSettings:
     return RouterSettings(**(values | changes))  # type: ignore[arg-type]
 
 
-def test_every_possible_replica_has_a_slot_in_maintenance_ordered_by_index() -> None:
-    lines = render(settings()).splitlines()
-    slots = [line.split() for line in lines if line.startswith("  server r") and " id " in line]
+def backend(name: str) -> list[str]:
+    """The lines of one backend of the default configuration."""
+    text = render(settings(), Routing(), listener=7)
+    return text.partition(f"\nbackend {name}\n")[2].partition("\n\n")[0].splitlines()
+
+
+@pytest.mark.parametrize(("name", "algorithm"), [("concentrate", "first"), ("spread", "leastconn")])
+def test_every_possible_replica_has_a_slot_in_maintenance_ordered_by_index(
+    name: str, algorithm: str
+) -> None:
+    lines = backend(name)
+    assert lines[0] == f"  balance {algorithm}"
+    slots = [line.split() for line in lines if line.startswith("  server r")]
     assert [slot[1] for slot in slots] == [f"r{n}" for n in range(MAX_REPLICAS_PER_PACK)]
     assert [int(slot[4]) for slot in slots] == list(range(1, MAX_REPLICAS_PER_PACK + 1))
     assert all(slot[-1] == "disabled" for slot in slots)
 
 
-def test_an_ipv6_address_is_bracketed() -> None:
-    assert "bind [fd00::1]:8000 " in render(settings(address="fd00::1"))
+def test_slots_that_describe_follow_those_that_compute() -> None:
+    slots = [line.split() for line in backend("describe") if line.startswith("  server ")]
+    assert len(slots) == MAX_REPLICAS_PER_PACK
+    assert all(slot[-2:] == ["track", f"concentrate/{slot[1]}"] for slot in slots)
+
+
+def test_an_ipv6_engine_is_bracketed() -> None:
+    text = render(settings(replica_host="::1"), Routing(), listener=7)
+    assert "  server r0 [::1]:1 id 1 disabled" in text.splitlines()
+
+
+def test_haproxy_takes_the_agents_socket_and_the_plans_patience() -> None:
+    text = render(settings(), Routing(queue_timeout_seconds=45), listener=7)
+    assert "  bind fd@7 " in text
+    assert "  timeout queue 45s\n" in text
+
+
+def test_the_map_names_the_backend_and_the_bound_of_the_queue() -> None:
+    assert render_map(Routing()) == "backend concentrate\nmax_queued 4096\n"
+    spread = Routing(mode="Spread", max_queued_requests=7)
+    assert render_map(spread) == "backend spread\nmax_queued 7\n"
 
 
 @pytest.mark.parametrize(
@@ -56,9 +85,45 @@ def test_an_index_without_slot_is_named(index: int) -> None:
         slot_name(index)
 
 
-@pytest.mark.parametrize(("batch", "limit"), [(1, 3), (16, 18), (32, 34), (256, 272)])
-def test_a_replica_gets_a_little_more_than_its_batch(batch: int, limit: int) -> None:
-    assert max_in_flight(batch) == limit
+@pytest.mark.parametrize(("batch", "most"), [(1, 3), (16, 18), (32, 34), (256, 272)])
+def test_at_most_a_replica_gets_a_little_more_than_its_batch(batch: int, most: int) -> None:
+    assert max_in_flight(batch) == most
+
+
+class TestMargin:
+    @pytest.mark.parametrize("requests", [0, 16, 19])
+    def test_replicas_get_their_batch_while_they_are_not_full_to_the_margin(
+        self, requests: int
+    ) -> None:
+        assert not is_crowded([8, 8], requests)
+        assert limit(8, crowded=False, elsewhere=0) == 8
+
+    @pytest.mark.parametrize("requests", [20, 400])
+    def test_replicas_get_a_margin_when_there_is_enough_for_all(self, requests: int) -> None:
+        assert is_crowded([8, 8], requests)
+        assert limit(8, crowded=True, elsewhere=0) == 10
+
+    def test_nobody_in_rotation_is_not_crowded(self) -> None:
+        assert not is_crowded([], 1000)
+
+    def test_what_the_other_mode_still_runs_is_left_out(self) -> None:
+        assert limit(8, crowded=False, elsewhere=5) == 3
+
+    def test_the_queue_always_moves(self) -> None:
+        assert limit(8, crowded=False, elsewhere=9) == 1
+
+    @given(st.lists(st.integers(1, MAX_NUM_SEQS), min_size=1, max_size=8), st.integers(0, 10_000))
+    def test_a_margin_never_keeps_a_request_from_a_free_place_in_a_batch(
+        self, batches: list[int], requests: int
+    ) -> None:
+        crowded = is_crowded(batches, requests)
+        limits = [limit(batch, crowded=crowded, elsewhere=0) for batch in batches]
+        left, given_each = requests, []
+        for most in limits:  # filled in order, as `balance first` does
+            given_each.append(min(left, most))
+            left -= given_each[-1]
+        if any(given > batch for given, batch in zip(given_each, batches, strict=True)):
+            assert all(given >= batch for given, batch in zip(given_each, batches, strict=True))
 
 
 @given(st.integers(1, MAX_REPLICAS_PER_PACK), st.integers(1, MAX_NUM_SEQS))
@@ -68,13 +133,3 @@ def test_a_saturating_load_fills_every_replica_and_leaves_requests_waiting(
     slots = rotation * max_in_flight(max_num_seqs)
     assert slots + 8 <= saturating_concurrency(rotation, max_in_flight(max_num_seqs))
     assert saturating_concurrency(rotation, max_in_flight(max_num_seqs)) <= slots * 1.125 + 8
-
-
-def test_stats_add_all_queues_and_the_held_request() -> None:
-    text = (
-        "# pxname,svname,qcur,scur,\n"
-        "engines,r0,1,4,\nengines,r1,0,3,\nengines,hold,0,1,\nengines,BACKEND,5,13,\n\n"
-    )
-    stats = parse_stats(text, held=1, slots=[0, 1])
-    assert stats.queued == 7
-    assert stats.in_flight == {0: 4, 1: 3}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from slm_worker.load import saturating_concurrency
-from slm_worker.routing.config import max_in_flight
+from slm_worker.routing.limits import max_in_flight
 from slm_worker.wire import Load, LoadState
 
 

@@ -3,29 +3,47 @@
 Written once per start and never reloaded: every replica slot is declared beforehand, in
 maintenance, and moved by the runtime API. How the parts play together:
 
-- ``balance first`` with a ``maxconn`` per slot concentrates requests on the first replicas, since a
-  full batch reads the weights once, spills over to the next, and queues here when all are full.
+- A slot is a server in three backends. ``concentrate`` (``balance first``) fills the first replicas
+  to their ``maxconn``, since a full batch reads the weights once, then spills over to the next;
+  ``spread`` takes the least busy. Both queue when all are full. A map, which the runtime API
+  changes, names the one that new requests go to and how many may wait. ``describe`` answers what
+  takes no place in a batch, so that a probe does not wait behind completions.
 - One thread: HAProxy 2.6 can lose a wake-up of its queue between threads, and one thread carries
   far more than one GPU's requests.
+- The listening socket is the agent's and inherited: when HAProxy dies, new connections wait for
+  the next one instead of being refused.
 - Connections to engines are kept and reused, which spares a third of a millisecond per request.
   Engines never close an idle one (see :class:`slm_worker.engine.base.Engine`), since a request
   already on its way to a closing connection would be lost.
 - A slot whose connection is refused is marked down at once and probed until it listens again, so
   that requests not yet sent go elsewhere before the agent knows of the death.
-- The ``hold`` slot is a backup: HAProxy uses it only when no replica takes requests. It takes one
-  request and keeps the others queued here instead of refused; see :mod:`slm_worker.routing.holder`.
+- The ``hold`` slots are backups: HAProxy uses them only when no replica takes requests. Each takes
+  one request and keeps the others queued here instead of refused; see
+  :mod:`slm_worker.routing.holder`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from slm_worker.wire import MAX_REPLICAS_PER_PACK
+from slm_worker.routing.answers import (
+    LENGTH_REQUIRED,
+    NO_REPLICA,
+    NOT_SERVED,
+    QUEUE_FULL,
+    RETRY_LATER_SECONDS,
+    RETRY_SOON_SECONDS,
+    SERVED_PATHS,
+    error_body,
+    returned,
+)
+from slm_worker.routing.limits import max_in_flight as max_in_flight
+from slm_worker.wire import MAX_REPLICAS_PER_PACK, Routing
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 """Largest accepted request body; a prompt of 131,072 tokens is about 1 MiB of JSON."""
@@ -35,33 +53,20 @@ CONNECT_TIMEOUT_MILLISECONDS = 250
 between two tries at the same replica."""
 CONNECT_TRIES = 20
 """With the pause above: five seconds for the agent to take a dead lone replica out."""
-QUEUE_TIMEOUT_SECONDS = 600
-"""Longest wait for a free slot: the default patience of OpenAI's clients."""
 RESPONSE_TIMEOUT_SECONDS = 3600
-"""Longest silence of an engine or a client: a completion that is not streamed is silent until its
-last token, and 131,072 tokens at 40 tokens/s take almost an hour."""
-REQUEST_TIMEOUT_SECONDS = 60
-"""Longest time for a client to send its headers and the first 16 KiB of its body."""
+"""Longest silence of an engine: a completion that is not streamed is silent until its last token,
+and 131,072 tokens at 40 tokens/s take almost an hour."""
 KEEP_ALIVE_SECONDS = 120
 """How long an idle client connection stays open: longer than usual proxies keep theirs, so that
 the client is the one who closes."""
+BACKLOG = 4096
+"""Connections that wait to be accepted while HAProxy is being replaced."""
 MAX_FILE_DESCRIPTORS = 65_536
 """Bounds memory: about 32,000 connections at two descriptors each."""
+DESCRIBING_PER_REPLICA = 64
+"""Requests to ``describe`` that one replica gets at once: they cost an engine little, not nothing.
+"""
 
-SERVED_PATHS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/models",
-    "/v1/responses",
-    "/tokenize",
-    "/detokenize",
-    "/health",
-    "/ping",
-    "/version",
-)
-"""What clients may ask for. Engines also serve paths that change or disclose them: /metrics,
-/sleep, /collective_rpc, /v1/load_lora_adapter and more with each release."""
 SERVED_MODEL_PATH = "^/v1/models(/[A-Za-z0-9][A-Za-z0-9._-]*(%2[Ff][A-Za-z0-9][A-Za-z0-9._-]*)*)+$"
 """A model by its name, whose slash may be escaped. No part begins with a dot, so none is a step
 up."""
@@ -73,9 +78,38 @@ STATS_SOCKET = "router.sock"
 RELAY_SOCKET = "relay.sock"
 HOLD_SOCKET = "hold.sock"
 CONFIG_FILE = "haproxy.cfg"
+ROUTING_MAP = "routing.map"
 
 MAX_RUN_DIR_LENGTH = 80
 """A unix socket's path holds at most 107 bytes, and HAProxy appends a suffix while it binds."""
+
+Balance = Literal["concentrate", "spread"]
+CONCENTRATE: Balance = "concentrate"
+SPREAD: Balance = "spread"
+BALANCES: tuple[Balance, ...] = (CONCENTRATE, SPREAD)
+"""Backends that completions go to."""
+DESCRIBE = "describe"
+FULL = "full"
+BACKEND_OF = {"Concentrate": CONCENTRATE, "Spread": SPREAD}
+HOLD_ID = 1000
+"""Of the server ``hold``; slots have their index + 1."""
+
+
+@dataclass(frozen=True)
+class ClientTimeouts:
+    """How long a client may keep the router waiting."""
+
+    header_seconds: int = 10
+    """For a request's line and headers, which a client sends at once."""
+    body_seconds: int = 60
+    """For the first 16 KiB of its body; what is longer is passed on as it comes."""
+    idle_seconds: int = 60
+    """Without sending or taking a byte when it should. A client that waits for a silent engine is
+    not meant. One that never reads its stream is cut this long after all buffers on the way are
+    full; until then it costs its place in the batch and nobody else's."""
+
+
+DEFAULT_TIMEOUTS = ClientTimeouts()
 
 
 @dataclass(frozen=True)
@@ -86,6 +120,7 @@ class RouterSettings:
     port: int
     replica_host: str
     run_dir: Path
+    timeouts: ClientTimeouts = DEFAULT_TIMEOUTS
 
     def __post_init__(self) -> None:
         for name, value in (("address", self.address), ("replica_host", self.replica_host)):
@@ -103,65 +138,33 @@ class RouterSettings:
             )
 
 
-def max_in_flight(max_num_seqs: int) -> int:
-    """How many requests a replica that batches ``max_num_seqs`` sequences is sent at once.
-
-    A little more than its batch (1/16, at least 2): when a sequence ends, the next one already
-    waits in the engine and takes its place in the same step, while the router's answer would come
-    a round trip later. The rest waits at the router, where it can still go to another replica.
-    """
-    return max_num_seqs + max(2, max_num_seqs // 16)
-
-
 def slot_name(index: int) -> str:
-    """The name of a replica's server in the backend ``engines``."""
+    """The name of a replica's server in every backend."""
     if not 0 <= index < MAX_REPLICAS_PER_PACK:
         raise ValueError(f"replica index {index} is not in 0..{MAX_REPLICAS_PER_PACK - 1}")
     return f"r{index}"
 
 
-def error_body(message: str, status: int, kind: str) -> str:
-    """An error in the shape that OpenAI's clients expect."""
-    error = {"message": message, "type": kind, "param": None, "code": status}
-    return json.dumps({"error": error})
+def routing_entries(routing: Routing) -> dict[str, str]:
+    """The map's keys and values."""
+    return {
+        "backend": BACKEND_OF[routing.mode],
+        "max_queued": str(routing.max_queued_requests),
+    }
 
 
-NO_REPLICA = error_body(
-    "No replica of the model is ready yet. Try again shortly.", 503, "service_unavailable"
-)
-
-NOT_SERVED = error_body(
-    f"This path is not served. There are {', '.join(SERVED_PATHS)}.", 404, "not_found"
-)
-LENGTH_REQUIRED = error_body(
-    "The request has a body without a Content-Length: send it in one piece, not chunked.",
-    411,
-    "length_required",
-)
-
-_ERRORS = (
-    (400, "bad_request", "The request is not valid HTTP."),
-    (408, "timeout", f"The request was not sent within {REQUEST_TIMEOUT_SECONDS} s."),
-    (
-        413,
-        "request_too_large",
-        f"The request body exceeds {MAX_REQUEST_BYTES} bytes: send a shorter prompt.",
-    ),
-    (500, "internal_error", "The router failed."),
-    (502, "bad_gateway", "The replica ended before it answered. Try again."),
-    (503, "service_unavailable", "No replica could take the request in time. Try again shortly."),
-    (504, "timeout", f"The replica was silent for {RESPONSE_TIMEOUT_SECONDS} s."),
-)
+def render_map(routing: Routing) -> str:
+    """The text of ``routing.map``, as HAProxy reads it at its start."""
+    return "".join(f"{key} {value}\n" for key, value in routing_entries(routing).items())
 
 
-def render(settings: RouterSettings) -> str:
-    """The text of ``haproxy.cfg``."""
-    run_dir = settings.run_dir
-    slots = [slot_name(index) for index in range(MAX_REPLICAS_PER_PACK)]
+def render(settings: RouterSettings, routing: Routing, listener: int) -> str:
+    """The text of ``haproxy.cfg``. ``listener``: the inherited socket's file descriptor."""
+    run_dir, timeouts = settings.run_dir, settings.timeouts
+    routing_map = run_dir / ROUTING_MAP
     return f"""\
 global
   nbthread 1
-  noreuseport
   fd-hard-limit {MAX_FILE_DESCRIPTORS}
   stats socket {run_dir / STATS_SOCKET} mode 600 level admin
   stats timeout 30s
@@ -175,75 +178,98 @@ defaults
   retries {CONNECT_TRIES}
   retry-on conn-failure
   timeout connect {CONNECT_TIMEOUT_MILLISECONDS}ms
-  timeout queue {QUEUE_TIMEOUT_SECONDS}s
+  timeout queue {routing.queue_timeout_seconds}s
   timeout server {RESPONSE_TIMEOUT_SECONDS}s
-  timeout client {RESPONSE_TIMEOUT_SECONDS}s
-  timeout http-request {REQUEST_TIMEOUT_SECONDS}s
+  timeout client {timeouts.idle_seconds}s
+  timeout http-request {timeouts.header_seconds}s
   timeout http-keep-alive {KEEP_ALIVE_SECONDS}s
-{_lines(_http_error(*error) for error in _ERRORS)}
+{_lines(_http_errors())}
 
 frontend router
-  bind {_endpoint(settings.address, settings.port)} backlog 4096
+  bind fd@{listener} backlog {BACKLOG}
   unique-id-format %[uuid()]
   http-request set-header X-Request-Id %[unique-id] unless {{ req.hdr(X-Request-Id) -m found }}
   http-request set-var(txn.request_id) req.hdr(X-Request-Id)
   http-after-response set-header X-Request-Id %[var(txn.request_id)] \
 if {{ var(txn.request_id) -m found }}
-  http-request {_return(404, NOT_SERVED)} \
+  http-request return {returned(404, NOT_SERVED)} \
 unless {{ path {" ".join(SERVED_PATHS)} }} or {{ path_reg '{SERVED_MODEL_PATH}' }}
   http-request deny deny_status 413 if {{ req.body_size gt {MAX_REQUEST_BYTES} }}
-  http-request wait-for-body time {REQUEST_TIMEOUT_SECONDS}s
-  http-request {_return(411, LENGTH_REQUIRED)} \
+  http-request wait-for-body time {timeouts.body_seconds}s
+  http-request return {returned(411, LENGTH_REQUIRED)} \
 if {{ req.body_size gt 0 }} !{{ req.hdr(Content-Length) -m found }}
-  http-request {_return(503, NO_REPLICA)} hdr Retry-After 1 \
-if {{ path /health /v1/models }} {{ nbsrv(rotation) eq 0 }}
+  http-request return {returned(503, NO_REPLICA, RETRY_SOON_SECONDS)} \
+if !METH_POST {{ nbsrv({DESCRIBE}) eq 0 }}
+  use_backend {DESCRIBE} if !METH_POST
   http-request set-priority-class int(1) if {{ req.hdr({LOAD_HEADER}) -m found }}
-  default_backend engines
+  http-request set-var(txn.max_queued) str(max_queued),map({routing_map})
+  http-request set-var(txn.spread_queue) queue({SPREAD})
+  use_backend {FULL} if \
+{{ queue({CONCENTRATE}),add(txn.spread_queue),sub(txn.max_queued) ge 0 }}
+  use_backend %[str(backend),map({routing_map})]
+  default_backend {CONCENTRATE}
 
 frontend relay
   bind unix@{run_dir / RELAY_SOCKET} mode 600
   http-request set-priority-class int(-1)
-  default_backend engines
+  use_backend %[str(backend),map({routing_map})]
+  default_backend {CONCENTRATE}
 
-backend engines
-  balance first
+backend {FULL}
+  http-request return {returned(429, QUEUE_FULL, RETRY_LATER_SECONDS)}
+
+{_balancing(settings, CONCENTRATE, "first")}
+{_balancing(settings, SPREAD, "leastconn")}
+backend {DESCRIBE}
+  default-server maxconn {DESCRIBING_PER_REPLICA}
+{_slots(settings, f"track {CONCENTRATE}/{{name}}")}
+"""
+
+
+def _balancing(settings: RouterSettings, name: Balance, algorithm: str) -> str:
+    return f"""\
+backend {name}
+  balance {algorithm}
   option allbackups
   default-server check inter 1s fastinter 250ms downinter 250ms fall 3 rise 1 \
 observe layer4 error-limit 1 on-error mark-down
-{
-        _lines(
-            f"server {name} {_endpoint(settings.replica_host, 1)} id {number} disabled"
-            for number, name in enumerate(slots, start=1)
-        )
-    }
-  server hold unix@{run_dir / HOLD_SOCKET} id 1000 no-check backup maxconn 1
-
-backend rotation
-{
-        _lines(
-            f"server {name} {_endpoint(settings.replica_host, 1)} track engines/{name}"
-            for name in slots
-        )
-    }
+{_slots(settings, "disabled")}
+  server hold unix@{settings.run_dir / HOLD_SOCKET} id {HOLD_ID} no-check backup maxconn 1
 """
+
+
+def _slots(settings: RouterSettings, options: str) -> str:
+    host = settings.replica_host
+    endpoint = f"[{host}]:1" if ":" in host else f"{host}:1"
+    names = [slot_name(index) for index in range(MAX_REPLICAS_PER_PACK)]
+    return _lines(
+        f"server {name} {endpoint} id {number} {options.format(name=name)}"
+        for number, name in enumerate(names, start=1)
+    )
+
+
+def _http_errors() -> Iterable[str]:
+    for status, kind, message in (
+        (400, "bad_request", "The request is not valid HTTP."),
+        (408, "timeout", "The request was not sent in time."),
+        (
+            413,
+            "request_too_large",
+            f"The request body exceeds {MAX_REQUEST_BYTES} bytes: send a shorter prompt.",
+        ),
+        (500, "internal_error", "The router failed."),
+        (502, "bad_gateway", "The replica ended before it answered. Try again."),
+        (
+            503,
+            "service_unavailable",
+            "No replica could take the request in time. Try again shortly.",
+        ),
+        (504, "timeout", f"The replica was silent for {RESPONSE_TIMEOUT_SECONDS} s."),
+    ):
+        retry_after_seconds = RETRY_SOON_SECONDS if status == 503 else None
+        body = error_body(message, status, kind)
+        yield f"http-error {returned(status, body, retry_after_seconds)}"
 
 
 def _lines(lines: Iterable[str]) -> str:
     return "\n".join(f"  {line}" for line in lines)
-
-
-def _endpoint(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _http_error(status: int, kind: str, message: str) -> str:
-    retry = " hdr Retry-After 1" if status == 503 else ""
-    return f"http-error {_answer(status, error_body(message, status, kind))}{retry}"
-
-
-def _return(status: int, body: str) -> str:
-    return f"return {_answer(status, body)}"
-
-
-def _answer(status: int, body: str) -> str:
-    return f"status {status} content-type application/json string '{body}'"

@@ -8,23 +8,30 @@ import logging
 import re
 import shutil
 import signal
+import socket
 from collections import deque
 
 from slm_worker.replicas.parent import die_with_parent
-from slm_worker.routing.config import CONFIG_FILE, STATS_SOCKET, RouterSettings, render
+from slm_worker.routing.config import (
+    CONFIG_FILE,
+    ROUTING_MAP,
+    STATS_SOCKET,
+    RouterSettings,
+    render,
+    render_map,
+)
+from slm_worker.routing.listener import RouterError
+from slm_worker.wire import Routing
 
 logger = logging.getLogger(__name__)
 
 MINIMUM_VERSION = (2, 6)
 _MINIMUM = ".".join(map(str, MINIMUM_VERSION))
-COMMAND_TIMEOUT_SECONDS = 5.0
+COMMAND_TIMEOUT_SECONDS = 2.0
 _START_TIMEOUT_SECONDS = 15.0
-STOP_TIMEOUT_SECONDS = 5.0
+FINISH_TIMEOUT_SECONDS = 5.0
+"""For the rare request that came between the look that saw none and the signal."""
 _KEPT_LINES = 20
-
-
-class RouterError(Exception):
-    """HAProxy cannot be started or refused a command. The message says what to do."""
 
 
 class HaproxyProcess:
@@ -39,15 +46,21 @@ class HaproxyProcess:
         self._reader = asyncio.create_task(self._read_stderr())
 
     @classmethod
-    async def start(cls, settings: RouterSettings) -> HaproxyProcess:
-        """Write the configuration, start, and wait until every address is bound.
+    async def start(
+        cls, settings: RouterSettings, routing: Routing, listener: socket.socket
+    ) -> HaproxyProcess:
+        """Write the configuration, start, and wait until it answers commands.
 
-        Raises :class:`RouterError` when the port is taken or HAProxy refuses its configuration.
+        Raises :class:`RouterError` when HAProxy refuses its configuration.
         """
         config = settings.run_dir / CONFIG_FILE
-        config.unlink(missing_ok=True)
-        config.touch(mode=0o600)
-        config.write_text(render(settings))
+        for path, text in (
+            (config, render(settings, routing, listener.fileno())),
+            (settings.run_dir / ROUTING_MAP, render_map(routing)),
+        ):
+            path.unlink(missing_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(text)
         process = await asyncio.create_subprocess_exec(
             *die_with_parent(),
             "haproxy",
@@ -58,6 +71,7 @@ class HaproxyProcess:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             process_group=0,
+            pass_fds=(listener.fileno(),),
         )
         haproxy = cls(settings, process, deque(maxlen=_KEPT_LINES))
         try:
@@ -81,20 +95,24 @@ class HaproxyProcess:
         return " | ".join(self._stderr) or "it wrote nothing"
 
     async def end(self) -> None:
-        """End it at once, whether it runs or not."""
+        """End it at once, whether it runs or not; it keeps nothing that a kill could spoil."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
-                    await self._process.wait()
-            except TimeoutError:
                 self._process.kill()
-                await self._process.wait()
+            await self._process.wait()
         await self._reader
 
+    async def finish(self) -> None:
+        """Accept nothing more, finish what is there for a moment, and end."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError, TimeoutError):
+                self._process.send_signal(signal.SIGUSR1)
+                async with asyncio.timeout(FINISH_TIMEOUT_SECONDS):
+                    await self._process.wait()
+        await self.end()
+
     async def command(self, line: str) -> str:
-        """The runtime API's answer to one line. Raises :class:`RouterError` without one."""
+        """The runtime API's answer to one line of commands. Raises :class:`RouterError`."""
         if not self.alive:
             raise RouterError(f"HAProxy does not run: {self.last_words()}")
         try:
@@ -108,7 +126,7 @@ class HaproxyProcess:
                 finally:
                     writer.close()
         except (OSError, TimeoutError) as error:
-            raise RouterError(f"HAProxy did not answer {line!r}: {error!r}") from error
+            raise RouterError(f"HAProxy did not answer {line[:200]!r}: {error!r}") from error
 
     async def _until_listening(self) -> None:
         """It answers on its stats socket only after every address is bound."""
@@ -118,17 +136,7 @@ class HaproxyProcess:
                 return
             await asyncio.sleep(0.02)
         await self._reader
-        words = self.last_words()
-        where = f"{self._settings.address}:{self._settings.port}"
-        if "Address already in use" in words:
-            raise RouterError(
-                f"port taken: another process listens on {where}; stop it or choose another port"
-            )
-        if "annot assign requested address" in words:
-            raise RouterError(
-                f"address {where} is not one of this host's: give the pod's own address"
-            )
-        raise RouterError(f"HAProxy did not start on {where}; it says: {words}")
+        raise RouterError(f"HAProxy did not start; it says: {self.last_words()}")
 
     async def _read_stderr(self) -> None:
         assert self._process.stderr is not None  # noqa: S101 - it is a pipe

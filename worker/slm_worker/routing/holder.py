@@ -1,9 +1,9 @@
 """Holds requests while no replica takes any, so that they wait instead of failing.
 
 HAProxy queues requests only for a backend that has a usable server. While no replica is in
-rotation, that server is the holder, on a unix socket in the agent: it is handed one request, and
-HAProxy queues the rest. Once a replica is admitted HAProxy sends it the queue, and the holder
-relays its one request through the router's relay socket and streams the answer back.
+rotation, that server is the holder, on a unix socket in the agent: each backend hands it one
+request and queues the rest. Once a replica is admitted HAProxy sends it the queue, and the holder
+relays what it has through the router's relay socket and streams the answer back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from slm_worker.routing.config import HOLD_SOCKET, MAX_REQUEST_BYTES, NO_REPLICA, RELAY_SOCKET
+from slm_worker.routing.answers import NO_REPLICA, RETRY_SOON_SECONDS
+from slm_worker.routing.config import HOLD_SOCKET, MAX_REQUEST_BYTES, RELAY_SOCKET
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Holder:
         self._runner: web.AppRunner | None = None
         self._relay: aiohttp.ClientSession | None = None
         self.waiting = 0
-        """Requests that wait here: 0 or 1, since HAProxy hands over one at a time."""
+        """Requests that wait here: at most one of each backend that balances."""
 
     async def start(self) -> None:
         self._closed_at = asyncio.get_running_loop().time()
@@ -127,5 +128,8 @@ def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
 
 def _unavailable() -> web.Response:
     return web.Response(
-        status=503, text=NO_REPLICA, content_type="application/json", headers={"Retry-After": "1"}
+        status=503,
+        text=NO_REPLICA,
+        content_type="application/json",
+        headers={"Retry-After": str(RETRY_SOON_SECONDS)},
     )

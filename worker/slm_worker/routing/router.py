@@ -1,65 +1,60 @@
 """The router inside a pack: replicas' slots in HAProxy, moved by its runtime API.
 
-A slot starts in maintenance; where it points and whether it takes requests changes over HAProxy's
-stats socket, never by a reload, so that no change drops a request or cuts a stream. While no slot
-takes requests they are held; see :mod:`slm_worker.routing.holder`.
+A slot starts in maintenance; where it points, whether it takes requests and how they are balanced
+changes over HAProxy's stats socket, never by a reload, so that no change drops a request or cuts a
+stream. While no slot takes requests they are held; see :mod:`slm_worker.routing.holder`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from enum import StrEnum
+import socket
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from slm_worker.routing.config import (
+    BACKEND_OF,
+    BALANCES,
     CONFIG_FILE,
+    DEFAULT_TIMEOUTS,
     HOLD_SOCKET,
     RELAY_SOCKET,
+    ROUTING_MAP,
     STATS_SOCKET,
+    Balance,
+    ClientTimeouts,
     RouterSettings,
-    slot_name,
 )
-from slm_worker.routing.haproxy import HaproxyProcess, RouterError, check_version
+from slm_worker.routing.haproxy import HaproxyProcess, check_version
 from slm_worker.routing.holder import Holder
+from slm_worker.routing.limits import is_crowded, limit
+from slm_worker.routing.listener import RouterError, listen
+from slm_worker.routing.slots import (
+    ACCEPTED,
+    OFFER_QUEUE_TO_HOLDER,
+    Slot,
+    SlotState,
+    cut_commands,
+    endpoint_commands,
+    limit_command,
+    map_commands,
+    state_commands,
+)
+from slm_worker.routing.stats import (
+    NO_COUNTS,
+    NO_STATS,
+    RouterStats,
+    commands,
+    parse_stats,
+    report,
+)
+from slm_worker.wire import RouterState, Routing
 
-__all__ = ["HOLD_TIMEOUT_SECONDS", "Router", "RouterError", "RouterStats", "parse_stats"]
+__all__ = ["HOLD_TIMEOUT_SECONDS", "Router", "RouterError", "RouterStats"]
 
 HOLD_TIMEOUT_SECONDS = 300.0
 """How long requests wait for a replica: a lone replica restarts well within it."""
-
-_ADDRESS_CHANGED = r"(IP changed|no need to change the addr).* port.* by 'stats socket command'"
-_SHOW_STATS = "show stat engines 6 -1"
-"""Backend (2) and server (4) rows of ``engines``."""
-
-
-@dataclass(frozen=True)
-class RouterStats:
-    """One look at the router."""
-
-    queued: int
-    """Requests that wait here for a replica."""
-    in_flight: Mapping[int, int]
-    """Requests that a replica works on, by slot index."""
-
-
-class _SlotState(StrEnum):
-    """As the runtime API names them."""
-
-    READY = "ready"
-    DRAIN = "drain"
-    MAINTENANCE = "maint"
-
-
-@dataclass(frozen=True)
-class _Slot:
-    port: int
-    max_in_flight: int
-    state: _SlotState = _SlotState.MAINTENANCE
 
 
 class Router:
@@ -79,10 +74,19 @@ class Router:
         replica_host: str,
         run_dir: Path,
         hold_timeout_seconds: float = HOLD_TIMEOUT_SECONDS,
+        timeouts: ClientTimeouts = DEFAULT_TIMEOUTS,
     ) -> None:
-        self._settings = RouterSettings(address, port, replica_host, run_dir)
+        self._settings = RouterSettings(address, port, replica_host, run_dir, timeouts)
         self._holder = Holder(run_dir=run_dir, hold_timeout_seconds=hold_timeout_seconds)
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, Slot] = {}
+        self._routing = Routing()
+        self._stats = NO_STATS
+        self._crowded = False
+        self._told: dict[str, str] = {}
+        """What the present HAProxy was told: a command's last word by those before it."""
+        self._counts_before = NO_COUNTS
+        self._restarts = 0
+        self._listener: socket.socket | None = None
         self._haproxy: HaproxyProcess | None = None
         self._lock = asyncio.Lock()
 
@@ -90,8 +94,14 @@ class Router:
     def alive(self) -> bool:
         return self._haproxy is not None and self._haproxy.alive
 
+    @property
+    def state(self) -> RouterState:
+        """As the last look saw it."""
+        counts = self._counts_before.plus(self._stats.counts)
+        return report(counts, self._stats, self._restarts)
+
     async def start(self) -> None:
-        """Start HAProxy and wait until it listens.
+        """Listen, start HAProxy and wait until it answers.
 
         Raises :class:`RouterError` when HAProxy is missing or too old, the port is taken, or it
         refuses its configuration.
@@ -101,148 +111,217 @@ class Router:
             self._settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._settings.run_dir.chmod(0o700)
             try:
+                self._listener = listen(self._settings.address, self._settings.port)
                 await self._holder.start()
-                self._haproxy = await HaproxyProcess.start(self._settings)
+                await self._launch()
             except BaseException:
                 await self._clean_up()
                 raise
 
     async def restart(self) -> None:
-        """Replace the HAProxy process and restore every slot's endpoint and state."""
+        """Replace the HAProxy process and restore every slot's endpoint and state.
+
+        New connections wait meanwhile; those that there were are cut.
+        """
         async with self._lock:
-            await self._end()
-            self._haproxy = await HaproxyProcess.start(self._settings)
-            for index, slot in self._slots.items():
-                await self._apply_endpoint(index, slot)
-                await self._apply_state(index, slot)
+            if self._haproxy is not None:
+                await self._haproxy.end()
+            self._restarts += 1
+            await self._launch()
 
     async def stop(self) -> None:
         """End HAProxy at once: requests in flight are cut, so drain before."""
         async with self._lock:
             await self._clean_up()
 
-    async def set_endpoint(self, index: int, port: int, max_in_flight: int) -> None:
-        """Say where replica ``index`` listens and how many requests it takes at once.
+    async def set_endpoint(self, index: int, port: int, max_num_seqs: int) -> None:
+        """Say where replica ``index`` listens and how many sequences it batches.
 
         Another port puts the slot in maintenance; the same port leaves its state.
         """
-        slot_name(index)
-        if not 1 <= port <= 65_535 or max_in_flight < 1:
+        if not 1 <= port <= 65_535 or max_num_seqs < 1:
             raise ValueError(
                 f"endpoint of replica {index}: port {port} must be in 1..65535 and "
-                f"max_in_flight {max_in_flight} at least 1"
+                f"max_num_seqs {max_num_seqs} at least 1"
             )
         async with self._lock:
             known = self._slots.get(index)
             if known is not None and known.port == port:
-                slot = self._remember(index, replace(known, max_in_flight=max_in_flight))
-                await self._apply_limit(index, slot)
+                self._remember(index, replace(known, max_num_seqs=max_num_seqs))
+                await self._change(self._limit_commands(index))
             else:
-                slot = self._remember(index, _Slot(port, max_in_flight))
-                await self._apply_state(index, slot)
-                await self._apply_endpoint(index, slot)
+                slot = self._remember(index, Slot(port, max_num_seqs))
+                await self._change(
+                    [*self._slot_commands(index, slot), *self._endpoint(index, slot)]
+                )
 
     async def admit(self, index: int) -> None:
         """Let the slot take new requests."""
         async with self._lock:
-            await self._change_state(index, _SlotState.READY)
+            await self._change_state(index, SlotState.READY)
 
     async def drain(self, index: int) -> None:
         """Give the slot no new requests; those in flight finish. A slot without an endpoint has
         none."""
         async with self._lock:
             if index in self._slots:
-                await self._change_state(index, _SlotState.DRAIN)
+                await self._change_state(index, SlotState.DRAIN)
 
     async def eject(self, index: int) -> None:
         """Put the slot in maintenance and cut its connections, if it has an endpoint: the replica
         is dead."""
         async with self._lock:
             if index in self._slots:
-                await self._change_state(index, _SlotState.MAINTENANCE)
-                await self._change(f"shutdown sessions server engines/{slot_name(index)}")
+                await self._change_state(index, SlotState.MAINTENANCE)
+                await self._change(cut_commands(index))
 
     async def refuse_held(self) -> None:
         """Answer 503 from now on to requests that no replica takes, instead of holding them."""
         async with self._lock:
             self._holder.refuse()
-            await self._offer_queue_to_holder()
+            await self._change(OFFER_QUEUE_TO_HOLDER)
 
     async def stats(self) -> RouterStats:
-        text = await self._running().command(_SHOW_STATS)
-        return parse_stats(text, held=self._holder.waiting, slots=self._slots)
+        async with self._lock:
+            return await self._look()
 
-    async def _change_state(self, index: int, state: _SlotState) -> None:
+    async def tend(self, routing: Routing) -> RouterStats:
+        """One look, and what follows from it; to be called a few times a second.
+
+        Requests are balanced and queued by ``routing`` from now on. Replicas get a margin over
+        their batch while requests fill all of them; see :mod:`slm_worker.routing.limits`.
+        """
+        async with self._lock:
+            stats = await self._look()
+            other_timeout = routing.queue_timeout_seconds != self._routing.queue_timeout_seconds
+            if other_timeout and stats.idle:
+                await self._replace(routing)
+                return self._stats
+            ready = [i for i, slot in self._slots.items() if slot.state is SlotState.READY]
+            batches = [self._slots[index].max_num_seqs for index in ready]
+            requests = stats.queued + sum(
+                stats.balanced[balance][index] for balance in BALANCES for index in ready
+            )
+            self._crowded = is_crowded(batches, requests)
+            # The timeout stays what the present process was started with.
+            timeout = self._routing.queue_timeout_seconds
+            self._routing = routing.model_copy(update={"queue_timeout_seconds": timeout})
+            wanted = [command for index in ready for command in self._limit_commands(index)]
+            wanted += map_commands(self._settings.run_dir / ROUTING_MAP, self._routing)
+            await self._change(command for command in wanted if not self._is_told(command))
+            return stats
+
+    async def _look(self) -> RouterStats:
+        asked = list(self._slots)
+        text = await self._running().command(";".join(commands(asked)))
+        try:
+            self._stats = parse_stats(text, held=self._holder.waiting, slots=asked)
+        except (KeyError, ValueError) as error:
+            raise RouterError(f"HAProxy's statistics lack something: {error!r}") from error
+        return self._stats
+
+    async def _replace(self, routing: Routing) -> None:
+        """Start HAProxy again with ``routing``, while it has nothing to do."""
+        if self._haproxy is not None:
+            await self._haproxy.finish()
+        self._routing = routing
+        await self._launch()
+
+    async def _launch(self) -> None:
+        """Start HAProxy as everything was wished; what the one before it counted is kept."""
+        self._counts_before = self._counts_before.plus(self._stats.counts.ended())
+        self._stats = NO_STATS
+        self._told.clear()
+        if self._listener is None:
+            raise RouterError("the router does not listen: call start() first")
+        self._haproxy = await HaproxyProcess.start(self._settings, self._routing, self._listener)
+        await self._change(
+            command
+            for index, slot in self._slots.items()
+            for command in (*self._endpoint(index, slot), *self._slot_commands(index, slot))
+        )
+
+    async def _change_state(self, index: int, state: SlotState) -> None:
         slot = self._slots.get(index)
         if slot is None:
             raise ValueError(f"replica {index} has no endpoint: call set_endpoint first")
-        await self._apply_state(index, self._remember(index, replace(slot, state=state)))
+        slot = self._remember(index, replace(slot, state=state))
+        await self._change(self._slot_commands(index, slot))
 
-    def _remember(self, index: int, slot: _Slot) -> _Slot:
+    def _remember(self, index: int, slot: Slot) -> Slot:
         self._slots[index] = slot
-        if any(slot.state is _SlotState.READY for slot in self._slots.values()):
+        if any(slot.state is SlotState.READY for slot in self._slots.values()):
             self._holder.open()
         else:
             self._holder.close()
         return slot
 
-    async def _apply_endpoint(self, index: int, slot: _Slot) -> None:
-        host = self._settings.replica_host
-        await self._change(
-            f"set server engines/{slot_name(index)} addr {host} port {slot.port}", _ADDRESS_CHANGED
+    def _slot_commands(self, index: int, slot: Slot) -> list[str]:
+        """Its state, and what has HAProxy hand out queued requests by it."""
+        states = state_commands(index, slot.state)
+        if slot.state is SlotState.READY:
+            limits = self._limit_commands(index)
+            # First too, since HAProxy may hand out its queue as soon as the slot is ready.
+            return limits + states + limits
+        return states + OFFER_QUEUE_TO_HOLDER
+
+    def _endpoint(self, index: int, slot: Slot) -> list[str]:
+        return endpoint_commands(index, self._settings.replica_host, slot.port)
+
+    def _limit_commands(self, index: int) -> list[str]:
+        batch = self._slots[index].max_num_seqs
+        return [
+            limit_command(
+                index,
+                balance,
+                limit(batch, crowded=self._crowded, elsewhere=self._elsewhere(index, balance)),
+            )
+            for balance in BALANCES
+        ]
+
+    def _elsewhere(self, index: int, balance: Balance) -> int:
+        """After a change of mode the old backend keeps what it has, and the new one gets the rest
+        of each replica."""
+        if balance != BACKEND_OF[self._routing.mode]:
+            return 0
+        return sum(
+            in_flight.get(index, 0)
+            for other, in_flight in self._stats.balanced.items()
+            if other != balance
         )
-        await self._apply_limit(index, slot)
 
-    async def _apply_state(self, index: int, slot: _Slot) -> None:
-        """Change the state, then have HAProxy hand out queued requests.
+    def _is_told(self, command: str) -> bool:
+        what, _, value = command.rpartition(" ")
+        return self._told.get(what) == value
 
-        HAProxy offers its queue when a server ends a request or leaves maintenance, but neither
-        when it leaves drain nor to the hold slot when the last replica goes: requests would wait
-        until their timeout. Setting a server's limit makes HAProxy offer it the queue.
-        """
-        await self._change(f"set server engines/{slot_name(index)} state {slot.state}")
-        if slot.state is _SlotState.READY:
-            await self._apply_limit(index, slot)
-        else:
-            await self._offer_queue_to_holder()
-
-    async def _offer_queue_to_holder(self) -> None:
-        await self._change("set maxconn server engines/hold 1")
-
-    async def _apply_limit(self, index: int, slot: _Slot) -> None:
-        await self._change(f"set maxconn server engines/{slot_name(index)} {slot.max_in_flight}")
-
-    async def _change(self, command: str, expected: str = "") -> None:
-        answer = (await self._running().command(command)).strip()
-        if not re.fullmatch(expected, answer):
-            raise RouterError(f"HAProxy refused {command!r}: {answer}")
+    async def _change(self, wanted: Iterable[str]) -> None:
+        orders = list(wanted)
+        if not orders:
+            return
+        line = ";".join(orders)
+        try:
+            answer = await self._running().command(line)
+            for said in answer.splitlines():
+                if not ACCEPTED.fullmatch(said):
+                    raise RouterError(f"HAProxy refused one of {line[:200]!r}: {said}")
+        except RouterError:
+            self._told.clear()  # nobody knows how much of it was done
+            raise
+        for order in orders:
+            what, _, value = order.rpartition(" ")
+            self._told[what] = value
 
     def _running(self) -> HaproxyProcess:
         if self._haproxy is None:
             raise RouterError("HAProxy was not started: call start() first")
         return self._haproxy
 
-    async def _end(self) -> None:
+    async def _clean_up(self) -> None:
         if self._haproxy is not None:
             await self._haproxy.end()
-
-    async def _clean_up(self) -> None:
-        await self._end()
         await self._holder.stop()
-        for name in (CONFIG_FILE, STATS_SOCKET, RELAY_SOCKET, HOLD_SOCKET):
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for name in (CONFIG_FILE, ROUTING_MAP, STATS_SOCKET, RELAY_SOCKET, HOLD_SOCKET):
             (self._settings.run_dir / name).unlink(missing_ok=True)
-
-
-def parse_stats(text: str, *, held: int, slots: Iterable[int]) -> RouterStats:
-    """Read the CSV table of ``show stat``: the backend and its servers.
-
-    ``held`` requests are with the holder and count as queued.
-    """
-    index_of = {slot_name(index): index for index in slots}
-    in_flight = dict.fromkeys(index_of.values(), 0)
-    queued = held
-    for row in csv.DictReader(io.StringIO(text.strip().removeprefix("# "))):
-        queued += int(row["qcur"])
-        if row["svname"] in index_of:
-            in_flight[index_of[row["svname"]]] = int(row["scur"])
-    return RouterStats(queued, in_flight)
