@@ -91,8 +91,8 @@ class FakeRouter:
         self.told: list[str] = []
         self.on_admit: Callable[[], None] = lambda: None
 
-    async def set_endpoint(self, index: int, port: int, max_in_flight: int) -> None:
-        self.told.append(f"endpoint {index} {port} {max_in_flight}")
+    async def set_endpoint(self, index: int, port: int, max_num_seqs: int) -> None:
+        self.told.append(f"endpoint {index} {port} {max_num_seqs}")
 
     async def admit(self, index: int) -> None:
         self.told.append(f"admit {index}")
@@ -199,12 +199,12 @@ async def rig(fake_runs: None) -> AsyncIterator[Rig]:
     await rig.fleet.close()
 
 
-async def test_a_ready_replica_is_routed_with_a_little_more_than_its_batch(rig: Rig) -> None:
+async def test_a_ready_replica_is_routed_with_its_batch(rig: Rig) -> None:
     assert not await rig.step(target(1))
     FakeRun.made[0].readiness.set_result(None)
     await breathe()
     assert await rig.step(target(1))
-    assert rig.router.told == ["endpoint 0 9000 34", "admit 0"]
+    assert rig.router.told == ["endpoint 0 9000 32", "admit 0"]
 
 
 async def test_a_failed_start_waits_longer_each_time(rig: Rig) -> None:

@@ -160,6 +160,7 @@ class Agent:
             standby_message=self._standby_message(),
             replicas=tuple(one.state() for _, one in sorted(replicas.items())),
             router_queue=sampler.router_queue if sampler else 0,
+            router=self._bring_up.router.state,
             load=self._load.state,
             counters=sampler.counters if sampler else None,
             problem=self._problem(),
@@ -256,7 +257,7 @@ class Agent:
         target = await self._target(plan)
         if target is None:
             return False
-        stats = await self._bring_up.router.stats()
+        stats = await self._bring_up.router.tend(plan.routing)
         as_planned = await fleet.step(target, stats.in_flight)
         wanted_load = plan.load if as_planned and not self._ending else None
         await self._load.match(wanted_load, plan.rotation, plan.layout.max_num_seqs)

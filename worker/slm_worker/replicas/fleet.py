@@ -16,7 +16,6 @@ from slm_worker.replicas.planner import Action, Observed, Target, Verb, is_settl
 from slm_worker.replicas.replica import EngineHost
 from slm_worker.replicas.set_restart import SetRestart
 from slm_worker.replicas.tasks import Tasks
-from slm_worker.routing.config import max_in_flight
 from slm_worker.wire import ReplicaPhase
 
 _ACTS_ON = {
@@ -164,9 +163,7 @@ class Fleet:
     async def _admit(self, one: Replica) -> None:
         if one.run is None:
             return
-        await self._router.set_endpoint(
-            one.index, one.run.port, max_in_flight(one.settings.max_num_seqs)
-        )
+        await self._router.set_endpoint(one.index, one.run.port, one.settings.max_num_seqs)
         await self._router.admit(one.index)
         if one.phase is ReplicaPhase.READY:
             one.admitted = True

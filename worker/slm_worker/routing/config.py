@@ -42,7 +42,6 @@ from slm_worker.routing.answers import (
     error_body,
     returned,
 )
-from slm_worker.routing.limits import max_in_flight as max_in_flight
 from slm_worker.wire import MAX_REPLICAS_PER_PACK, Routing
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
