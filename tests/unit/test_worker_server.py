@@ -23,6 +23,8 @@ from slm_worker.wire import (
     Plan,
     ReplicaPhase,
     ReplicaState,
+    RoutedReplica,
+    RouterState,
 )
 
 Client = TestClient[web.Request, web.Application]
@@ -63,6 +65,11 @@ def pack_state(plan: Plan | None = None) -> PackState:
             ),
         ),
         router_queue=3,
+        router=RouterState(
+            served=9,
+            rejected=2,
+            replicas=(RoutedReplica(index=0, in_flight=4, served=9),),
+        ),
         load=LoadState(),
         counters=Counters(
             sampled_at_seconds=5.0,
@@ -220,6 +227,10 @@ async def test_metrics_are_told_to_prometheus(client: Client) -> None:
         'slm_pack_replicas{phase="Ready"} 1.0',
         'slm_pack_replicas{phase="Failed"} 0.0',
         "slm_pack_router_queue 3.0",
+        'slm_pack_router_requests_total{answer="2xx"} 9.0',
+        "slm_pack_router_rejected_total 2.0",
+        'slm_pack_replica_in_flight{replica="0"} 4.0',
+        'slm_pack_replica_served_total{replica="0"} 9.0',
         "slm_pack_power_watts 300.0",
         "slm_pack_gpu_utilization_ratio 0.9",
         'slm_pack_gpu_health{state="Degraded"} 1.0',

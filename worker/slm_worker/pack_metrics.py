@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -15,7 +15,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from slm_worker.wire import GpuHealth, GpuState, Histogram, PackState, ReplicaPhase
+from slm_worker.wire import (
+    GpuHealth,
+    GpuState,
+    Histogram,
+    PackState,
+    ReplicaPhase,
+    RoutedReplica,
+    RouterState,
+)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -49,6 +57,7 @@ class _StateCollector(Collector):
             "slm_pack_settled", "1 when the pack is what its plan wants.", value=state.settled
         )
         yield from _gpu(state.gpu)
+        yield from _router(state.router)
         yield from self._counters()
 
     def _counters(self) -> Iterator[Metric]:
@@ -97,6 +106,55 @@ def _gpu(gpu: GpuState) -> Iterator[Metric]:
     for reason in gpu.throttle_reasons:
         throttled.add_metric([reason], 1)
     yield throttled
+
+
+def _router(router: RouterState) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "slm_pack_router_requests", "Requests by the class of their answer.", labels=["answer"]
+    )
+    for answer, count in (
+        ("2xx", router.served),
+        ("4xx", router.answered_4xx),
+        ("5xx", router.answered_5xx),
+        ("none", router.unanswered + router.lost),
+    ):
+        requests.add_metric([answer], count)
+    yield requests
+    yield GaugeMetricFamily(
+        "slm_pack_router_in_progress", "Requests not answered yet.", value=router.in_progress
+    )
+    for name, text, value in (
+        ("rejected", "Refused with 429, the queue being full.", router.rejected),
+        ("timed_out", "Refused with 503, no replica taking them in time.", router.timed_out),
+        ("cut", "Ended by their replica within the answer.", router.cut),
+        ("left", "Ended by their client before the answer was whole.", router.left),
+        ("lost", "In progress when the router died.", router.lost),
+        ("retried", "Tried again, a replica taking no connection.", router.retried),
+        ("restarts", "Times that the router was replaced.", router.restarts),
+    ):
+        yield CounterMetricFamily(f"slm_pack_router_{name}", text, value=value)
+    yield from _routed(router.replicas)
+
+
+def _routed(replicas: Sequence[RoutedReplica]) -> Iterator[Metric]:
+    in_flight = GaugeMetricFamily(
+        "slm_pack_replica_in_flight", "Requests that it works on.", labels=["replica"]
+    )
+    for one in replicas:
+        in_flight.add_metric([str(one.index)], one.in_flight)
+    yield in_flight
+    for name, text in (
+        ("served", "Answered with 2xx."),
+        ("refused", "Answered with 4xx."),
+        ("failed", "Answered with 5xx."),
+        ("cut", "Ended within the answer, by the replica."),
+        ("left", "Ended by the client."),
+        ("retried", "Tried again, the replica taking no connection."),
+    ):
+        family = CounterMetricFamily(f"slm_pack_replica_{name}", text, labels=["replica"])
+        for one in replicas:
+            family.add_metric([str(one.index)], getattr(one, name))
+        yield family
 
 
 def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
