@@ -72,10 +72,6 @@ class BoundedHandler(logging.Handler):
         with self._changed:
             self._changed.wait_for(lambda: not (self._waiting or self._busy), END_SECONDS)
 
-    def close(self) -> None:
-        self.flush()
-        super().close()
-
     def _run(self) -> None:
         while True:
             with self._changed:
