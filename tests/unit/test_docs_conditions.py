@@ -12,6 +12,10 @@ SAYS_A_REASON = {
     # callable: position of the reason among its arguments
     "Said": 2,
     "Trouble": 0,
+    "_cause": 0,
+    "Overdue": 0,
+    "ReplicaError": 0,
+    "_would_not": 0,
     "Measuring": 0,
     "AgentError": 0,
     "ModelError": 0,

@@ -1,4 +1,11 @@
-"""CPU cores of engine processes: disjoint sets, so that replicas do not slow each other."""
+"""CPU cores of engine processes: disjoint sets, so that replicas do not slow each other.
+
+What is divided are the cores that the scheduler lets the agent use, which a cgroup's cpuset limits.
+A CFS quota (cpu.max) limits time, not cores, and does not change the division: with a quota of 2
+cores' time on a node of 64, two replicas get 32 cores each. Picking as many cores as the quota
+allows would be wrong, since every other pack on the node would pick the same ones, and the kernel
+could not move a thread away from a busy core. The quota is the user's to set; 2 cores a replica.
+"""
 
 from __future__ import annotations
 
