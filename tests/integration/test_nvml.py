@@ -436,21 +436,41 @@ async def test_without_mps_the_gpu_is_open_and_mps_unavailable(start_probe: Star
         assert opened["engine_env"] == {}
 
 
+FED: dict[str, object] = {
+    "energy_millijoules": 500,
+    "power_milliwatts": 443_100,
+    "memory_total_bytes": 64 << 30,
+    "memory_used_bytes": 7,
+}
+NOTHING_SCRIPTED = dict.fromkeys(WELL)
+
+
 async def test_a_state_file_feeds_the_driver_and_the_script_overrides_it(
     start_probe: StartProbe, tmp_path: Path
 ) -> None:
     state = tmp_path / "state"
-    fed = {"energy_millijoules": 500, "power_milliwatts": 443_100, "memory_total_bytes": 64 << 30}
-    write_lines(state, [*fed.items(), ("memory_used_bytes", 7), ("process", "9 7")])
+    write_lines(state, [*FED.items(), ("process", "9 7")])
     async with start_probe(state=state) as probe:
-        probe.set(**dict.fromkeys([*fed, "memory_used_bytes"]))
+        probe.set(**NOTHING_SCRIPTED)
         assert (await probe.open())["identity"]["memory_bytes"] == 64 << 30
         reading = await probe.read()
         assert (reading["energy_millijoules"], reading["power_watts"]) == (500, 443.1)
         assert (reading["memory_used_bytes"], reading["process_memory_bytes"]) == (7, {"9": 7})
-        write_lines(state, [*(fed | {"energy_millijoules": 900}).items()])
+        write_lines(state, (FED | {"energy_millijoules": 900}).items())
         assert (await probe.read())["energy_millijoules"] == 900
-        probe.set(("process", "8 1"), energy_millijoules=950)
+        probe.set(("process", "8 1"), **NOTHING_SCRIPTED | {"energy_millijoules": 950})
         reading = await probe.read()
         assert reading["energy_millijoules"] == 950
         assert reading["process_memory_bytes"] == {"8": 1}
+
+
+async def test_a_fed_gpu_that_is_lost_is_lost_to_the_driver(
+    start_probe: StartProbe, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    write_lines(state, FED.items())
+    async with start_probe(state=state) as probe:
+        probe.set(**NOTHING_SCRIPTED)
+        await probe.open()
+        write_lines(state, [("memory_total_bytes", 64 << 30)])
+        assert await probe.health() == ("Lost", "GPULost")
