@@ -59,7 +59,7 @@ class StubDevice:
         self.lived_at_recovery: list[int] = []
         self.watched: list[psutil.Process] = []
 
-    def engine_env(self) -> dict[str, str]:
+    def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]:
         return {}
 
     async def release(self, pids: Collection[int]) -> None:

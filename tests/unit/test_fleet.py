@@ -114,7 +114,7 @@ class FakeDevice:
         self.mends = True
         self.recovered: list[int] = []
 
-    def engine_env(self) -> dict[str, str]:
+    def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]:
         return {}
 
     async def release(self, pids: Collection[int]) -> None:

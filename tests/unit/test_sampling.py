@@ -34,7 +34,7 @@ class FakeDevice:
             raise self.answer
         return self.answer
 
-    def engine_env(self) -> dict[str, str]:
+    def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]:
         return {}
 
     async def release(self, pids: object) -> None: ...

@@ -99,7 +99,7 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
     except ValueError as error:
         raise SettingsError(f"TMPDIR: {error}") from None
     bring_up = BringUp(
-        open_device=partial(open_device, config.gpu.kind, run_dir / "gpu"),
+        open_device=partial(open_device, config.gpu.kind, run_dir / "gpu", config.gpu.mps),
         read_model=partial(read_footprint, config.model, config.engine),
         open_engine=partial(open_engine, config),
         router=router,

@@ -174,7 +174,9 @@ class Agent:
         device = self._bring_up.device
         if device is None or not self._bring_up.model_read:
             return None
-        return packing_of(self._bring_up.footprint, device.identity, device.mps)
+        return packing_of(
+            self._bring_up.footprint, device.identity, device.mps, self._gpu.mps.fallback
+        )
 
     def _problem(self) -> Problem | None:
         """The most severe: what stops all, then the layout, the device, single replicas."""
@@ -304,7 +306,13 @@ class Agent:
         try:
             if self._bring_up.footprint is None:
                 await self._bring_up.read_model()
-            target = target_of(plan, self._bring_up.footprint, device.identity, device.mps)
+            target = target_of(
+                plan,
+                self._bring_up.footprint,
+                device.identity,
+                device.mps,
+                self._gpu.mps.fallback,
+            )
         except ModelError as error:
             self._layout_trouble.report(error.reason, error.message)
             return None

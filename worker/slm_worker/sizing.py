@@ -8,16 +8,27 @@ from slm_worker.gpu.base import DeviceIdentity, MpsStatus
 from slm_worker.planning.footprint import ModelFootprint
 from slm_worker.planning.packing import LayoutError, max_replicas, share
 from slm_worker.replicas.planner import Settings, Target
-from slm_worker.wire import Packing, Plan
+from slm_worker.wire import MpsFallback, Packing, Plan
 
 
 def packing_of(
-    footprint: ModelFootprint | None, identity: DeviceIdentity, mps: MpsStatus
+    footprint: ModelFootprint | None,
+    identity: DeviceIdentity,
+    mps: MpsStatus,
+    fallback: MpsFallback = "OneReplica",
 ) -> Packing:
-    """How many replicas may share the device; one where processes would only take turns on it."""
+    """How many replicas may share the device. Where processes would only take turns on it, one,
+    unless ``fallback`` allows them to."""
     packing = max_replicas(footprint, identity)
     if mps.state != "Unavailable" or packing.max_replicas <= 1:
         return packing
+    if fallback == "TimeSlicing":
+        return packing.model_copy(
+            update={
+                "message": f"Replicas take turns on the GPU, for lack of MPS: {mps.message} "
+                f"{packing.message}"
+            }
+        )
     return packing.model_copy(
         update={
             "max_replicas": 1,
@@ -27,10 +38,14 @@ def packing_of(
 
 
 def target_of(
-    plan: Plan, footprint: ModelFootprint | None, identity: DeviceIdentity, mps: MpsStatus
+    plan: Plan,
+    footprint: ModelFootprint | None,
+    identity: DeviceIdentity,
+    mps: MpsStatus,
+    fallback: MpsFallback = "OneReplica",
 ) -> Target:
     """Raises LayoutError."""
-    packing = packing_of(footprint, identity, mps)
+    packing = packing_of(footprint, identity, mps, fallback)
     if plan.layout.replicas > packing.max_replicas:
         raise LayoutError(plan.layout, packing)
     memory = share(plan.layout, footprint, identity)

@@ -132,12 +132,15 @@ class EngineConfig(Command):
     args: tuple[str, ...] = ()
 
 
+MpsFallback = Literal["OneReplica", "TimeSlicing"]
+
+
 class MpsConfig(Command):
     """How replicas share an NVIDIA GPU. None means no cap, as the measurements had it."""
 
     active_thread_percentage: Annotated[int, Field(ge=1, le=100)] | None = None
     """Of the GPU's SMs, for each replica."""
-    fallback: Literal["OneReplica", "TimeSlicing"] = "OneReplica"
+    fallback: MpsFallback = "OneReplica"
     """Without a working MPS daemon: run one replica only, or let replicas take turns."""
 
 

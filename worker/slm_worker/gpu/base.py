@@ -76,8 +76,12 @@ class Device(Protocol):
     async def read(self) -> DeviceReading:
         """Reads the counters. Raises DeviceError when the device does not answer."""
 
-    def engine_env(self) -> dict[str, str]:
-        """Environment that engine processes need to use this device."""
+    def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]:
+        """Environment that an engine process needs to use this device.
+
+        ``memory_fraction``: its share of the device's memory, 0 to 1, which it shall not exceed
+        where the device can hold it to that; None sets no limit.
+        """
 
     async def release(self, pids: Collection[int]) -> None:
         """To be called before these processes get SIGKILL: ends their hold on the device, so that

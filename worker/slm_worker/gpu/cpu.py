@@ -59,7 +59,7 @@ class CpuHost:
             self._last = (now, energy_microjoules)
         return DeviceReading(energy_microjoules // 1000, self._power_watts)
 
-    def engine_env(self) -> dict[str, str]:
+    def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]:
         return {}
 
     async def release(self, pids: Collection[int]) -> None:

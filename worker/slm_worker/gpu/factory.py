@@ -6,19 +6,21 @@ from pathlib import Path
 
 from slm_worker.gpu.base import Device, GpuKind
 from slm_worker.gpu.cpu import CpuHost
+from slm_worker.gpu.mps import NO_LIMITS
 from slm_worker.gpu.nvml import NvmlDevice
 from slm_worker.gpu.simulated import SimulatedDevice
+from slm_worker.wire import MpsConfig
 
 
-async def open_device(kind: GpuKind, run_dir: Path) -> Device:
+async def open_device(kind: GpuKind, run_dir: Path, mps: MpsConfig = NO_LIMITS) -> Device:
     """The pack's device, ready to be read; the caller closes it.
 
-    ``run_dir`` is private to the agent: daemons keep their sockets and logs there. Raises
-    DeviceError with cause and remedy.
+    ``run_dir`` is private to the agent: daemons keep their sockets and logs there. ``mps``: how
+    replicas share an NVIDIA GPU. Raises DeviceError with cause and remedy.
     """
     match kind:
         case "NVIDIA":
-            return await NvmlDevice.open(run_dir)
+            return await NvmlDevice.open(run_dir, mps=mps)
         case "CPU":
             return CpuHost()
         case "Simulated":

@@ -20,13 +20,14 @@ from slm_worker.gpu.base import (
 )
 from slm_worker.gpu.energy import EnergyMeter
 from slm_worker.gpu.health import Diagnosis, diagnose, next_health
-from slm_worker.gpu.mps import MpsDaemon
+from slm_worker.gpu.mps import NO_LIMITS, MpsDaemon
 from slm_worker.gpu.nvml_caller import NvmlCaller
 from slm_worker.gpu.nvml_errors import NvmlHangsError, diagnosis_of
 from slm_worker.gpu.nvml_gpu import GpuValues, OpenGpu, close, open_again, open_first, read_values
 from slm_worker.gpu.throttling import RecentThrottling
 from slm_worker.gpu.xid import critical, explain
 from slm_worker.replicas.health import backoff_seconds
+from slm_worker.wire import MpsConfig
 
 OPEN_PATIENCE_SECONDS = 20.0
 """Without persistence mode the driver wakes each GPU of the node first, seconds apiece."""
@@ -75,6 +76,7 @@ class NvmlDevice:
         run_dir: Path,
         environ: Mapping[str, str] = os.environ,
         *,
+        mps: MpsConfig = NO_LIMITS,
         clock: Callable[[], float] = time.monotonic,
         open_patience_seconds: float = OPEN_PATIENCE_SECONDS,
         read_patience_seconds: float = READ_PATIENCE_SECONDS,
@@ -87,8 +89,8 @@ class NvmlDevice:
         nvml = NvmlCaller(clock)
         find = partial(open_first, environ)
         gpu = await nvml.call("looking for the GPU", open_patience_seconds, find)
-        mps = await MpsDaemon.start(run_dir)
-        return cls(gpu, nvml, mps, clock, read_patience_seconds)
+        daemon = await MpsDaemon.start(run_dir, mps, gpu.identity.uuid, clock=clock)
+        return cls(gpu, nvml, daemon, clock, read_patience_seconds)
 
     @property
     def mps(self) -> MpsStatus:
@@ -113,14 +115,19 @@ class NvmlDevice:
         self._note_xids(gpu)
         return self._reading(values)
 
-    def engine_env(self) -> dict[str, str]:
-        return self._mps.engine_env()
+    def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]:
+        memory_bytes = None
+        if memory_fraction is not None:
+            memory_bytes = int(memory_fraction * self.identity.memory_bytes)
+        return self._mps.engine_env(memory_bytes)
 
     async def release(self, pids: Collection[int]) -> None:
-        """Nothing is held beyond a process's life."""
+        """Ends their GPU work through MPS, so that their end is no fault of the others'."""
+        await self._mps.release(pids)
 
     async def recover(self) -> None:
-        """Nothing is shared that could break."""
+        """Brings MPS back."""
+        await self._mps.recover()
 
     async def close(self) -> None:
         """Ends the MPS daemon; a driver that does not let go is logged, not waited for."""

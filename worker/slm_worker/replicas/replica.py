@@ -42,7 +42,7 @@ class SharedDevice(Protocol):
 
     @property
     def mps(self) -> MpsStatus: ...
-    def engine_env(self) -> dict[str, str]: ...
+    def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]: ...
     async def release(self, pids: Collection[int]) -> None: ...
     async def recover(self) -> None: ...
 
@@ -108,7 +108,7 @@ class EngineRun:
         env = engine_environment(
             host.agent_env,
             command,
-            host.device.engine_env(),
+            host.device.engine_env(settings.gpu_memory_utilization),
             marker=marker(host.pack_address, index),
             cache_dir=host.cache_dir,
             tmpdir=tmpdir,
