@@ -11,9 +11,8 @@ CHUNKS = 20
 
 
 class FakeEngine:
-    """Answers ``POST /v1/completions`` after ``?seconds=``, or streams with ``?stream=1``.
-
-    While ``gate`` is cleared every completion waits for it.
+    """Answers ``POST /v1/completions`` after ``?seconds=``, streams with ``?stream=1``, or writes
+    as many MiB as ``?mebibytes=`` says. While ``gate`` is cleared every completion waits for it.
     """
 
     def __init__(self, name: str) -> None:
@@ -60,6 +59,8 @@ class FakeEngine:
             if "stream" in request.query:
                 return await self._stream(request)
             await self.gate.wait()
+            if "mebibytes" in request.query:
+                return await self._flood(request, int(request.query["mebibytes"]))
             self.served += 1
             return web.Response(text=self.name)
         except asyncio.CancelledError:
@@ -67,6 +68,13 @@ class FakeEngine:
             raise
         finally:
             self.in_flight -= 1
+
+    async def _flood(self, request: web.Request, mebibytes: int) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(mebibytes):
+            await response.write(bytes(2**20))
+        return response
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 
 from fake_engine import FakeEngine, free_port
+from slm_worker.routing.config import DEFAULT_TIMEOUTS, ClientTimeouts
 from slm_worker.routing.router import Router
 
 
@@ -34,21 +35,29 @@ class Client:
 Rig = tuple[Router, list[FakeEngine], Client]
 
 
-def new_router(run_dir: Path, port: int = 0, hold_timeout_seconds: float = 300.0) -> Router:
+def new_router(
+    run_dir: Path,
+    port: int = 0,
+    hold_timeout_seconds: float = 300.0,
+    timeouts: ClientTimeouts = DEFAULT_TIMEOUTS,
+) -> Router:
     return Router(
         address="127.0.0.1",
         port=port or free_port(),
         replica_host="127.0.0.1",
         run_dir=run_dir,
         hold_timeout_seconds=hold_timeout_seconds,
+        timeouts=timeouts,
     )
 
 
 @asynccontextmanager
-async def four_engines(run_dir: Path) -> AsyncIterator[Rig]:
-    """The router knows every engine, each with four requests in flight; none is admitted."""
+async def four_engines(
+    run_dir: Path, timeouts: ClientTimeouts = DEFAULT_TIMEOUTS
+) -> AsyncIterator[Rig]:
+    """The router knows every engine, each with a batch of four; none is admitted."""
     port = free_port()
-    router = new_router(run_dir, port)
+    router = new_router(run_dir, port, timeouts=timeouts)
     engines = [FakeEngine(f"r{index}") for index in range(4)]
     for engine in engines:
         await engine.start()

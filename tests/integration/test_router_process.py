@@ -9,12 +9,14 @@ import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 
 from fake_engine import FakeEngine, free_port
-from router_rig import Rig, four_engines, new_router, queued, until
+from router_rig import Rig, four_engines, new_router, queued, until, works_on
 from slm_worker.routing.router import Router, RouterError
+from slm_worker.wire import Routing
 
 
 @pytest.fixture
@@ -45,6 +47,56 @@ async def test_a_restart_restores_endpoints_and_rotation(rig: Rig) -> None:
     await queued(router, 1)
     await router.admit(1)
     assert await held == (200, "r1")
+
+
+async def test_new_connections_wait_while_haproxy_is_dead(rig: Rig) -> None:
+    router, engines, client = rig
+    await router.admit(0)
+    engines[0].gate.clear()
+    cut = asyncio.create_task(client.complete())
+    await works_on(engines[0], 1)
+    assert (await router.tend(Routing())).in_flight[0] == 1
+    for child in _haproxies():
+        child.send_signal(signal.SIGKILL)
+    with pytest.raises(aiohttp.ClientError):
+        await cut
+    engines[0].gate.set()
+    waiting = [asyncio.create_task(client.complete()) for _ in range(20)]
+    await router.restart()
+    assert await asyncio.gather(*waiting) == [(200, "r0")] * 20
+    await router.tend(Routing())
+    assert (router.state.requests, router.state.served, router.state.lost) == (21, 20, 1)
+    assert router.state.restarts == 1
+
+
+async def test_a_restart_keeps_mode_and_bounds(rig: Rig) -> None:
+    router, engines, client = rig
+    for engine in engines:
+        engine.gate.clear()
+    await router.admit(0)
+    await router.admit(1)
+    await router.tend(Routing(mode="Spread", max_queued_requests=1))
+    await router.restart()
+    tasks = [asyncio.create_task(client.complete()) for _ in range(2)]
+    await works_on(engines[0], 1)
+    await works_on(engines[1], 1)
+    tasks += [asyncio.create_task(client.complete()) for _ in range(7)]
+    await queued(router, 1)
+    assert (await client.complete())[0] == 429
+    for engine in engines:
+        engine.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_hung_haproxy_is_replaced(rig: Rig) -> None:
+    router, _, client = rig
+    await router.admit(0)
+    for child in _haproxies():
+        child.send_signal(signal.SIGSTOP)
+    with pytest.raises(RouterError, match="did not answer"):
+        await router.stats()
+    await router.restart()
+    assert await client.complete() == (200, "r0")
 
 
 async def test_stop_leaves_no_process_and_no_file(tmp_path: Path) -> None:
