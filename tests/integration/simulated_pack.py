@@ -58,9 +58,11 @@ def daemon_of(device: SimulatedDevice) -> psutil.Process:
     )
 
 
-def spec(port: int, *, max_num_seqs: int = 256, replicas: int = 1) -> ReplicaSpec:
+def spec(
+    port: int, *, max_num_seqs: int = 256, replicas: int = 1, sleep_mode: bool = False
+) -> ReplicaSpec:
     """One of ``replicas`` equal engines that share 90 % of the memory."""
-    return ReplicaSpec(0, "127.0.0.1", port, max_num_seqs, None, 0.9 / replicas)
+    return ReplicaSpec(0, "127.0.0.1", port, max_num_seqs, None, 0.9 / replicas, sleep_mode)
 
 
 @dataclass

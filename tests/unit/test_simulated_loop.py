@@ -11,8 +11,10 @@ from slm_worker.engine.simulated.loop import MAX_BACKLOG_SECONDS, EngineLoop
 from slm_worker.engine.simulated.metrics import EngineMetrics
 from slm_worker.engine.simulated.scheduler import Scheduler
 from slm_worker.gpu.base import DeviceError
+from slm_worker.gpu.simulated.state import Step
 
 STEP_SECONDS = 0.01
+STALL_SECONDS = 0.5
 
 
 class World:
@@ -23,6 +25,8 @@ class World:
         self.overshoot_seconds = 0.0
         self.batches: list[int] = []
         self.broken = False
+        self.stalls = 0
+        self.kv_share = 1.0
 
     def clock(self) -> float:
         return self.now
@@ -32,12 +36,15 @@ class World:
         self.overshoot_seconds = 0.0
         await asyncio.sleep(0)
 
-    async def step(self, running: int) -> float:
+    async def step(self, running: int) -> Step:
         if self.broken:
             raise DeviceError("gone")
-        self.batches.append(running)
         await asyncio.sleep(0)
-        return STEP_SECONDS if running else 0.0
+        if running and self.stalls:
+            self.stalls -= 1
+            return Step(STALL_SECONDS, stalled=True)
+        self.batches.append(running)
+        return Step(STEP_SECONDS if running else 0.0, kv_share=self.kv_share)
 
 
 class Engine:
@@ -74,10 +81,11 @@ async def test_a_generation_takes_its_steps_and_is_counted(engine: Engine) -> No
     assert (metrics.prompt_tokens, metrics.generation_tokens) == (7, 5)
     assert metrics.ended == {"stop": 0, "length": 1, "abort": 0}
     assert sum(metrics.ttft.counts) == 1
-    assert metrics.ttft.sum_seconds == pytest.approx(STEP_SECONDS)
+    assert metrics.ttft.sum == pytest.approx(STEP_SECONDS)
     assert sum(metrics.itl.counts) == 4
-    assert metrics.itl.sum_seconds == pytest.approx(4 * STEP_SECONDS)
-    assert metrics.e2e.sum_seconds == pytest.approx(5 * STEP_SECONDS)
+    assert metrics.itl.sum == pytest.approx(4 * STEP_SECONDS)
+    assert metrics.iterations.counts[0] == 5, "steps of one token"
+    assert metrics.e2e.sum == pytest.approx(5 * STEP_SECONDS)
 
 
 async def test_an_idle_engine_tells_the_gpu_so_and_can_start_again(engine: Engine) -> None:
@@ -133,3 +141,21 @@ async def test_a_lost_gpu_ends_the_heartbeat(engine: Engine) -> None:
 
     with pytest.raises(DeviceError, match="gone"):
         await engine.task
+
+
+async def test_a_stall_writes_no_token_and_is_not_made_up_for(engine: Engine) -> None:
+    began = engine.world.now
+    engine.world.stalls = 3
+    await engine.loop.submit(7, 5, "length").finished.wait()
+
+    assert engine.world.now - began == pytest.approx(3 * STALL_SECONDS + 5 * STEP_SECONDS)
+    assert engine.metrics.generation_tokens == 5
+
+
+async def test_a_smaller_kv_cache_preempts(engine: Engine) -> None:
+    engine.world.kv_share = 1e-5  # of a million: ten tokens
+    generations = [engine.loop.submit(7, 5, "length") for _ in range(2)]
+    for generation in generations:
+        await generation.finished.wait()
+
+    assert engine.scheduler.preemptions == 1

@@ -63,7 +63,7 @@ def test_bad_arguments_are_refused(args: tuple[str, ...], message: str) -> None:
 
 def resolve(uri: str, *args: str) -> tuple[int, int, int]:
     model = ModelRef.model_construct(uri=uri, name="m", revision=None)
-    footprint = resolve_model(parse_arguments(command_line(SimulatedEngine(model, args))))
+    footprint = resolve_model(parse_arguments(command_line(SimulatedEngine(model, args)))).footprint
     return footprint.weights_bytes, footprint.kv_bytes_per_token, footprint.max_model_len
 
 

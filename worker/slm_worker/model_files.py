@@ -65,6 +65,16 @@ def read_footprint(model: wire.ModelRef, engine: wire.EngineConfig) -> ModelFoot
     return None if config is None else footprint(config, None, engine.args)
 
 
+def read_config_document(model: wire.ModelRef) -> Mapping[str, Any] | None:
+    """What ``model``'s config.json says, found as :func:`read_footprint` finds it. Reads files:
+    blocks. None for a model that is still to be downloaded. Raises ModelError."""
+    if model.uri.startswith("file://"):
+        return _read_config_file(_local_directory(model.uri))
+    repository = model.uri.removeprefix("hf://")
+    snapshot = _cached_snapshot(repository, model.revision or "main")
+    return PUBLISHED_CONFIGS.get(repository) if snapshot is None else _read_config_file(snapshot)
+
+
 def _local_directory(uri: str) -> Path:
     path = Path(uri.removeprefix("file://"))
     if not path.is_absolute():
@@ -110,15 +120,19 @@ def _cached_snapshot(repository: str, revision: str) -> Path | None:
 
 
 def _read_directory(directory: Path, args: tuple[str, ...]) -> ModelFootprint | None:
-    source = directory / "config.json"
-    if not source.is_file():
-        raise _invalid(source, "is missing", "copy the model's config.json beside its weights")
-    config = parse_config(_read_json(source, MAX_CONFIG_BYTES), str(source))
+    config = parse_config(_read_config_file(directory), str(directory / "config.json"))
     if config is None:
         return None
     files = _weight_files(directory)
     tensors = [tensor for file in files for tensor in _read_header(file)] if files else None
     return footprint(config, tensors, args)
+
+
+def _read_config_file(directory: Path) -> dict[str, Any]:
+    source = directory / "config.json"
+    if not source.is_file():
+        raise _invalid(source, "is missing", "copy the model's config.json beside its weights")
+    return _read_json(source, MAX_CONFIG_BYTES)
 
 
 def _weight_files(directory: Path) -> list[Path]:

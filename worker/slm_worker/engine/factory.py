@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 
 from slm_worker.engine.base import Engine
 from slm_worker.engine.simulated import SimulatedEngine
 from slm_worker.engine.vllm import VllmEngine, argument_name
+from slm_worker.gpu.simulated.client import SOCKET_VARIABLE
 from slm_worker.wire import OWNED_ENGINE_ARGUMENTS, PackConfig
 
 _ADDRESS = "the agent chooses where engines listen"
@@ -56,7 +58,9 @@ def open_engine(config: PackConfig) -> Engine:
     """Raises EngineUnusableError."""
     refuse_owned_arguments(config.engine.args)
     if config.engine.kind == "Simulated":
-        return SimulatedEngine(config.model, config.engine.args)
+        return SimulatedEngine(
+            config.model, config.engine.args, gpu_socket=os.environ.get(SOCKET_VARIABLE)
+        )
     executable = shutil.which("vllm")
     if executable is None:
         raise EngineUnusableError(

@@ -1,4 +1,4 @@
-"""HTTP of the simulated engine: the OpenAI routes, and vLLM's health, version and metrics."""
+"""HTTP of the simulated engine: the OpenAI routes, and vLLM's own for health, metrics and sleep."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from typing import Any
 from aiohttp import web
 
 from slm_worker.engine.simulated.loop import EngineLoop, Generation
-from slm_worker.engine.simulated.metrics import EngineMetrics, exposition
+from slm_worker.engine.simulated.metrics import EngineMetrics, Exposition
 from slm_worker.engine.simulated.requests import (
     GenerationRequest,
     RequestError,
     parse_chat,
     parse_completion,
+    prompt_tokens,
     text,
     usage,
 )
 from slm_worker.engine.simulated.scheduler import Scheduler
+from slm_worker.engine.simulated.sleep import SleepMode
+from slm_worker.gpu.simulated.client import DeviceRefusedError
 
 MAX_BODY_BYTES = 2**20
 STREAM_INTERVAL_SECONDS = 0.1
@@ -34,7 +37,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class SimulatedApi:
-    """Routes of one engine. After ``draining`` is set, new generations are refused with 500."""
+    """Routes of one engine. After ``draining`` is set, new generations are refused with 500.
+
+    ``sleep_mode`` is None for an engine that was started without it: it has no such routes.
+    """
 
     def __init__(
         self,
@@ -42,15 +48,18 @@ class SimulatedApi:
         scheduler: Scheduler,
         metrics: EngineMetrics,
         *,
-        model_name: str,
+        exposition: Exposition,
         max_model_len: int,
+        sleep_mode: SleepMode | None,
     ) -> None:
         self.draining = False
         self._loop = loop
         self._scheduler = scheduler
         self._metrics = metrics
-        self._model_name = model_name
+        self._exposition = exposition
+        self._model_name = exposition.model_name
         self._max_model_len = max_model_len
+        self._sleep_mode = sleep_mode
         self._ids = itertools.count(1)
 
     def application(self) -> web.Application:
@@ -63,8 +72,11 @@ class SimulatedApi:
                 web.get("/health", self._health),
                 web.get("/metrics", self._serve_metrics),
                 web.get("/version", self._version),
+                web.post("/tokenize", self._tokenize),
             ]
         )
+        if self._sleep_mode is not None:
+            application.add_routes(_sleep_routes(self._sleep_mode))
         return application
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -85,17 +97,25 @@ class SimulatedApi:
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
         return web.Response(
-            text=exposition(self._metrics, self._scheduler, self._model_name),
+            text=self._exposition.text(
+                self._metrics,
+                self._scheduler,
+                asleep=self._sleep_mode is not None and self._sleep_mode.asleep,
+            ),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def _tokenize(self, http: web.Request) -> web.Response:
+        count = prompt_tokens(await _json(http), self._model_name)
+        tokens = list(range(count))  # there is no tokenizer: only how many there are means anything
+        return web.json_response(
+            {"count": count, "max_model_len": self._max_model_len, "tokens": tokens}
         )
 
     async def _complete(self, http: web.Request) -> web.StreamResponse:
         if self.draining:
             raise RequestError(500, "the engine is shutting down: send the request elsewhere")
-        try:
-            body = json.loads(await http.read())
-        except (ValueError, RecursionError) as error:
-            raise RequestError(400, f"the body is no JSON: {error}") from None
+        body = await _json(http)
         parse = parse_chat if http.path == "/v1/chat/completions" else parse_completion
         request = parse(body, self._model_name, self._max_model_len)
         generation = self._loop.submit(request.prompt_tokens, request.output_tokens, request.reason)
@@ -105,10 +125,11 @@ class SimulatedApi:
             await generation.finished.wait()
         finally:
             self._loop.abort(generation)  # where the client went away
-        choice = _whole_choice(request, text(0, request.output_tokens), generation.reason)
+        written = self._loop.written(generation)
+        choice = _whole_choice(request, text(0, written), generation.reason)
         return web.json_response(
             self._envelope(request, _object_name(request))
-            | {"choices": [choice], "usage": usage(request, request.output_tokens)}
+            | {"choices": [choice], "usage": usage(request, written)}
         )
 
     async def _stream(
@@ -122,7 +143,7 @@ class SimulatedApi:
         while True:
             ended = generation.finished.is_set()
             written = self._loop.written(generation)
-            if written > sent:
+            if written > sent or ended:
                 reason = generation.reason if ended else None
                 choice = _partial_choice(request, text(sent, written), reason, first=sent == 0)
                 await _send(response, envelope | {"choices": [choice]})
@@ -146,6 +167,43 @@ class SimulatedApi:
             "created": CREATED,
             "model": self._model_name,
         }
+
+
+def _sleep_routes(mode: SleepMode) -> list[web.RouteDef]:
+    """vLLM's, at level 1 and with its default of ending what runs."""
+
+    async def sleep(http: web.Request) -> web.Response:
+        wanted = (http.query.get("level", "1"), http.query.get("mode", "abort"))
+        if wanted != ("1", "abort"):
+            raise RequestError(400, "the simulated engine sleeps with level=1 and mode=abort only")
+        await mode.sleep()
+        return web.json_response({"status": "sleeping", "level": 1})
+
+    async def wake_up(http: web.Request) -> web.Response:
+        if "tags" in http.query:
+            raise RequestError(400, "the simulated engine wakes as a whole: leave tags out")
+        try:
+            await mode.wake_up()
+        except DeviceRefusedError as error:
+            raise RequestError(500, f"CUDA out of memory (SIMULATED): {error}") from None
+        return web.json_response({"status": "awake", "tags": None})
+
+    async def is_sleeping(_: web.Request) -> web.Response:
+        return web.json_response({"is_sleeping": mode.asleep})
+
+    return [
+        web.post("/sleep", sleep),
+        web.post("/wake_up", wake_up),
+        web.get("/is_sleeping", is_sleeping),
+    ]
+
+
+async def _json(http: web.Request) -> Any:
+    """The body. Raises RequestError."""
+    try:
+        return json.loads(await http.read())
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the body is no JSON: {error}") from None
 
 
 def _object_name(request: GenerationRequest, *, chunk: bool = False) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from slm_worker.engine.simulated.metrics import EngineMetrics, FinishReason
 from slm_worker.engine.simulated.scheduler import Scheduler, Sequence
+from slm_worker.gpu.simulated.state import Step
 
 MAX_BACKLOG_SECONDS = 2.0
 """Steps keep to absolute times, so a late one is made up for; of a longer stall (a suspended
@@ -22,19 +23,20 @@ class Generation:
     reason: FinishReason
     """How it will end if nobody aborts it."""
     first_token: asyncio.Event = field(default_factory=asyncio.Event)
+    """Or its end without one."""
     finished: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class EngineLoop:
-    """``step`` tells the GPU how many sequences run and returns the step's length in seconds, 0
-    for none; ``clock`` and ``sleep`` are of one monotonic time in seconds."""
+    """``step`` tells the GPU how many sequences run, 0 for none, and returns what the step takes;
+    ``clock`` and ``sleep`` are of one monotonic time in seconds."""
 
     def __init__(
         self,
         scheduler: Scheduler,
         metrics: EngineMetrics,
         *,
-        step: Callable[[int], Awaitable[float]],
+        step: Callable[[int], Awaitable[Step]],
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
@@ -44,17 +46,21 @@ class EngineLoop:
         self._clock = clock
         self._sleep = sleep
         self._generations: dict[Sequence, Generation] = {}
+        self._paused = False
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._resting = asyncio.Event()
+        self._resting.set()
 
     def submit(self, prompt_tokens: int, output_tokens: int, reason: FinishReason) -> Generation:
+        """While the loop is paused the generation waits."""
         sequence = Sequence(prompt_tokens, output_tokens, self._clock())
         generation = Generation(sequence, reason)
         self._generations[sequence] = generation
         self._scheduler.add(sequence)
         self._idle.clear()
-        self._work.set()
+        self._begin_if_there_is_work()
         return generation
 
     def abort(self, generation: Generation) -> None:
@@ -67,6 +73,21 @@ class EngineLoop:
         """Tokens written so far."""
         return self._scheduler.written(generation.sequence)
 
+    async def pause(self) -> None:
+        """Ends every generation with the reason "abort"; returns when the GPU has nothing to do."""
+        self._paused = True
+        for generation in list(self._generations.values()):
+            self.abort(generation)
+            generation.reason = "abort"
+            generation.first_token.set()
+            generation.finished.set()
+        await self._resting.wait()
+
+    def resume(self) -> None:
+        """Goes on, with what was submitted meanwhile."""
+        self._paused = False
+        self._begin_if_there_is_work()
+
     async def drained(self) -> None:
         """Returns when no request runs or waits."""
         await self._idle.wait()
@@ -76,17 +97,29 @@ class EngineLoop:
         while True:
             if not self._generations:
                 self._idle.set()
+            if self._paused or not self._generations:
                 self._work.clear()
+                self._resting.set()
                 await self._work.wait()
             await self._run_while_busy()
 
+    def _begin_if_there_is_work(self) -> None:
+        if self._generations and not self._paused:
+            self._resting.clear()
+            self._work.set()
+
     async def _run_while_busy(self) -> None:
         deadline = last_step_end = self._clock()
-        while self._generations:
+        while self._generations and not self._paused:
             self._scheduler.admit()
-            step_seconds = await self._step(self._scheduler.running)
-            self._scheduler.begin_step(step_seconds)
-            deadline = max(deadline + step_seconds, self._clock() - MAX_BACKLOG_SECONDS)
+            step = await self._step(self._scheduler.running)
+            self._scheduler.limit_kv(step.kv_share)
+            if step.stalled:
+                await self._sleep(step.seconds)
+                deadline = self._clock()
+                continue
+            self._scheduler.begin_step(step.seconds)
+            deadline = max(deadline + step.seconds, self._clock() - MAX_BACKLOG_SECONDS)
             await self._sleep(max(0.0, deadline - self._clock()))
             now = self._clock()
             self._end_step(now, now - last_step_end)
@@ -97,6 +130,7 @@ class EngineLoop:
         result = self._scheduler.end_step()
         metrics = self._metrics
         metrics.generation_tokens += result.tokens
+        metrics.iterations.observe(result.tokens)
         for sequence in result.started:
             metrics.prompt_tokens += sequence.prompt_tokens
             metrics.ttft.observe(now - sequence.arrived_seconds)

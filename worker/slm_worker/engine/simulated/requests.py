@@ -108,8 +108,7 @@ class GenerationRequest:
 def parse_completion(body: Any, model_name: str, max_model_len: int) -> GenerationRequest:
     """``POST /v1/completions``. Raises RequestError."""
     parsed = _validate(_CompletionBody, body, model_name)
-    prompt = parsed.prompt
-    tokens = _count(prompt) if isinstance(prompt, str) else len(prompt)
+    tokens = _prompt_tokens(parsed)
     limit = parsed.max_tokens or DEFAULT_COMPLETION_TOKENS
     return _generation(parsed, tokens, limit, max_model_len, chat=False)
 
@@ -117,9 +116,15 @@ def parse_completion(body: Any, model_name: str, max_model_len: int) -> Generati
 def parse_chat(body: Any, model_name: str, max_model_len: int) -> GenerationRequest:
     """``POST /v1/chat/completions``. Raises RequestError."""
     parsed = _validate(_ChatBody, body, model_name)
-    tokens = sum(_count(message.role + message.text()) for message in parsed.messages)
+    tokens = _prompt_tokens(parsed)
     limit = parsed.max_completion_tokens or parsed.max_tokens or max(1, max_model_len - tokens)
     return _generation(parsed, tokens, limit, max_model_len, chat=True)
+
+
+def prompt_tokens(body: Any, model_name: str) -> int:
+    """``POST /tokenize``, with a prompt or with messages. Raises RequestError."""
+    chat = isinstance(body, Mapping) and "messages" in body
+    return _prompt_tokens(_validate(_ChatBody if chat else _CompletionBody, body, model_name))
 
 
 def text(first: int, end: int) -> str:
@@ -133,6 +138,18 @@ def usage(request: GenerationRequest, written: int) -> Mapping[str, int]:
         "completion_tokens": written,
         "total_tokens": request.prompt_tokens + written,
     }
+
+
+def _prompt_tokens(parsed: _Body) -> int:
+    match parsed:
+        case _ChatBody():
+            return sum(_count(message.role + message.text()) for message in parsed.messages)
+        case _CompletionBody(prompt=str() as prompt):
+            return _count(prompt)
+        case _CompletionBody():
+            return len(parsed.prompt)
+        case _:
+            raise TypeError(f"{type(parsed).__name__} has no prompt")
 
 
 def _count(prompt: str) -> int:

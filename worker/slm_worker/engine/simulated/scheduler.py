@@ -51,7 +51,7 @@ class Scheduler:
     def __init__(self, *, max_num_seqs: int, kv_capacity_tokens: int) -> None:
         self.preemptions = 0
         self._max_num_seqs = max_num_seqs
-        self._capacity = kv_capacity_tokens
+        self._all_capacity = self._capacity = kv_capacity_tokens
         self._kv_tokens = 0
         self._step = 0
         self._writing = 0
@@ -73,7 +73,12 @@ class Scheduler:
     @property
     def kv_usage(self) -> float:
         """Share of the KV cache in use, 0 to 1."""
-        return self._kv_tokens / self._capacity
+        return min(1.0, self._kv_tokens / self._capacity)
+
+    def limit_kv(self, share: float) -> None:
+        """From now on only this share of the KV cache counts, more than 0 to 1; one sequence runs
+        in any case."""
+        self._capacity = max(1, int(share * self._all_capacity))
 
     def add(self, sequence: Sequence) -> None:
         self._waiting[sequence] = None

@@ -1,8 +1,7 @@
 """A simulated vLLM: the same HTTP, metrics and behaviour under SIGTERM, on a simulated GPU.
 
 ``python -m slm_worker.engine.simulated.server --host H --port P --model URI
---served-model-name N --max-num-seqs S`` and the options in ``startup``. Every model runs
-at the measured pace of OPT-1.3B; only memory follows the model's own size.
+--served-model-name N --max-num-seqs S`` and the options in ``startup``.
 
 SIGTERM: requests in flight are finished, new ones get 500, ``/health`` stays 200, exit code 0 - as
 vLLM with ``--shutdown-timeout``. A second SIGTERM ends at once. Other exit codes: ``errors``.
@@ -13,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -20,14 +20,29 @@ import sys
 from aiohttp import web
 
 from slm_worker.engine.simulated.api import SimulatedApi
-from slm_worker.engine.simulated.errors import EXIT_CODES, EXIT_TOLD_TWICE, EngineError
+from slm_worker.engine.simulated.errors import (
+    EXIT_CODES,
+    EXIT_FAILED,
+    EXIT_TOLD_TWICE,
+    DeviceFaultError,
+    EngineError,
+    fault_of,
+)
 from slm_worker.engine.simulated.loop import EngineLoop
-from slm_worker.engine.simulated.metrics import EngineMetrics
+from slm_worker.engine.simulated.metrics import EngineMetrics, Exposition
 from slm_worker.engine.simulated.scheduler import Scheduler
-from slm_worker.engine.simulated.startup import Arguments, attach, parse_arguments, resolve_model
+from slm_worker.engine.simulated.sleep import SleepMode
+from slm_worker.engine.simulated.startup import (
+    Arguments,
+    Attached,
+    Model,
+    attach,
+    parse_arguments,
+    resolve_model,
+)
 from slm_worker.gpu.base import DeviceError
 from slm_worker.gpu.simulated.client import SOCKET_VARIABLE, DaemonConnection
-from slm_worker.planning.footprint import ModelFootprint
+from slm_worker.gpu.simulated.state import Step
 
 RESPONSE_TIMEOUT_SECONDS = 5.0
 """How long clients have to read the last answers before the process ends."""
@@ -43,11 +58,22 @@ def main() -> None:
     try:
         arguments = parse_arguments(sys.argv[1:])
         listener = _bind(arguments.host, arguments.port)
-        footprint = resolve_model(arguments)
-        asyncio.run(_serve(arguments, footprint, listener))
+        model = resolve_model(arguments)
+        asyncio.run(_live(arguments, model, listener))
     except EngineError as error:
         print(error.line, file=sys.stderr, flush=True)
         sys.exit(EXIT_CODES[error.reason])
+    except DeviceFaultError as error:
+        print(error.output, file=sys.stderr, end="", flush=True)
+        if error.crash:
+            _crash()
+        sys.exit(EXIT_FAILED)
+
+
+def _crash() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGSEGV)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -65,27 +91,53 @@ def _port_taken(host: str, port: int, error: OSError) -> EngineError:
     return EngineError("PortTaken", f"{host}:{port}: {error.strerror}: use another port")
 
 
-async def _serve(arguments: Arguments, footprint: ModelFootprint, listener: socket.socket) -> None:
+async def _live(arguments: Arguments, model: Model, listener: socket.socket) -> None:
+    """Serves until told to stop, or until the device ends it: then DeviceFaultError."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _stop_or_exit, stop)
-    gpu, kv_tokens = await attach(arguments, footprint, os.environ.get(SOCKET_VARIABLE))
+    attached = await attach(arguments, model, os.environ.get(SOCKET_VARIABLE))
+    serving = asyncio.create_task(_serve(arguments, model, attached, listener, stop))
+    ending = asyncio.create_task(attached.gpu.ending())
+    await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if not serving.done():
+            raise fault_of(ending.result())
+        serving.result()
+    except DeviceError as error:
+        raise EngineError("DeviceLost", str(error)) from None
+    finally:
+        for task in (serving, ending):
+            task.cancel()
+        attached.gpu.close()
+
+
+async def _serve(
+    arguments: Arguments,
+    model: Model,
+    attached: Attached,
+    listener: socket.socket,
+    stop: asyncio.Event,
+) -> None:
     log.info(
-        "SIMULATED engine: %s runs at the measured pace of OPT-1.3B; %d sequences, "
+        "SIMULATED engine: %s runs at the pace of a model on a simulated GPU; %d sequences, "
         "KV cache of %d tokens; loading",
         arguments.model,
         arguments.max_num_seqs,
-        kv_tokens,
+        attached.kv_tokens,
     )
-    await asyncio.sleep(arguments.start_seconds)
-    scheduler = Scheduler(max_num_seqs=arguments.max_num_seqs, kv_capacity_tokens=kv_tokens)
+    await asyncio.sleep(arguments.start_seconds + attached.delay_seconds)
+    scheduler = Scheduler(
+        max_num_seqs=arguments.max_num_seqs, kv_capacity_tokens=attached.kv_tokens
+    )
     metrics = EngineMetrics()
-    loop = _engine_loop(scheduler, metrics, gpu)
+    loop = _engine_loop(scheduler, metrics, attached.gpu)
     api = SimulatedApi(
         loop,
         scheduler,
         metrics,
-        model_name=arguments.served_model_name,
-        max_model_len=footprint.max_model_len,
+        exposition=Exposition(arguments.served_model_name, arguments.metrics_names),
+        max_model_len=model.footprint.max_model_len,
+        sleep_mode=_sleep_mode(loop, attached) if arguments.enable_sleep_mode else None,
     )
     runner = web.AppRunner(
         api.application(),
@@ -101,11 +153,10 @@ async def _serve(arguments: Arguments, footprint: ModelFootprint, listener: sock
     log.info("SIMULATED engine: serving on %s:%d", *listener.getsockname()[:2])
     await _until_stopped(loop, api, stop)
     await runner.cleanup()
-    gpu.close()
 
 
 async def _until_stopped(loop: EngineLoop, api: SimulatedApi, stop: asyncio.Event) -> None:
-    """Runs the engine until it is told to stop and has finished what it had. Raises EngineError."""
+    """Runs the engine until it is told to stop and has finished what it had. Raises DeviceError."""
     heartbeat = asyncio.create_task(loop.run())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({heartbeat, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -117,19 +168,23 @@ async def _until_stopped(loop: EngineLoop, api: SimulatedApi, stop: asyncio.Even
     if not heartbeat.done():
         heartbeat.cancel()
         return
-    try:
-        heartbeat.result()
-    except DeviceError as error:
-        raise EngineError("DeviceLost", str(error)) from None
+    heartbeat.result()
 
 
 def _engine_loop(scheduler: Scheduler, metrics: EngineMetrics, gpu: DaemonConnection) -> EngineLoop:
-    async def step(running: int) -> float:
+    async def step(running: int) -> Step:
         answer = await gpu.request("step", running=running)
-        return float(answer["step_seconds"])
+        return Step(answer["step_seconds"], answer["stalled"], answer["kv_share"])
 
     clock = asyncio.get_running_loop().time
     return EngineLoop(scheduler, metrics, step=step, clock=clock, sleep=asyncio.sleep)
+
+
+def _sleep_mode(loop: EngineLoop, attached: Attached) -> SleepMode:
+    async def resize(memory_bytes: int) -> None:
+        await attached.gpu.request("resize", memory_bytes=memory_bytes)
+
+    return SleepMode(loop, attached.memory, resize=resize, wait=asyncio.sleep)
 
 
 def _stop_or_exit(stop: asyncio.Event) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
-from slm_worker.engine.simulated.errors import EngineError
+from slm_worker.engine.simulated.errors import (
+    GPU_LOST,
+    MPS_NOT_READY,
+    DeviceFaultError,
+    EngineError,
+)
+from slm_worker.engine.simulated.metrics import MetricsNames
+from slm_worker.engine.simulated.sleep import Memory
 from slm_worker.gpu.base import DeviceError
 from slm_worker.gpu.simulated.client import SOCKET_VARIABLE, DaemonConnection, DeviceRefusedError
-from slm_worker.model_files import read_footprint
+from slm_worker.model_files import read_config_document, read_footprint
 from slm_worker.planning.footprint import ModelError, ModelFootprint
 from slm_worker.wire import MAX_NUM_SEQS, EngineConfig, ModelRef
 
@@ -22,7 +30,7 @@ DEFAULT_START_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Arguments:
-    """The command line; names as vLLM has them, but for ``start_seconds``."""
+    """The command line; names as vLLM has them, but for ``start_seconds`` and ``metrics_names``."""
 
     host: str
     port: int
@@ -35,6 +43,28 @@ class Arguments:
     max_model_len: str | None
     start_seconds: float
     """Stands for the loading of the weights; a real vLLM takes half a minute or more."""
+    enable_sleep_mode: bool
+    metrics_names: MetricsNames
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is served. ``config``: what its config.json says."""
+
+    footprint: ModelFootprint
+    config: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Attached:
+    """An engine's hold on its simulated GPU, which ends with ``gpu``."""
+
+    gpu: DaemonConnection
+    memory: Memory
+    kv_tokens: int
+    """How many tokens the KV cache has room for."""
+    delay_seconds: float
+    """How much longer than usual its start takes."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +72,7 @@ class _Parser(argparse.ArgumentParser):
         raise EngineError(
             "EngineArgumentInvalid",
             f"{message}: correct engine.args, the simulated engine takes only "
-            "--max-model-len and --start-seconds there",
+            "--max-model-len, --start-seconds and --metrics-names there",
         )
 
 
@@ -59,6 +89,8 @@ def parse_arguments(argv: list[str]) -> Arguments:
     parser.add_argument("--gpu-memory-utilization", type=float, default=DEFAULT_UTILIZATION)
     parser.add_argument("--max-model-len")
     parser.add_argument("--start-seconds", type=float, default=DEFAULT_START_SECONDS)
+    parser.add_argument("--enable-sleep-mode", action="store_true")
+    parser.add_argument("--metrics-names", choices=get_args(MetricsNames), default="today")
     arguments = Arguments(**vars(parser.parse_args(argv)))
     for name, value, valid, remedy in (
         ("port", arguments.port, 0 <= arguments.port < 2**16, "0 to 65535"),
@@ -92,13 +124,14 @@ def parse_arguments(argv: list[str]) -> Arguments:
     return arguments
 
 
-def resolve_model(arguments: Arguments) -> ModelFootprint:
-    """Reads the model's size; blocks. Raises EngineError."""
+def resolve_model(arguments: Arguments) -> Model:
+    """Reads the model's configuration and size; blocks. Raises EngineError."""
     try:
         model = ModelRef(
             uri=arguments.model, name=arguments.served_model_name, revision=arguments.revision
         )
         footprint = _footprint(model, arguments.max_model_len)
+        config = read_config_document(model)
     except ModelError as error:
         reason = error.reason if error.reason.startswith("Model") else "EngineArgumentInvalid"
         raise EngineError(reason, error.message) from None
@@ -106,13 +139,13 @@ def resolve_model(arguments: Arguments) -> ModelFootprint:
         raise EngineError(
             "ModelNotFound", f"--model {arguments.model!r}: use hf://... or file:///path"
         ) from None
-    if footprint is None:
+    if footprint is None or config is None:
         raise EngineError(
             "ModelNotFound",
             f"--model {arguments.model!r}: the simulated engine downloads nothing and knows by "
             "name only hf://facebook/opt-1.3b; use that, or file:///path with a config.json",
         )
-    return footprint
+    return Model(footprint, config)
 
 
 def _footprint(model: ModelRef, max_model_len: str | None) -> ModelFootprint | None:
@@ -130,13 +163,10 @@ def _footprint(model: ModelRef, max_model_len: str | None) -> ModelFootprint | N
     return limited
 
 
-async def attach(
-    arguments: Arguments, footprint: ModelFootprint, socket: str | None
-) -> tuple[DaemonConnection, int]:
+async def attach(arguments: Arguments, model: Model, socket: str | None) -> Attached:
     """Takes the engine's memory on the simulated GPU, whose ``socket`` SOCKET_VARIABLE names.
 
-    Returns the connection that holds it, and how many tokens its KV cache has room for. Raises
-    EngineError.
+    Raises EngineError, and DeviceFaultError where the device takes no engine now.
     """
     if socket is None:
         raise EngineError(
@@ -144,21 +174,43 @@ async def attach(
             f"the environment has no {SOCKET_VARIABLE}: start slm_worker.gpu.simulated.daemon and "
             "name its socket there",
         )
+    footprint = model.footprint
     try:
         connection = await DaemonConnection.open(Path(socket))
         answer = await connection.request("read")
-        total, used = int(answer["memory_bytes"]), int(answer["memory_used_bytes"])
-        kv_bytes = _kv_bytes(arguments, footprint, total, total - used)
-        await connection.request(
-            "attach", memory_bytes=footprint.weights_bytes + RUNTIME_BYTES + kv_bytes
+        total = int(answer["memory_bytes"])
+        free = total - int(answer["memory_used_bytes"] or 0)
+        kv_bytes = _kv_bytes(arguments, footprint, total, free)
+        memory = Memory(footprint.weights_bytes, kv_bytes, RUNTIME_BYTES)
+        answer = await connection.request(
+            "attach", memory_bytes=memory.awake_bytes, model=_sizes(model.config)
         )
     except DeviceRefusedError as error:
-        raise EngineError(
-            "OutOfMemory", f"{error}: plan fewer replicas or a smaller KV cache"
-        ) from None
+        raise _refused(error) from None
     except DeviceError as error:
         raise EngineError("DeviceUnavailable", str(error)) from None
-    return connection, kv_bytes // footprint.kv_bytes_per_token
+    kv_tokens = kv_bytes // footprint.kv_bytes_per_token
+    return Attached(connection, memory, kv_tokens, float(answer["delay_seconds"]))
+
+
+def _sizes(config: Mapping[str, object]) -> dict[str, object]:
+    """What of a configuration decides the pace: numbers and names, also of a language model within
+    a larger one; not its lists (labels, scaling factors), which may be long."""
+    sizes = {key: value for key, value in config.items() if not isinstance(value, list | dict)}
+    text = config.get("text_config")
+    return sizes | {"text_config": _sizes(text)} if isinstance(text, dict) else sizes
+
+
+def _refused(error: DeviceRefusedError) -> EngineError | DeviceFaultError:
+    match error.reason:
+        case "MpsNotReady":
+            return DeviceFaultError(MPS_NOT_READY)
+        case "GpuLost":
+            return DeviceFaultError(GPU_LOST)
+        case "InvalidRequest":
+            return EngineError("ModelConfigInvalid", str(error))
+        case _:
+            return EngineError("OutOfMemory", f"{error}: plan fewer replicas or a smaller KV cache")
 
 
 def _kv_bytes(

@@ -1,15 +1,9 @@
 """The simulated GPU as a process of its own, as a driver is one for real devices.
 
-``python -m slm_worker.gpu.simulated.daemon --socket PATH`` listens on a unix socket for one JSON
-object a line, and answers each with one:
-
-- ``{"op": "read"}`` -> energy_millijoules, power_watts, memory_used_bytes, memory_bytes, name
-- ``{"op": "attach", "memory_bytes": N}`` -> ``{}``: the connection is an engine from now on
-- ``{"op": "step", "running": B}`` -> step_seconds; 0 sequences end the engine's activity
-
-A refusal is ``{"error": text, "reason": OutOfMemory or InvalidRequest}``. When a connection
-closes, all that its engine held is free at once. The daemon ends when its standard input closes,
-so it cannot outlive the process that started it.
+``python -m slm_worker.gpu.simulated.daemon --socket PATH`` listens on a unix socket; ``protocol``
+has the lines that it understands. When a connection closes, all that its engine held is free at
+once. The daemon ends when its standard input closes, so it cannot outlive the process that
+started it.
 """
 
 from __future__ import annotations
@@ -20,22 +14,29 @@ import json
 import os
 import random
 import signal
+import socket as sockets
+import struct
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from slm_worker.gpu.curves import opt_1_3b_on_h100
-from slm_worker.gpu.simulated.protocol import MAX_LINE_BYTES, answer
-from slm_worker.gpu.simulated.state import DEFAULT_MEMORY_BYTES, SimulatedGpu
+from slm_worker.gpu.simulated.pace import DEFAULT_GPU, GPUS, pace_of
+from slm_worker.gpu.simulated.protocol import MAX_LINE_BYTES, Server
+from slm_worker.gpu.simulated.state import SimulatedGpu
+from slm_worker.gpu.simulated.state_file import keep_written
+
+_PEER_CREDENTIALS = struct.Struct("3i")
+"""Linux's struct ucred: process, user and group."""
 
 
 class Daemon:
     """Serves one simulated GPU on a unix socket until told to stop."""
 
-    def __init__(self, gpu: SimulatedGpu) -> None:
-        self._gpu = gpu
-        self._connections = 0
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._count = 0
+        self._writers: dict[int, asyncio.StreamWriter] = {}
 
     async def serve(self, socket: Path, stop: asyncio.Event) -> None:
         umask = os.umask(0o177)
@@ -51,34 +52,60 @@ class Daemon:
             server.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
-        engine = self._connections
+        self._count += 1
+        number, pid = self._count, _peer_pid(writer)
+        self._writers[number] = writer
         try:
             while line := await reader.readline():
-                writer.write(json.dumps(answer(self._gpu, engine, line)).encode() + b"\n")
+                reply = self._server.reply(number, pid, line)
+                _send(writer, reply.answer)
+                for other, ending in reply.endings.items():
+                    _send(self._writers[other], {"end": ending.value})
                 await writer.drain()
         except ValueError:  # readline's word for a line beyond the limit
-            writer.write(b'{"reason": "InvalidRequest", "error": "line too long"}\n')
+            _send(writer, {"reason": "InvalidRequest", "error": "line too long"})
         except ConnectionError:
             pass  # the engine is gone, which is what closing means
         finally:
-            self._gpu.detach(engine)
+            del self._writers[number]
+            self._server.gpu.detach(number)
             writer.close()
 
 
-async def _run(socket: Path, memory_bytes: int, seed: int) -> None:
+def _send(writer: asyncio.StreamWriter, message: dict[str, object]) -> None:
+    writer.write(json.dumps(message).encode() + b"\n")
+
+
+def _peer_pid(writer: asyncio.StreamWriter) -> int:
+    connection = writer.get_extra_info("socket")
+    credentials = connection.getsockopt(
+        sockets.SOL_SOCKET, sockets.SO_PEERCRED, _PEER_CREDENTIALS.size
+    )
+    return int(_PEER_CREDENTIALS.unpack(credentials)[0])
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    described = GPUS[arguments.gpu]
     gpu = SimulatedGpu(
-        opt_1_3b_on_h100(),
-        memory_bytes=memory_bytes,
+        memory_bytes=arguments.memory_bytes or described.memory_bytes,
+        idle_watts=described.idle_watts,
         clock=time.monotonic,
-        rng=random.Random(seed),  # noqa: S311 - noise, not a secret
+        rng=random.Random(arguments.seed),  # noqa: S311 - noise, not a secret
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_input, stop)
-    await Daemon(gpu).serve(socket, stop)
+    daemon = Daemon(Server(gpu, described.name, lambda model: pace_of(model, described)))
+    tasks = [asyncio.create_task(daemon.serve(arguments.socket, stop))]
+    if arguments.state_file is not None:
+        tasks.append(asyncio.create_task(keep_written(gpu, arguments.state_file)))
+    done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    for task in done:
+        task.result()
 
 
 def _stop_at_end_of_input(stop: asyncio.Event) -> None:
@@ -88,18 +115,20 @@ def _stop_at_end_of_input(stop: asyncio.Event) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="simulated_daemon", description="A simulated GPU.")
+    parser = argparse.ArgumentParser(prog="simulated.daemon", description="A simulated GPU.")
     parser.add_argument("--socket", type=Path, required=True, help="unix socket to listen on")
-    parser.add_argument("--memory-bytes", type=int, default=DEFAULT_MEMORY_BYTES)
+    parser.add_argument("--gpu", choices=sorted(GPUS), default=DEFAULT_GPU)
+    parser.add_argument("--memory-bytes", type=int, help="instead of the GPU's own")
     parser.add_argument("--seed", type=int, default=0, help="of the noise on step times")
+    parser.add_argument("--state-file", type=Path, help="where the instruments are written, 10 Hz")
     arguments = parser.parse_args()
-    if arguments.memory_bytes <= 0:
+    if arguments.memory_bytes is not None and arguments.memory_bytes <= 0:
         parser.error(f"--memory-bytes {arguments.memory_bytes}: use a positive number")
     with suppress(KeyboardInterrupt):
         try:
-            asyncio.run(_run(arguments.socket, arguments.memory_bytes, arguments.seed))
+            asyncio.run(_run(arguments))
         except OSError as error:
-            parser.exit(1, f"error: SocketUnusable: {arguments.socket}: {error}\n")
+            parser.exit(1, f"error: FileUnusable: {error}\n")
         finally:
             arguments.socket.unlink(missing_ok=True)
 

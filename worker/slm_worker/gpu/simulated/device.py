@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from slm_worker.gpu.base import (
     DeviceReading,
     MpsStatus,
 )
-from slm_worker.gpu.simulated.client import SOCKET_VARIABLE, DaemonConnection
-from slm_worker.gpu.simulated.state import DEFAULT_MEMORY_BYTES
+from slm_worker.gpu.simulated.client import SOCKET_VARIABLE, ask
+from slm_worker.gpu.simulated.pace import DEFAULT_GPU
+from slm_worker.wire import GpuHealth
 
 SOCKET_NAME = "gpu.sock"
 MAX_SOCKET_PATH_BYTES = 107
@@ -24,6 +26,8 @@ MAX_SOCKET_PATH_BYTES = 107
 START_TIMEOUT_SECONDS = 30.0
 START_POLL_SECONDS = 0.05
 STOP_TIMEOUT_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class SimulatedDevice:
@@ -38,19 +42,27 @@ class SimulatedDevice:
         self.identity = identity
         self._socket = socket
         self._process = process
+        self._mps = MPS_NOT_NEEDED
 
     @classmethod
     async def start(
-        cls, run_directory: Path, *, memory_bytes: int = DEFAULT_MEMORY_BYTES, seed: int = 0
+        cls,
+        run_directory: Path,
+        *,
+        gpu: str = DEFAULT_GPU,
+        memory_bytes: int | None = None,
+        seed: int = 0,
     ) -> SimulatedDevice:
         """Starts the daemon with its socket in ``run_directory`` and waits until it answers.
 
-        Raises DeviceError when the daemon does not start.
+        ``gpu`` is a key of the catalogue; ``memory_bytes`` replaces the GPU's own. Raises
+        DeviceError when the daemon does not start.
         """
         socket = _prepare(run_directory)
+        memory = () if memory_bytes is None else ("--memory-bytes", str(memory_bytes))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "slm_worker.gpu.simulated.daemon", "--socket", str(socket)),
-            *("--memory-bytes", str(memory_bytes), "--seed", str(seed)),
+            *("--gpu", gpu, *memory, "--seed", str(seed)),
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C at the terminal is the agent's to handle
         )
@@ -69,23 +81,52 @@ class SimulatedDevice:
 
     @property
     def mps(self) -> MpsStatus:
-        return MPS_NOT_NEEDED
+        """As of the last :meth:`read` or :meth:`recover`."""
+        return self._mps
 
     async def read(self) -> DeviceReading:
-        answer = await _read(self._socket)
-        return DeviceReading(int(answer["energy_millijoules"]), float(answer["power_watts"]))
+        """Raises DeviceError when the daemon is gone."""
+        answer = await ask(self._socket, "read")
+        self._mps = _mps_status(answer["mps"])
+        processes = answer["processes"]
+        return DeviceReading(
+            energy_millijoules=answer["energy_millijoules"],
+            power_watts=answer["power_watts"],
+            energy_source="Counter",
+            memory_used_bytes=answer["memory_used_bytes"],
+            utilization_percent=answer["utilization_percent"],
+            process_memory_bytes=None if processes is None else dict(processes),
+            health=GpuHealth.model_validate(answer["health"]),
+        )
 
-    def engine_env(self) -> dict[str, str]:
+    def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]:
         return {SOCKET_VARIABLE: str(self._socket)}
 
     async def release(self, pids: Collection[int]) -> None:
-        """Nothing is held beyond a process's life."""
+        """Frees what these processes hold, as terminating an MPS client does."""
+        try:
+            await ask(self._socket, "release", pids=list(pids))
+        except DeviceError as error:
+            log.warning("not released: %s", error)  # with the daemon all that they held is gone
 
     async def recover(self) -> None:
-        """Nothing is shared that could break."""
+        try:
+            await ask(self._socket, "recover")
+            self._mps = _mps_status((await ask(self._socket, "read"))["mps"])
+        except DeviceError as error:
+            log.warning("not recovered: %s", error)  # the next read says the same
 
     async def close(self) -> None:
         await _end(self._process)
+
+
+def _mps_status(answer: Mapping[str, Any]) -> MpsStatus:
+    return MpsStatus(
+        "Faulted" if answer["faulted"] else "NotNeeded",
+        message=answer["message"],
+        faults=answer["faults"],
+        suspect_pids=tuple(answer["suspect_pids"]),
+    )
 
 
 def _prepare(run_directory: Path) -> Path:
@@ -101,14 +142,6 @@ def _prepare(run_directory: Path) -> Path:
     return socket
 
 
-async def _read(socket: Path) -> dict[str, Any]:
-    connection = await DaemonConnection.open(socket)
-    try:
-        return await connection.request("read")
-    finally:
-        connection.close()
-
-
 async def _first_answer(socket: Path, process: asyncio.subprocess.Process) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_TIMEOUT_SECONDS
@@ -119,7 +152,7 @@ async def _first_answer(socket: Path, process: asyncio.subprocess.Process) -> di
                 "its output in the agent's log says why"
             )
         try:
-            return await _read(socket)
+            return await ask(socket, "read")
         except DeviceError:
             if loop.time() > deadline:
                 raise
