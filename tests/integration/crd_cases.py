@@ -40,6 +40,10 @@ ACCEPTED = [
     pytest.param(with_env("MY_SLM_X"), id="SLM_ inside a name"),
     pytest.param(spec(engine={"kind": "Simulated"}, gpu={"kind": "Simulated"}), id="simulated"),
     pytest.param(spec(gpu={"kind": "CPU"}), id="vLLM on a CPU"),
+    pytest.param(
+        spec(gpu={"mps": {"activeThreadPercentage": 100, "fallback": "TimeSlicing"}}),
+        id="limits under MPS",
+    ),
     pytest.param(spec(replicasPerPack=32), id="fixed count"),
     pytest.param(
         spec(replicasPerPack=2, autoscaling={"mode": "Recommend"}), id="fixed and recommend"
@@ -174,6 +178,16 @@ REFUSED = [
         spec(autoscaling={"objective": "MaxThroughput"}),
         ["spec.autoscaling.objective", 'supported values: "Balanced"'],
         id="objective that does not work yet",
+    ),
+    pytest.param(
+        spec(gpu={"kind": "CPU", "mps": {}}),
+        ["spec.gpu.mps is set but spec.gpu.kind is CPU", "remove spec.gpu.mps"],
+        id="MPS without an NVIDIA GPU",
+    ),
+    pytest.param(
+        spec(gpu={"mps": {"activeThreadPercentage": 101}}),
+        ["spec.gpu.mps.activeThreadPercentage", "less than or equal to 100"],
+        id="more than the whole GPU",
     ),
     pytest.param(
         spec(gpu={"resourceName": "gpu"}),

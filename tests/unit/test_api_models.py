@@ -75,6 +75,7 @@ def test_the_smallest_spec_has_every_default() -> None:
     )
     assert spec.engine.max_num_seqs is None
     assert (spec.gpu.kind, spec.gpu.resource_name) == ("NVIDIA", "nvidia.com/gpu")
+    assert spec.gpu.mps is None
     assert (spec.packs, spec.replicas_per_pack, spec.autoscaling) == (1, None, None)
     assert spec.model.credentials_secret_ref is None
 

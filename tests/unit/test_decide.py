@@ -9,6 +9,7 @@ import pytest
 
 from builders import H100_OPT_1_3B, pack, pack_state, service
 from slm_operator.api.models import SLMService
+from slm_operator.decide.calibrate import fingerprint
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.pareto.window import WindowRules
@@ -313,6 +314,50 @@ def test_of_several_gpus_in_trouble_the_worst_is_told() -> None:
         ailing(2, state="Lost", reason="GPULost", message="mend the node"),
     )
     assert condition(decision, "GPUAllocated")[:2] == ("False", "GPULost")
+
+
+def sharing(mps: str, message: str = "") -> Pack:
+    state = pack_state()
+    return pack(pack_state(gpu=state.gpu.model_copy(update={"mps": mps, "mps_message": message})))
+
+
+@pytest.mark.parametrize(
+    ("mps", "message", "expected"),
+    [
+        ("Running", "", ("True", "Running", "the packs' MPS daemons answer")),
+        (
+            "Running",
+            "no get_server_status",
+            ("True", "Running", "the packs' MPS daemons answer; no get_server_status"),
+        ),
+        ("NotNeeded", "", ("True", "NotNeeded", "a Simulated device is shared without MPS")),
+        ("Faulted", "MMU fault", ("False", "MPSFaulted", "MMU fault")),
+        (
+            "Unavailable",
+            "install it.",
+            ("False", "MPSUnavailable", "install it; one replica runs on each GPU"),
+        ),
+    ],
+)
+def test_how_replicas_share_the_gpu_is_told(
+    mps: str, message: str, expected: tuple[str, str, str]
+) -> None:
+    assert condition(look(service(), sharing(mps, message)), "MPSReady") == expected
+
+
+def test_replicas_that_take_turns_because_the_spec_allows_it_are_told() -> None:
+    allowed = service({"engine": {}, "gpu": {"mps": {"fallback": "TimeSlicing"}}})
+    status, reason, message = condition(look(allowed, sharing("Unavailable", "none.")), "MPSReady")
+    assert (status, reason) == ("False", "TimeSlicing")
+    assert message == "none; replicas take turns, as spec.gpu.mps.fallback allows"
+
+
+def test_points_measured_in_turns_do_not_count_under_mps() -> None:
+    marks = {
+        fingerprint(service(), "w", sharing(mps).agent)
+        for mps in ("Unavailable", "Running", "Faulted")
+    }
+    assert len(marks) == 2
 
 
 def test_power_that_is_added_up_from_readings_is_told() -> None:

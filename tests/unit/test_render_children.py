@@ -6,11 +6,11 @@ from typing import Any
 
 from builders import service
 from slm_operator.render import children
-from slm_worker import agent
+from slm_worker import agent, ending
 from slm_worker.gpu import mps
-from slm_worker.replicas import process
+from slm_worker.replicas import output, process
 from slm_worker.routing import haproxy, holder
-from slm_worker.wire import CONFIG_VARIABLE, TOKEN_VARIABLE, PackConfig
+from slm_worker.wire import CONFIG_VARIABLE, TOKEN_VARIABLE, MpsConfig, PackConfig
 
 
 def container(pod: dict[str, Any]) -> dict[str, Any]:
@@ -90,16 +90,26 @@ def test_the_users_variables_come_last_and_each_name_once() -> None:
     assert len(names) == len(set(names))
 
 
+def test_the_agent_is_told_how_replicas_share_the_gpu() -> None:
+    asked = {"engine": {}, "gpu": {"mps": {"activeThreadPercentage": 50}}}
+    told = children.pack_config(service(asked)).gpu.mps
+    assert told == MpsConfig(active_thread_percentage=50, fallback="OneReplica")
+    sliced = {"engine": {}, "gpu": {"mps": {"fallback": "TimeSlicing"}}}
+    told = children.pack_config(service(sliced)).gpu.mps
+    assert told == MpsConfig(active_thread_percentage=None, fallback="TimeSlicing")
+    assert children.pack_config(service()).gpu.mps == MpsConfig()
+
+
 def test_an_agent_may_end_as_slowly_as_it_can() -> None:
     engines = (
         process.TERMINATE_GRACE_SECONDS
         + process.SECOND_TERMINATE_GRACE_SECONDS
         + process.GROUP_END_SECONDS
-        + process.OUTPUT_END_SECONDS
+        + output.OUTPUT_END_SECONDS
     )
-    router = haproxy.STOP_TIMEOUT_SECONDS + holder.CLOSE_SECONDS
-    longest = agent.LINGER_ON_EXIT_SECONDS + agent.DRAIN_ON_EXIT_SECONDS + engines + router
-    longest += mps.COMMAND_TIMEOUT_SECONDS
+    router = haproxy.FINISH_TIMEOUT_SECONDS + holder.CLOSE_SECONDS
+    longest = agent.LINGER_ON_EXIT_SECONDS + ending.DRAIN_ON_EXIT_SECONDS + engines + router
+    longest += mps.MpsTimings().release_seconds + mps.MpsTimings().end_seconds
     pod = children.pack_pod(service(), 0, "w")
     a_pass = haproxy.COMMAND_TIMEOUT_SECONDS
     assert longest + a_pass < pod["spec"]["terminationGracePeriodSeconds"]

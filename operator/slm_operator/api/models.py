@@ -10,7 +10,7 @@ from pydantic import Field
 from slm_operator.api import rules
 from slm_operator.api.base import ApiModel
 from slm_operator.api.status import SLMServiceStatus
-from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK
+from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK, MpsFallback
 
 GROUP = "serving.slm.dev"
 VERSION = "v1alpha1"
@@ -113,8 +113,21 @@ class Engine(ApiModel):
     part of the search."""
 
 
+class Mps(ApiModel):
+    """How the replicas of a pack share its NVIDIA GPU through MPS."""
+
+    active_thread_percentage: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Most of the GPU's multiprocessors that each replica may use, in percent. Left out: all, so
+    that replicas fill each other's gaps."""
+    fallback: MpsFallback = "OneReplica"
+    """What to do on a node without a working MPS daemon. OneReplica: run one replica on the GPU.
+    TimeSlicing: run as many as planned, which then take turns and gain little."""
+
+
 class Gpu(ApiModel):
     """The device that a pack owns."""
+
+    model_config = rules.ruled_by(rules.MPS_NEEDS_NVIDIA)
 
     kind: Literal["NVIDIA", "CPU", "Simulated"] = "NVIDIA"
     """NVIDIA, CPU (the host's, for development: nothing measures its power), or Simulated (goes
@@ -127,6 +140,9 @@ class Gpu(ApiModel):
         ),
     ] = "nvidia.com/gpu"
     """The resource that stands for one whole NVIDIA GPU; each pack requests one of it."""
+    mps: Mps | None = None
+    """How replicas share the GPU; goes with kind NVIDIA. Left out: no limit, and one replica on a
+    node without MPS."""
 
 
 class CalibrationSpec(ApiModel):

@@ -122,6 +122,13 @@ ENVIRONMENT_NAME = (
     ),
 )
 
+MPS_NEEDS_NVIDIA = _rule(
+    "!has(self.mps) || self.kind == 'NVIDIA'",
+    "'spec.gpu.mps is set but spec.gpu.kind is ' + self.kind + "
+    "': only NVIDIA GPUs have MPS: remove spec.gpu.mps'",
+    path=".mps",
+)
+
 REPLICA_BOUNDS = _rule(
     "self.minReplicasPerPack <= self.maxReplicasPerPack",
     _text(

@@ -42,8 +42,8 @@ class Calibration:
 
 def fingerprint(service: SLMService, worker_image: str, state: PackState | None) -> str:
     """Changes when a measured point no longer says anything about the service: another model,
-    engine, image, argument, calibration load or GPU. While no pack has opened its GPU, the part of
-    the GPU is the one known before."""
+    engine, image, argument, calibration load, GPU or way of sharing it. While no pack has opened
+    its GPU, the part of the GPU is the one known before."""
     spec = service.spec
     wanted = {
         "model": spec.model.model_dump(mode="json", include={"uri", "revision"}),
@@ -55,7 +55,8 @@ def fingerprint(service: SLMService, worker_image: str, state: PackState | None)
     before = service.status.calibration
     device = before.fingerprint.partition("-")[2] if before else ""
     if state is not None and state.packing is not None:
-        device = _digest([state.gpu.name, state.gpu.memory_bytes])
+        sharing = ["in turns"] if state.gpu.mps == "Unavailable" else []
+        device = _digest([state.gpu.name, state.gpu.memory_bytes, *sharing])
     return f"{_digest(wanted)}-{device}"
 
 

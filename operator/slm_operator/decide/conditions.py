@@ -52,7 +52,7 @@ def conditions(
         _ready(service, packs, calibration, refused),
         _gpu_allocated(packs),
         _packing_feasible(service, packs, calibration),
-        _mps_ready(packs),
+        _mps_ready(service, packs),
         _metrics_available(packs, calibration),
         _calibrated(service, packs, calibration),
         _scaling_active(service),
@@ -141,16 +141,26 @@ def _packing_feasible(service: SLMService, packs: Sequence[Pack], calibration: C
     return Said(kind, "True", "Fits", packing.message)
 
 
-def _mps_ready(packs: Sequence[Pack]) -> Said:
+def _mps_ready(service: SLMService, packs: Sequence[Pack]) -> Said:
     kind = "MPSReady"
     states = [s for s in _states(packs) if s.packing is not None]
+    faulted = [s.gpu for s in states if s.gpu.mps == "Faulted"]
+    if faulted:
+        return Said(kind, "False", "MPSFaulted", faulted[0].mps_message)
     unavailable = [s.gpu for s in states if s.gpu.mps == "Unavailable"]
     if unavailable:
-        return Said(kind, "False", "MPSUnavailable", unavailable[0].mps_message)
+        message = unavailable[0].mps_message.rstrip(".")
+        mps = service.spec.gpu.mps
+        if mps is not None and mps.fallback == "TimeSlicing":
+            text = f"{message}; replicas take turns, as spec.gpu.mps.fallback allows"
+            return Said(kind, "False", "TimeSlicing", text)
+        return Said(kind, "False", "MPSUnavailable", f"{message}; one replica runs on each GPU")
     if not states:
         return Said(kind, "Unknown", "Starting", "no pack has opened its device yet")
     if any(s.gpu.mps == "Running" for s in states):
-        return Said(kind, "True", "Running", "the packs' MPS daemons answer")
+        notes = [s.gpu.mps_message for s in states if s.gpu.mps_message]
+        text = "the packs' MPS daemons answer" + (f"; {notes[0]}" if notes else "")
+        return Said(kind, "True", "Running", text)
     return Said(kind, "True", "NotNeeded", f"a {states[0].gpu.kind} device is shared without MPS")
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
+from slm_operator.api.models import GROUP, KIND, VERSION, Mps, SLMService
 from slm_worker.wire import (
     ADDRESS_VARIABLE,
     AGENT_PORT,
@@ -16,6 +16,7 @@ from slm_worker.wire import (
     EngineConfig,
     GpuConfig,
     ModelRef,
+    MpsConfig,
     PackConfig,
 )
 
@@ -30,7 +31,7 @@ TOKEN_KEY = "token"  # noqa: S105 - the key in the Secret, not a token
 
 TERMINATION_GRACE_SECONDS = 120
 """Longer than an agent's end can take: 5 s that it serves on, 25 s of drain, 22 s until the last
-engine's process group is gone, 6 s for the router, 30 s for MPS, and a pass that is under way."""
+engine's process group is gone, 6 s for the router, 20 s for MPS, and a pass that is under way."""
 HOME = "/tmp"  # noqa: S108 - inside the container
 """The one place on disk where a pack may write: an hf:// model is downloaded below it, and lives as
 long as the Pod."""
@@ -54,8 +55,14 @@ def pack_config(service: SLMService) -> PackConfig:
             revision=spec.model.revision,
         ),
         engine=EngineConfig(kind=spec.engine.kind, args=spec.engine.args),
-        gpu=GpuConfig(kind=spec.gpu.kind),
+        gpu=GpuConfig(kind=spec.gpu.kind, mps=_mps_config(spec.gpu.mps)),
     )
+
+
+def _mps_config(mps: Mps | None) -> MpsConfig:
+    if mps is None:
+        return MpsConfig()
+    return MpsConfig(active_thread_percentage=mps.active_thread_percentage, fallback=mps.fallback)
 
 
 def token_secret(service: SLMService, token: str) -> Object:

@@ -57,6 +57,11 @@ class MpsTimings:
     quit_seconds: float = 5.0
     """For an end in peace, then for a forced one, then for the processes to be gone."""
 
+    @property
+    def end_seconds(self) -> float:
+        """The longest that the end of the daemon may take."""
+        return 3 * self.quit_seconds
+
 
 class MpsDaemon:
     """A control daemon with pipe and log directories of its own, owned by this agent.
