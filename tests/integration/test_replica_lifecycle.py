@@ -25,7 +25,13 @@ from slm_worker.engine.base import EngineCommand, ReplicaSpec
 from slm_worker.engine.causes import find_cause
 from slm_worker.gpu.base import MpsStatus
 from slm_worker.replicas.fleet import Fleet
-from slm_worker.replicas.leftovers import MARKER_VARIABLE, claim, marker, sweep
+from slm_worker.replicas.leftovers import (
+    MARKER_VARIABLE,
+    claim,
+    end_engines,
+    marker,
+    remove_files,
+)
 from slm_worker.replicas.member import Replica
 from slm_worker.replicas.planner import Settings, Target
 from slm_worker.replicas.progress import StartDeadlines
@@ -235,7 +241,8 @@ async def test_engines_of_a_killed_agent_are_ended_and_others_left(
     left = _orphan(stubborn, marker(rig.address, 0))
     other = _orphan(["sleep", "600"], marker("127.9.9.9", 0))
     try:
-        await sweep(rig.address, own)
+        await end_engines(rig.address)
+        await remove_files(rig.address, own)
         assert not psutil.pid_exists(left.pid)
         assert other.poll() is None
         assert own.is_dir() and foreign.is_dir() and not old.exists()
@@ -262,7 +269,7 @@ async def test_shared_memory_of_dead_engines_is_removed_and_that_of_the_living_k
     left = SHARED_MEMORY / dead.stdout.strip()
     try:
         assert left.exists()
-        await sweep(rig.address, tmp_path / "own")
+        await remove_files(rig.address, tmp_path / "own")
         assert not left.exists()
         assert (SHARED_MEMORY / living.name).exists()
     finally:

@@ -24,12 +24,13 @@ from aiohttp import web
 from slm_worker.agent import Agent
 from slm_worker.bringup import BringUp
 from slm_worker.engine.factory import open_engine
+from slm_worker.gpu.base import Device
 from slm_worker.gpu.factory import open_device
 from slm_worker.load import SaturatingLoad
 from slm_worker.loading import CalibrationLoad
 from slm_worker.logs import configure_logs
 from slm_worker.model_files import read_footprint
-from slm_worker.replicas.leftovers import RUN_DIR_PREFIX, claim, sweep
+from slm_worker.replicas.leftovers import RUN_DIR_PREFIX, claim, end_engines, remove_files
 from slm_worker.replicas.replica import EngineHost
 from slm_worker.routing.router import Router
 from slm_worker.server import make_app
@@ -79,7 +80,7 @@ async def _serve(settings: AgentSettings, run_dir: Path) -> int:
             return EXIT_PORT_TAKEN
         log.info("the API listens on %s:%d", settings.address, AGENT_PORT)
         claim(run_dir, settings.address)
-        await sweep(settings.address, run_dir)
+        await end_engines(settings.address)
         await agent.run(end)
         await runner.cleanup()
     return 0
@@ -98,8 +99,14 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
         )
     except ValueError as error:
         raise SettingsError(f"TMPDIR: {error}") from None
+
+    async def open_own_device() -> Device:
+        device = await open_device(config.gpu.kind, run_dir / "gpu", config.gpu.mps)
+        await remove_files(settings.address, run_dir)
+        return device
+
     bring_up = BringUp(
-        open_device=partial(open_device, config.gpu.kind, run_dir / "gpu", config.gpu.mps),
+        open_device=open_own_device,
         read_model=partial(read_footprint, config.model, config.engine),
         open_engine=partial(open_engine, config),
         router=router,

@@ -45,13 +45,19 @@ def claim(run_dir: Path, address: str) -> None:
     (run_dir / OWNER_FILE).write_text(address)
 
 
-async def sweep(address: str, run_dir: Path) -> None:
-    """Ends the engines, and removes the files, of an earlier agent at ``address``.
+async def end_engines(address: str) -> None:
+    """Ends the engines of an earlier agent at ``address``.
 
-    To be called while this agent holds the address's port, so that no other can live. ``run_dir``
-    is this agent's own. Never raises; what could not be removed is logged.
+    To be called while this agent holds the address's port, so that no other can live, and before
+    anything else of the earlier one is ended: an engine is the client of its device's daemon. Never
+    raises; what does not end is logged.
     """
     await asyncio.to_thread(_end_engines, address)
+
+
+async def remove_files(address: str, run_dir: Path) -> None:
+    """Removes what earlier agents at ``address`` left in files. ``run_dir`` is this agent's own. To
+    be called once their daemons are gone, whose sockets lie there. Never raises."""
     await asyncio.to_thread(_remove_run_dirs, address, run_dir)
     await sweep_shared_memory()
 
