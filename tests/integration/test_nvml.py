@@ -10,12 +10,15 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from nvml_standin import LIBRARY_NAME, build, environment, write_lines
 from slm_worker.gpu.energy import MAX_GAP_SECONDS
+from slm_worker.gpu.simulated.faults import FaultKind, Injection
+from slm_worker.gpu.simulated.inject import inject
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 WELL: dict[str, object] = {
@@ -474,3 +477,45 @@ async def test_a_fed_gpu_that_is_lost_is_lost_to_the_driver(
         await probe.open()
         write_lines(state, [("memory_total_bytes", 64 << 30)])
         assert await probe.health() == ("Lost", "GPULost")
+
+
+@asynccontextmanager
+async def simulated_gpu(directory: Path) -> AsyncIterator[tuple[Path, Path]]:
+    """Socket and state file of a running simulated GPU."""
+    socket, state = directory / "gpu.sock", directory / "gpu-state"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "slm_worker.gpu.simulated.daemon"),
+        *("--socket", str(socket), "--state-file", str(state)),
+        stdin=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(60):
+            while not state.exists():
+                assert process.returncode is None, "the simulated GPU ended"
+                await asyncio.sleep(0.05)
+        yield socket, state
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_a_simulated_gpu_feeds_the_driver(start_probe: StartProbe) -> None:
+    with TemporaryDirectory() as short:  # a socket's path must be
+        async with (
+            simulated_gpu(Path(short)) as (socket, state),
+            start_probe(state=state) as probe,
+        ):
+            probe.set(**NOTHING_SCRIPTED)
+            opened = await probe.open()
+            assert opened["identity"]["memory_bytes"] >= 64 << 30
+            first = await probe.read()
+            assert first["power_watts"] > 0
+            assert (first["memory_used_bytes"], first["process_memory_bytes"]) == (0, {})
+            async with asyncio.timeout(60):
+                while (await probe.read())["energy_millijoules"] <= first["energy_millijoules"]:
+                    await asyncio.sleep(0.1)
+            await inject(socket, Injection(kind=FaultKind.GPU_LOST))
+            async with asyncio.timeout(60):
+                while await probe.health() != ("Lost", "GPULost"):
+                    await asyncio.sleep(0.1)
