@@ -94,7 +94,7 @@ class Pace:
             speed, power = self._steady(replicas, batch)
             faster, hotter = self._correction(replicas, batch)
             watts = self.idle_watts + (power - self.idle_watts) * hotter
-            found = speed * faster, min(self.max_watts, watts)
+            found = self._between(replicas, batch, speed * faster), min(self.max_watts, watts)
             self._kept[replicas, batch] = found
         return found
 
@@ -107,7 +107,7 @@ class Pace:
         joining, tokens = ending / share, ending / share * self.workload.prompt_tokens
         parts: list[tuple[float, Cost]] = [
             (1.0, decode(self.model, rates, self.constants, batch, context)),
-            (share, prefill(self.model, rates, self.constants, joining, tokens)),
+            (share, prefill(self.model, rates, self.constants, joining, tokens, batch)),
         ]
         seconds = sum(
             times * cycle_seconds(replicas, cost.gpu_seconds, cost.gap_seconds)
@@ -143,6 +143,18 @@ class Pace:
         above = min((b for b in row if b >= batch), default=row[-1])
         low, high = self._anchor(replicas, below), self._anchor(replicas, above)
         return _mixed(low, high, _share(below, above, batch))
+
+    def _between(self, replicas: int, batch: float, speed: float) -> float:
+        """Between two measured counts nothing is faster than both, or slower: a full KV cache held
+        the measured four replicas back, and must not make three of them the best."""
+        if replicas in self.anchors or not min(self.anchors, default=replicas) < replicas:
+            return speed
+        above = min((n for n in self.anchors if n > replicas), default=None)
+        if above is None:
+            return speed
+        below = max(n for n in self.anchors if n < replicas)
+        low, high = sorted(self._at(n, batch)[0] for n in (below, above))
+        return min(max(speed, low), high)
 
     def _anchor(self, replicas: int, batch: int) -> tuple[float, float]:
         speed, watts = self.anchors[replicas][batch]
