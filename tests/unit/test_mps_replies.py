@@ -21,6 +21,7 @@ from slm_worker.gpu.mps_replies import (
     ("form", "reply", "expected"),
     [
         ("nobody", "", ()),
+        ("nobody, in words", "No servers\n", ()),
         ("one a line", "30112\n30119\n", (30112, 30119)),
         ("all in one line", "30112 30119 \n", (30112, 30119)),
         ("of another process namespace", "0\n30112\n", (30112,)),

@@ -50,8 +50,11 @@ def checked(reply: str) -> str:
 
 
 def pids(reply: str) -> tuple[int, ...]:
-    """Process ids, whether one a line or all in one line. Raises ReplyError on anything else."""
+    """Process ids, whether one a line, all in one line, or "no" such things. Raises ReplyError on
+    anything else."""
     words = checked(reply).split()
+    if words and words[0].lower() == "no":
+        return ()
     if not all(word.isascii() and word.isdecimal() for word in words):
         raise ReplyError(reply.strip())
     # A client in a process namespace that is not ours has the id 0 here: nobody to speak of.
