@@ -30,7 +30,7 @@ def after(samples_since: PackState, count: int) -> float:
 async def test_the_agent_tells_how_its_gpu_fares_and_outlives_all_of_it(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    library = build(tmp_path_factory.mktemp("nvml"))
+    library = build(tmp_path_factory.getbasetemp())
     script, state = tmp_path / "script", tmp_path / "state"
     write_lines(state, STATE.items())
     write_lines(script, [])
