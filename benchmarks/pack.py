@@ -8,17 +8,19 @@ import secrets
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import psutil
 
 from slm_dev.controlplane.process import GuardedProcess
 from slm_dev.local_node.addresses import AddressPool
 from slm_dev.vllm_cpu.install import ensure_environment
 from slm_dev.vllm_cpu.model import ensure_model
 from slm_operator.cluster.agents import AgentError, Agents
+from slm_worker.routing.limits import max_in_flight
 from slm_worker.wire import (
     ADDRESS_VARIABLE,
     CONFIG_VARIABLE,
@@ -36,6 +38,7 @@ from slm_worker.wire import (
 MODEL_NAME = "slm"
 POLL_SECONDS = 0.02
 TIMEOUT_SECONDS = 600.0
+AGENT_ARGUMENTS = ("-m", "slm_worker")
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,18 @@ class Kind:
     config: PackConfig
     max_num_seqs: int
     environment: Mapping[str, str] = field(default_factory=dict)
+    through: tuple[str, ...] = ()
+    """A command that starts the agent, whose own command is appended."""
 
 
-def simulated() -> Kind:
-    """The simulated engine with its simulated GPU; its weights load in one second."""
+def simulated(start_seconds: float = 1.0, max_num_seqs: int = 8) -> Kind:
+    """The simulated engine with its simulated GPU; its weights load in so many seconds."""
     config = PackConfig(
         model=ModelRef(uri="hf://facebook/opt-1.3b", name=MODEL_NAME),
-        engine=EngineConfig(kind="Simulated"),
+        engine=EngineConfig(kind="Simulated", args=("--start-seconds", str(start_seconds))),
         gpu=GpuConfig(kind="Simulated"),
     )
-    return Kind(config, max_num_seqs=8)
+    return Kind(config, max_num_seqs)
 
 
 def vllm_on_cpu() -> Kind:
@@ -73,29 +78,79 @@ def vllm_on_cpu() -> Kind:
 
 
 class Pack:
-    """A running pack. Made by `running`."""
+    """A pack that can be started, killed and started again. Made by `running`."""
 
-    def __init__(
-        self, kind: Kind, address: str, token: str, process: GuardedProcess, agents: Agents
-    ) -> None:
+    def __init__(self, kind: Kind, address: str, folder: Path, agents: Agents) -> None:
         self.url = f"http://{address}:{ROUTER_PORT}"
+        self.address = address
+        self.tmp = folder / "tmp"
+        """Where the agent and all that it starts keep their files."""
+        self.tmp.mkdir(mode=0o700, exist_ok=True)
         self._kind = kind
-        self._address = address
-        self._token = token
-        self._process = process
+        self._folder = folder
+        self._token = secrets.token_hex(16)
         self._agents = agents
         self._generation = 0
+        self._process: GuardedProcess | None = None
+
+    def start(self) -> None:
+        """Starts the agent, which knows no plan yet."""
+        environment = {
+            **os.environ,
+            "TMPDIR": str(self.tmp),
+            **self._kind.environment,
+            CONFIG_VARIABLE: self._kind.config.model_dump_json(),
+            TOKEN_VARIABLE: self._token,
+            ADDRESS_VARIABLE: self.address,
+        }
+        command = [*self._kind.through, sys.executable, *AGENT_ARGUMENTS]
+        log = self._folder / "agent.log"
+        self._process = GuardedProcess(command, self._folder, log, environment)
+
+    @property
+    def most_in_flight(self) -> int:
+        """Requests that one replica has at the most."""
+        return max_in_flight(self._kind.max_num_seqs)
+
+    def gpu_socket(self) -> Path:
+        """Where the simulated GPU listens. Raises RuntimeError before it does."""
+        found = list(self.tmp.glob("slm-*/gpu/gpu.sock"))
+        if len(found) != 1:
+            raise RuntimeError(f"{len(found)} simulated GPUs listen below {self.tmp}")
+        return found[0]
+
+    def stop(self) -> None:
+        """Ends the agent as a node does, and waits until it is gone."""
+        if self._process is not None:
+            self._process.stop()
+
+    def kill(self) -> None:
+        """Ends the agent by SIGKILL; whatever it started is left to itself."""
+        if self._process is not None:
+            self._process.kill()
+
+    def log_tail(self) -> str:
+        return self._process.log_tail() if self._process else "it was never started"
+
+    def agent(self) -> psutil.Process:
+        """Raises RuntimeError where it does not run."""
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                ours = process.environ().get(ADDRESS_VARIABLE) == self.address
+                if ours and tuple(process.cmdline()[1:]) == AGENT_ARGUMENTS:
+                    return process
+        raise RuntimeError(f"the agent on {self.address} does not run: {self.log_tail()}")
 
     async def state(self) -> PackState:
         """Raises AgentError."""
-        return await self._agents.state(self._address, self._token)
+        return await self._agents.state(self.address, self._token)
 
     async def plan(self, replicas: int, rotation: int) -> None:
         """Sends a plan; it is accepted when this returns. Raises AgentError."""
         self._generation += 1
         layout = Layout(replicas=replicas, max_num_seqs=self._kind.max_num_seqs)
         plan = Plan(generation=self._generation, layout=layout, rotation=rotation)
-        await self._agents.put_plan(self._address, self._token, plan)
+        await self._agents.put_plan(self.address, self._token, plan)
 
     async def until(
         self, condition: Callable[[PackState], bool], poll_seconds: float = POLL_SECONDS
@@ -103,8 +158,7 @@ class Pack:
         """Raises TimeoutError, and RuntimeError when the agent has ended."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
-                if self._process.exited():
-                    raise RuntimeError(f"the agent ended; its log: {self._process.log_tail()}")
+                self._check_running()
                 state = await self.state()
                 if condition(state):
                     return state
@@ -117,43 +171,36 @@ class Pack:
 
     async def until_answering(self) -> None:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            while not self._process.exited():
-                try:
+            while True:
+                self._check_running()
+                with suppress(AgentError):
                     if (await self.state()).packing is not None:
                         return
-                except AgentError:
-                    pass
                 await asyncio.sleep(POLL_SECONDS)
-        raise RuntimeError(f"the agent ended; its log: {self._process.log_tail()}")
+
+    def _check_running(self) -> None:
+        if self._process is None or self._process.exited():
+            raise RuntimeError(f"the agent ended; its log: {self.log_tail()}")
 
 
 @asynccontextmanager
 async def running(kind: Kind) -> AsyncIterator[Pack]:
     """The agent of a pack as a process, on a loopback address of its own."""
     addresses = AddressPool()
-    address, token = addresses.claim(), secrets.token_hex(16)
-    environment = {
-        **os.environ,
-        **kind.environment,
-        CONFIG_VARIABLE: kind.config.model_dump_json(),
-        TOKEN_VARIABLE: token,
-        ADDRESS_VARIABLE: address,
-    }
+    address = addresses.claim()
     with tempfile.TemporaryDirectory(prefix="slm-bench-") as name:
-        folder = Path(name)
-        command = [sys.executable, "-m", "slm_worker"]
-        process = GuardedProcess(command, folder, folder / "agent.log", environment)
-        try:
-            async with aiohttp.ClientSession() as session:
-                pack = Pack(kind, address, token, process, Agents(session))
+        async with aiohttp.ClientSession() as session:
+            pack = Pack(kind, address, Path(name), Agents(session))
+            try:
+                pack.start()
                 await pack.until_answering()
                 yield pack
-        except BaseException:
-            print(process.log_tail(), file=sys.stderr)
-            raise
-        finally:
-            await asyncio.to_thread(process.stop)
-            addresses.release(address)
+            except BaseException:
+                print(pack.log_tail(), file=sys.stderr)
+                raise
+            finally:
+                await asyncio.to_thread(pack.stop)
+                addresses.release(address)
 
 
 def in_rotation(state: PackState) -> int:

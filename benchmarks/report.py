@@ -18,10 +18,13 @@ RESULTS = Path(__file__).parent / "results"
 Figure = float | int | str | bool | None
 
 
-def write(name: str, figures: Mapping[str, Figure], command: str) -> Path:
+def write(
+    name: str, figures: Mapping[str, Figure], command: str, raw: Mapping[str, object] | None = None
+) -> Path:
     """Print ``figures`` as a table and write them to ``benchmarks/results/NAME.json``.
 
-    ``figures`` maps a name that ends in its unit to a value; ``command`` reproduces them.
+    ``figures`` maps a name that ends in its unit to a value; ``command`` reproduces them. ``raw``
+    is what they were computed from, for the file alone.
     """
     machine = describe_machine()
     table = Table(title=f"{name} on {machine['cpu']}, {machine['cores']} cores")
@@ -38,6 +41,7 @@ def write(name: str, figures: Mapping[str, Figure], command: str) -> Path:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "figures": dict(figures),
+        **({} if raw is None else {"raw": raw}),
     }
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path

@@ -1,0 +1,1 @@
+"""Faults made on purpose, and a load that counts what they cost."""

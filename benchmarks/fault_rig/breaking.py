@@ -1,0 +1,259 @@
+"""The faults of a simulated pack: how each is made, how the pack shows it, and what it may cost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from benchmarks.fault_rig.counting import CountingLoad, Kind
+from benchmarks.fault_rig.incidents import IN_FLIGHT, NOTHING_LEFT, ROUTER_GONE, Incident
+from benchmarks.pack import Pack
+from slm_worker.gpu.simulated.faults import FaultKind, Injection
+from slm_worker.gpu.simulated.inject import inject
+from slm_worker.wire import PackState, ReplicaState
+
+MOMENT_SECONDS = 0.5
+"""How long after a SIGKILL a request may still be given to the dying process: the kernel closes
+its sockets only when it is taken down."""
+
+
+class Lasts(Enum):
+    """Until when a request that was sent may still suffer from a fault."""
+
+    A_MOMENT = auto()
+    UNTIL_SEEN = auto()
+    UNTIL_SETTLED = auto()
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    make: Callable[[Pack, PackState, ReplicaState], Awaitable[None]]
+    """Given the pack as it is, and the replica that shall suffer where only one does."""
+    shows: Callable[[PackState, PackState], bool]
+    """Whether the second state, compared with the one before the fault, shows it."""
+    kinds: frozenset[Kind]
+    """In which ways requests may fail by it."""
+    lasts: Lasts
+    one_replica: bool
+    """Whether only what one replica had in flight may fail; otherwise all that was in flight."""
+    survives: bool
+    """Whether somebody serves all the time."""
+    heals: bool = True
+    """Whether the pack heals by itself; otherwise the simulated GPU has to be mended."""
+
+
+@dataclass(frozen=True)
+class Suffered:
+    """What one fault did. ``silence_seconds``: longest time in which no client got anything."""
+
+    incident: Incident
+    seen: PackState
+    settled: PackState
+    seen_after_seconds: float
+    settled_after_seconds: float
+    silence_seconds: float
+
+
+async def suffer(pack: Pack, load: CountingLoad, fault: Fault, victim: int = 0) -> Suffered:
+    """Makes a fault in a settled pack under load, and waits until the pack has healed.
+
+    ``victim``: index of the replica that suffers where only one does. The first in rotation has
+    the most requests.
+    """
+    before = await pack.state()
+    at_seconds = load.now_seconds()
+    await fault.make(pack, before, replica(before, victim))
+    seen = await pack.until(lambda state: fault.shows(before, state))
+    seen_seconds = load.now_seconds()
+    if not fault.heals:
+        await inject(pack.gpu_socket(), Injection(kind=FaultKind.HEAL))
+    settled = await pack.until(lambda state: state.settled and state.problem is None)
+    settled_seconds = load.now_seconds()
+    await load.until_completed(2 * load.clients)
+    return Suffered(
+        incident=Incident(
+            what=fault.name,
+            at_seconds=at_seconds,
+            until_seconds={
+                Lasts.A_MOMENT: at_seconds + MOMENT_SECONDS,
+                Lasts.UNTIL_SEEN: seen_seconds,
+                Lasts.UNTIL_SETTLED: settled_seconds,
+            }[fault.lasts],
+            kinds=fault.kinds,
+            at_most=pack.most_in_flight if fault.one_replica else None,
+        ),
+        seen=seen,
+        settled=settled,
+        seen_after_seconds=seen_seconds - at_seconds,
+        settled_after_seconds=settled_seconds - at_seconds,
+        silence_seconds=load.longest_silence_seconds(at_seconds),
+    )
+
+
+def replica(state: PackState, index: int) -> ReplicaState:
+    """Raises RuntimeError where it does not run."""
+    for one in state.replicas:
+        if one.index == index and one.pid is not None:
+            return one
+    raise RuntimeError(f"replica {index} does not run: {state.replicas}")
+
+
+def shows_problem(reason: str) -> Callable[[PackState, PackState], bool]:
+    """Whether a replica says that it failed for ``reason``."""
+
+    def shows(_: PackState, state: PackState) -> bool:
+        problems = (one.problem for one in state.replicas)
+        return any(problem is not None and problem.reason == reason for problem in problems)
+
+    return shows
+
+
+async def _kill_replica(_pack: Pack, _state: PackState, victim: ReplicaState) -> None:
+    os.kill(_pid(victim), signal.SIGKILL)
+
+
+async def _stop_replica(_pack: Pack, _state: PackState, victim: ReplicaState) -> None:
+    os.kill(_pid(victim), signal.SIGSTOP)
+
+
+async def _kill_router(pack: Pack, _state: PackState, _victim: ReplicaState) -> None:
+    for child in pack.agent().children():
+        if child.name() == "haproxy":
+            child.kill()
+
+
+async def _kill_agent(pack: Pack, state: PackState, _victim: ReplicaState) -> None:
+    """SIGKILL, and a new one at once, as the node starts it; it is told the plan again."""
+    await asyncio.to_thread(pack.kill)
+    pack.start()
+    await pack.until_answering()
+    if state.plan is not None:
+        await pack.plan(state.plan.layout.replicas, state.plan.rotation)
+
+
+async def _crash_replica(pack: Pack, _state: PackState, victim: ReplicaState) -> None:
+    await inject(pack.gpu_socket(), Injection(kind=FaultKind.CRASH, pid=victim.pid))
+
+
+async def _kill_replica_that_finds_no_memory(
+    pack: Pack, state: PackState, victim: ReplicaState
+) -> None:
+    await inject(pack.gpu_socket(), Injection(kind=FaultKind.START_OUT_OF_MEMORY, starts=1))
+    await _kill_replica(pack, state, victim)
+
+
+async def _fault_mps(pack: Pack, _state: PackState, _victim: ReplicaState) -> None:
+    await inject(pack.gpu_socket(), Injection(kind=FaultKind.MPS_FAULT))
+
+
+async def _lose_gpu(pack: Pack, _state: PackState, _victim: ReplicaState) -> None:
+    await inject(pack.gpu_socket(), Injection(kind=FaultKind.GPU_LOST))
+
+
+def _pid(victim: ReplicaState) -> int:
+    if victim.pid is None:
+        raise RuntimeError(f"replica {victim.index} does not run")
+    return victim.pid
+
+
+def _another_agent(before: PackState, now: PackState) -> bool:
+    return now.agent_id != before.agent_id
+
+
+def _router_restarted(before: PackState, now: PackState) -> bool:
+    return now.router.restarts > before.router.restarts
+
+
+def _mps_faulted(before: PackState, now: PackState) -> bool:
+    return now.gpu.mps_faults > before.gpu.mps_faults
+
+
+def _gpu_lost(_: PackState, now: PackState) -> bool:
+    """And no replica is thought to serve any more."""
+    lost = now.gpu.health.state == "Lost" and now.problem is not None
+    return lost and not any(one.in_rotation for one in now.replicas)
+
+
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault(
+            "replica killed",
+            make=_kill_replica,
+            shows=shows_problem("EngineKilled"),
+            kinds=IN_FLIGHT,
+            lasts=Lasts.A_MOMENT,
+            one_replica=True,
+            survives=True,
+        ),
+        Fault(
+            "replica crashed",
+            make=_crash_replica,
+            shows=shows_problem("EngineExited"),
+            kinds=IN_FLIGHT,
+            lasts=Lasts.A_MOMENT,
+            one_replica=True,
+            survives=True,
+        ),
+        Fault(
+            "replica hung",
+            make=_stop_replica,
+            shows=shows_problem("Hung"),
+            kinds=IN_FLIGHT,
+            lasts=Lasts.UNTIL_SEEN,
+            one_replica=True,
+            survives=True,
+        ),
+        Fault(
+            "out of memory at start",
+            make=_kill_replica_that_finds_no_memory,
+            shows=shows_problem("OutOfMemory"),
+            kinds=IN_FLIGHT,
+            lasts=Lasts.A_MOMENT,
+            one_replica=True,
+            survives=True,
+        ),
+        Fault(
+            "MPS fatal fault",
+            make=_fault_mps,
+            shows=_mps_faulted,
+            kinds=IN_FLIGHT,
+            lasts=Lasts.UNTIL_SEEN,
+            one_replica=False,
+            survives=False,
+        ),
+        Fault(
+            "GPU lost",
+            make=_lose_gpu,
+            shows=_gpu_lost,
+            kinds=IN_FLIGHT,
+            lasts=Lasts.UNTIL_SEEN,
+            one_replica=False,
+            survives=False,
+            heals=False,
+        ),
+        Fault(
+            "router killed",
+            make=_kill_router,
+            shows=_router_restarted,
+            kinds=ROUTER_GONE,
+            lasts=Lasts.UNTIL_SEEN,
+            one_replica=False,
+            survives=True,
+        ),
+        Fault(
+            "agent killed",
+            make=_kill_agent,
+            shows=_another_agent,
+            kinds=NOTHING_LEFT,
+            lasts=Lasts.UNTIL_SETTLED,
+            one_replica=False,
+            survives=False,
+        ),
+    )
+}

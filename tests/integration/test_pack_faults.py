@@ -1,0 +1,169 @@
+"""What each fault of a pack costs the requests that it has, and how the pack shows it.
+
+The agent runs as a process with HAProxy and simulated engines, under a load whose every request is
+accounted for. The router sends a request again only while nothing of it has reached an engine; so
+a request that the broken part had at that moment may fail, and is explained. No other may.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from benchmarks.fault_rig.breaking import FAULTS, Fault, suffer
+from benchmarks.fault_rig.clock import JumpingClock
+from benchmarks.fault_rig.counting import CountingLoad
+from benchmarks.fault_rig.incidents import account
+from benchmarks.pack import MODEL_NAME, Pack, running, simulated
+from slm_worker.wire import ROUTER_PORT, PackState
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CLIENTS = 10
+"""More than two replicas of four sequences take at once, so that both are full."""
+SURVIVING_SET_SECONDS = 2.0
+DAY_SECONDS = 86_400
+
+
+@asynccontextmanager
+async def load_on(pack: Pack) -> AsyncIterator[CountingLoad]:
+    """Running, with all replicas at work."""
+    load = CountingLoad(
+        url=pack.url, model_name=MODEL_NAME, clients=CLIENTS, output_tokens=16, rng=random.Random(0)
+    )
+    async with load.running():
+        await load.until_completed(3 * CLIENTS)
+        yield load
+
+
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> JumpingClock:
+    return JumpingClock(tmp_path_factory.mktemp("clock"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(clock: JumpingClock) -> AsyncIterator[Pack]:
+    kind = simulated(start_seconds=0, max_num_seqs=4)
+    async with running(replace(kind, environment=clock.environment)) as pack:
+        yield pack
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def pack(shared: Pack) -> Pack:
+    """Two settled replicas in a pack that all tests share. A layout in between lets the agent
+    forget the last test's failures, or it would wait ever longer before it starts a replica."""
+    await shared.settle(replicas=1, rotation=1)
+    await shared.settle(replicas=2, rotation=2)
+    return shared
+
+
+@pytest.mark.parametrize(
+    "fault", [fault for fault in FAULTS.values() if fault.survives], ids=lambda fault: fault.name
+)
+async def test_what_one_part_had_may_fail_and_the_set_serves_on(pack: Pack, fault: Fault) -> None:
+    async with load_on(pack) as load:
+        suffered = await suffer(pack, load, fault)
+    assert account(load.failures, [suffered.incident]).unexplained == ()
+    assert suffered.silence_seconds <= SURVIVING_SET_SECONDS
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [fault for fault in FAULTS.values() if not fault.survives],
+    ids=lambda fault: fault.name,
+)
+async def test_a_fault_of_the_whole_set_costs_what_was_in_flight_and_the_rest_waits(
+    pack: Pack, fault: Fault
+) -> None:
+    async with load_on(pack) as load:
+        suffered = await suffer(pack, load, fault)
+    assert account(load.failures, [suffered.incident]).unexplained == ()
+    assert suffered.settled.problem is None
+
+
+async def test_a_killed_agent_leaves_its_successor_a_clean_house(pack: Pack) -> None:
+    before = family(pack)
+    async with load_on(pack) as load:
+        await suffer(pack, load, FAULTS["agent killed"])
+    assert [process for process in before if process.is_running()] == []
+    assert [path.name.startswith("slm-") for path in pack.tmp.iterdir()] == [True]
+
+
+async def test_the_wall_clock_may_jump(pack: Pack, clock: JumpingClock) -> None:
+    before = await pack.state()
+    async with load_on(pack) as load:
+        for shift_seconds in (DAY_SECONDS, -DAY_SECONDS, 0):
+            clock.jump_to(shift_seconds)
+            at_seconds = load.now_seconds()
+            await load.until_completed(5 * CLIENTS)
+            assert load.longest_silence_seconds(at_seconds) <= SURVIVING_SET_SECONDS
+    assert load.failures == []
+    after = await pack.state()
+    assert processes(after) == processes(before)
+
+
+async def test_a_client_that_never_reads_takes_one_place_and_no_other_request(pack: Pack) -> None:
+    with never_reading(pack, output_tokens=2000):
+        await pack.until(lambda state: working(state) == 1)
+        async with load_on(pack) as load:
+            at_seconds = load.now_seconds()
+            await load.until_completed(10 * CLIENTS)
+            assert load.longest_silence_seconds(at_seconds) <= SURVIVING_SET_SECONDS
+        assert load.failures == []
+    state = await pack.until(lambda state: working(state) == 0)
+    assert state.settled and state.problem is None
+
+
+async def test_a_full_disk_for_logs_costs_nothing() -> None:
+    kind = simulated(start_seconds=0, max_num_seqs=4)
+    shell = ("sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh")
+    async with running(replace(kind, through=shell)) as pack:
+        await pack.settle(replicas=1, rotation=1)
+        async with load_on(pack) as load:
+            await load.until_completed(3 * CLIENTS)
+        assert load.failures == []
+        assert (await pack.settle(replicas=2, rotation=2)).problem is None
+
+
+def family(pack: Pack) -> list[psutil.Process]:
+    agent = pack.agent()
+    return [agent, *agent.children(recursive=True)]
+
+
+def processes(state: PackState) -> list[int | None]:
+    return [replica.pid for replica in state.replicas]
+
+
+def working(state: PackState) -> int:
+    return sum(replica.running or 0 for replica in state.replicas)
+
+
+@contextmanager
+def never_reading(pack: Pack, output_tokens: int) -> Iterator[None]:
+    """A stream that somebody asked for, with hardly any room to receive it."""
+    body = json.dumps(
+        {
+            "model": MODEL_NAME,
+            "prompt": [1000],
+            "max_tokens": output_tokens,
+            "ignore_eos": True,
+            "stream": True,
+        }
+    ).encode()
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nHost: pack\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        connection.connect((pack.address, ROUTER_PORT))
+        connection.sendall(head.encode() + body)
+        yield
