@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import psutil
 
-from slm_worker.wire import AGENT_PORT, ROUTER_PORT, PackState, Plan, ReplicaState
+from slm_worker.wire import AGENT_PORT, ROUTER_PORT, Layout, Load, PackState, Plan, ReplicaState
 
 TOKEN = "0123456789abcdef"
 SIMULATED = {
@@ -124,6 +124,23 @@ class AgentProcess:
         _, left = await asyncio.to_thread(psutil.wait_procs, children, WAIT_SECONDS)
         for process in left:
             process.kill()
+
+
+def plan(
+    generation: int,
+    replicas: int,
+    rotation: int | None = None,
+    load: Load | None = None,
+    max_num_seqs: int = 256,
+    standby: Literal["Awake", "Asleep"] = "Awake",
+) -> Plan:
+    return Plan(
+        generation=generation,
+        layout=Layout(replicas=replicas, max_num_seqs=max_num_seqs),
+        rotation=rotation or replicas,
+        load=load,
+        standby=standby,
+    )
 
 
 @asynccontextmanager

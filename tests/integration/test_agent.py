@@ -8,10 +8,8 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Literal
 
 import aiohttp
 import psutil
@@ -23,37 +21,14 @@ from agent_process import (
     Users,
     agent,
     loopback_address,
+    plan,
     replica,
 )
-from slm_worker.replicas.leftovers import (
-    MARKER_VARIABLE,
-    OWNER_FILE,
-    RUN_DIR_PREFIX,
-    claim,
-    marker,
-)
-from slm_worker.wire import AGENT_PORT, ROUTER_PORT, Layout, Load, PackState, Plan, ReplicaPhase
+from slm_worker.wire import AGENT_PORT, ROUTER_PORT, Load, PackState, ReplicaPhase
 
 TWO_REPLICAS_TOKENS_PER_SECOND = 10_642
 """What two replicas of OPT-1.3B with 256 sequences each were measured at on one H100."""
 LOAD = Load(prompt_tokens=160, output_tokens=96)
-
-
-def plan(
-    generation: int,
-    replicas: int,
-    rotation: int | None = None,
-    load: Load | None = None,
-    max_num_seqs: int = 256,
-    standby: Literal["Awake", "Asleep"] = "Awake",
-) -> Plan:
-    return Plan(
-        generation=generation,
-        layout=Layout(replicas=replicas, max_num_seqs=max_num_seqs),
-        rotation=rotation or replicas,
-        load=load,
-        standby=standby,
-    )
 
 
 @pytest.fixture
@@ -257,53 +232,6 @@ async def test_a_killed_agent_leaves_no_process(pack: AgentProcess) -> None:
     pack.process.kill()
     _, left = await asyncio.to_thread(psutil.wait_procs, processes, 30)
     assert left == []
-
-
-async def test_standby_gives_memory_back_and_joins_without_losing_a_request(
-    pack: AgentProcess,
-) -> None:
-    resting = await pack.settle(plan(1, 2, 1, standby="Asleep"))
-    assert [one.phase for one in resting.replicas] == [ReplicaPhase.READY, ReplicaPhase.ASLEEP]
-    assert resting.standby_message == ""
-    users = Users(pack)
-    await users.until_answered(10)
-    joined = await pack.settle(plan(2, 2, standby="Asleep"))
-    assert [one.in_rotation for one in joined.replicas] == [True, True]
-    await users.until_answered(20)
-    await pack.settle(plan(3, 2, 1, standby="Asleep"))
-    await users.until_answered(10)
-    await users.stop()
-    assert set(users.answers) == {200}
-    assert [one.starts for one in (await pack.state()).replicas] == [1, 1]
-
-
-async def test_what_a_killed_agent_left_is_replaced(tmp_path: Path) -> None:
-    address = loopback_address()
-    old = Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX))
-    claim(old, address)
-    left = await asyncio.create_subprocess_exec(
-        "sleep",
-        "600",
-        env=os.environ | {MARKER_VARIABLE: marker(address, 0)},
-        start_new_session=True,
-    )
-    env = {"POD_IP": address, "TMPDIR": str(old.parent)}
-    async with agent(tmp_path, env=env) as pack:
-        await pack.until("a first sample", lambda state: state.counters)
-        await pack.settle(plan(1, 1))
-        async with asyncio.timeout(30):
-            assert await left.wait() == -signal.SIGTERM
-        assert not old.exists()
-        assert await pack.complete() == 200
-        # Its children end with it, but its run directory stays.
-        pack.process.kill()
-        await pack.process.wait()
-    async with agent(tmp_path, env=env) as successor:
-        await successor.until("a first sample", lambda state: state.counters)
-        await successor.settle(plan(1, 1))
-        assert await successor.terminate() == 0
-    owners = [file.read_text() for file in old.parent.glob(f"{RUN_DIR_PREFIX}*/{OWNER_FILE}")]
-    assert address not in owners
 
 
 async def test_without_haproxy_the_pack_says_so_and_heals(tmp_path: Path) -> None:
