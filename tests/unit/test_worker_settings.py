@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,16 @@ def test_the_defaults() -> None:
     assert settings.config.model.name == "opt"
     assert settings.address == settings.engine_address == "127.0.0.1"
     assert settings.token not in repr(settings)
+
+
+def test_compiled_kernels_are_kept_below_the_home_directory_or_on_the_volume_that_is_named() -> (
+    None
+):
+    assert read_settings(GOOD | {"HOME": "/h"}).cache_dir == Path("/h/.cache/slm-engines")
+    named = GOOD | {"HOME": "/h", "SLM_ENGINE_CACHE": "/cache"}
+    assert read_settings(named).cache_dir == Path("/cache")
+    with pytest.raises(SettingsError, match="SLM_ENGINE_CACHE is 'cache': give the absolute path"):
+        read_settings(GOOD | {"SLM_ENGINE_CACHE": "cache"})
 
 
 @pytest.mark.parametrize(
