@@ -11,10 +11,11 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-PROGRAMS = Path(__file__).parent.parent / "fixtures" / "mps"
+SOURCES = Path(__file__).parent.parent / "fixtures" / "mps"
 
 
 class Settings(TypedDict, total=False):
@@ -44,13 +45,21 @@ class MpsStandin:
 
     def __init__(self, directory: Path) -> None:
         self._settings = directory / "mps-standin.json"
+        self._programs = directory / "mps-programs"
+        self._programs.mkdir()
+        # With this interpreter: the one on PATH may be a script, whose helpers look like clients.
+        for source in SOURCES.iterdir():
+            program = self._programs / source.name
+            _, _, text = source.read_text().partition("\n")
+            program.write_text(f"#!{sys.executable} -IS\n{text}")
+            program.chmod(0o755)
         self.set()
 
     @property
     def env(self) -> dict[str, str]:
         """What an environment needs on top, for the stand-in to be found and scripted."""
         return {
-            "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{self._programs}{os.pathsep}{os.environ['PATH']}",
             "MPS_STANDIN": str(self._settings),
         }
 
@@ -96,7 +105,7 @@ class MpsStandin:
             "CUDA_MPS_PIPE_DIRECTORY": str(pipe),
             "CUDA_MPS_LOG_DIRECTORY": str(pipe.parent / "log"),
         }
-        program = str(PROGRAMS / "nvidia-cuda-mps-control")
+        program = str(self._programs / "nvidia-cuda-mps-control")
         return subprocess.run(
             [program], input=command, text=True, env=env, check=True, capture_output=True
         ).stdout
