@@ -47,10 +47,12 @@ class StubEngine:
 
     def __init__(self) -> None:
         self.options: list[str] = []
+        self.knows_sleep = True
+        """Whether the program has what :attr:`can_sleep` promises."""
 
     def command(self, spec: ReplicaSpec) -> EngineCommand:
         argv = [sys.executable, "-S", stub_engine.__file__, "--port", str(spec.port)]
-        if spec.sleep_mode:
+        if spec.sleep_mode and self.knows_sleep:
             argv.append("--enable-sleep-mode")
         return EngineCommand((*argv, *self.options), {})
 
@@ -226,6 +228,14 @@ async def test_a_sleeping_replica_joins_without_a_start(rig: Rig) -> None:
     assert rig.router.admitted == {0}
     await rig.settle(target(2, 2, asleep=True))
     assert rig.router.admitted == {0, 1}
+    assert rig.fleet.starts == 2
+
+
+async def test_an_engine_without_the_path_to_sleep_stays_awake(rig: Rig) -> None:
+    rig.engine.knows_sleep = False
+    await rig.settle(target(2, 1, asleep=True))
+    assert "POST /sleep?level=1 was answered with 404" in rig.fleet.cannot_sleep
+    assert [one.phase for one in rig.fleet.replicas.values()] == [ReplicaPhase.READY] * 2
     assert rig.fleet.starts == 2
 
 
