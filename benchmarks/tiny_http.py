@@ -90,3 +90,33 @@ async def burst(port: int, connections: int, requests: int) -> Burst:
     began = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(connections)))
     return Burst(latencies, time.perf_counter() - began)
+
+
+async def paced(host: str, port: int, connections: int, per_second: float, seconds: float) -> int:
+    """Send requests at even intervals for so long, each over the next free connection; answers
+    how many were answered. A server that does not keep up gets them later, not at once."""
+    free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    for _ in range(connections):
+        free.put_nowait(await asyncio.open_connection(host, port))
+    answered = 0
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal answered
+        writer.write(_REQUEST)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), head
+        await reader.readexactly(len(_BODY))
+        answered += 1
+        free.put_nowait((reader, writer))
+
+    began = time.monotonic()
+    due_seconds = 0.0
+    async with asyncio.TaskGroup() as asking:
+        while per_second and due_seconds < seconds:
+            await asyncio.sleep(began + due_seconds - time.monotonic())
+            asking.create_task(ask(*await free.get()))
+            due_seconds += 1 / per_second
+        await asyncio.sleep(began + seconds - time.monotonic())
+    while not free.empty():
+        free.get_nowait()[1].close()
+    return answered
