@@ -184,7 +184,8 @@ def _read_header(file: Path) -> list[Tensor]:
         if name == "__metadata__":
             continue
         try:
-            tensors.append(Tensor(name, str(entry["dtype"]), _elements(entry["shape"])))
+            shape = entry["shape"]
+            tensors.append(Tensor(name, str(entry["dtype"]), _elements(shape), len(shape)))
         except (KeyError, TypeError):
             fault = f"has a malformed entry {name!r} in its header"
             raise _invalid(file, fault, COPY_AGAIN) from None

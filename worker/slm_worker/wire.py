@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from slm_worker.planning.memory import KvCapacity, ModelFootprint
+
 MAX_REPLICAS_PER_PACK = 32
 MAX_NUM_SEQS = 4096
 
@@ -340,7 +342,15 @@ class Packing(Report):
     message: str
     """The sum in words: budget, weights, KV cache."""
     lines: tuple[MemoryLine, ...] = ()
-    """The sum for one replica of the planned layout, or of one replica alone."""
+    """The sum for one replica of the planned layout; while there is none that fits, the least that
+    one needs."""
+    capacity: KvCapacity | None = None
+    """What each replica's KV cache holds in the planned layout."""
+    footprint: ModelFootprint | None = None
+    """What the sum was made from, for the planner's further questions: with ``reserve_bytes`` (None
+    is the planner's own) and ``max_num_seqs``, the batch that it was made for."""
+    reserve_bytes: int | None = None
+    max_num_seqs: int | None = None
 
 
 class RoutedReplica(Report):

@@ -6,32 +6,23 @@ evenly; what weights and overhead leave of a share is KV cache.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from slm_worker import wire
-from slm_worker.planning.footprint import ModelFootprint
+from slm_worker.planning.kv_cache import capacity, needed_bytes, useful_bytes
+from slm_worker.planning.memory import MIB, ModelFootprint, SizedDevice, human
+from slm_worker.planning.overhead import fixed_lines, step_tokens
 
-MIB = 2**20
-GPU_BUDGET_PERCENT = 90
-"""The rest is for the driver, the MPS server and fragmentation; vLLM's own default is 0.9 too."""
-CPU_BUDGET_PERCENT = 50
+GPU_RESERVE_PERCENT = 10
+"""For the driver, the MPS server and fragmentation; vLLM's own default is 0.9 too."""
+CPU_RESERVE_PERCENT = 50
 """A host's memory also holds the agent, the page cache and whatever else runs there."""
-OVERHEAD_BYTES = 3 * 2**29
-"""1.5 GiB for each replica: on a GPU the CUDA context, CUDA graphs and activations of a model up
-to 7B parameters; on a CPU the resident engine beyond weights and KV cache (measured: 2.1 GB for
-SmolLM2-135M in float32, of which 0.5 GB weights and 0.3 GB KV cache)."""
-BLOCK_TOKENS = 16
-"""vLLM's KV-cache block."""
-
-
-class SizedDevice(Protocol):
-    """What has to be known of a device to divide its memory."""
-
-    @property
-    def kind(self) -> Literal["NVIDIA", "CPU", "Simulated"]: ...
-    @property
-    def memory_bytes(self) -> int: ...
+USUAL_NUM_SEQS = 256
+"""How many replicas fit is said for no larger batch: a search that tries a larger one for a single
+replica must not see the count change meanwhile. Whether the larger batch's activations fit too is
+left to the engine's own check at its start."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +35,33 @@ class ReplicaShare:
 
 
 class LayoutError(Exception):
-    """A layout with more replicas than its memory allows; ``packing`` says how many fit."""
+    """A layout with more replicas than its memory allows; ``packing`` says how many fit,
+    ``remedies`` what would make it fit."""
 
-    def __init__(self, layout: wire.Layout, packing: wire.Packing) -> None:
-        super().__init__(
+    def __init__(
+        self, layout: wire.Layout, packing: wire.Packing, remedies: Sequence[str] = ()
+    ) -> None:
+        text = (
             f"{layout.replicas} replicas do not fit, at most {packing.max_replicas} do: "
             f"{packing.message}"
         )
+        super().__init__(with_remedies(text, remedies))
         self.packing = packing
 
 
-def max_replicas(footprint: ModelFootprint | None, identity: SizedDevice) -> wire.Packing:
-    """How many replicas fit, with the sum in words, whatever their batch: a batch that outgrows its
-    KV cache waits and is measured so.
+def max_replicas(
+    footprint: ModelFootprint | None,
+    device: SizedDevice,
+    *,
+    reserve_bytes: int | None = None,
+    layout: wire.Layout | None = None,
+    load: wire.Load | None = None,
+) -> wire.Packing:
+    """How many replicas of ``layout``'s batch fit, with the sum line by line.
 
     Zero where not even one fits. Without a footprint nothing can be said before the engine's own
-    check at its start, so the answer is the wire limit.
+    check at its start, so the answer is the wire limit. ``reserve_bytes`` is kept free; None is a
+    tenth of the device, or half of a host's memory. ``load`` gives the expected lengths.
     """
     if footprint is None:
         return wire.Packing(
@@ -69,71 +71,134 @@ def max_replicas(footprint: ModelFootprint | None, identity: SizedDevice) -> wir
             message="The model's size is unknown before it is downloaded: "
             "the engine's own check at its start decides what fits.",
         )
-    need_bytes = _needed_kv_bytes(footprint)
-    replica_bytes = footprint.weights_bytes + OVERHEAD_BYTES + need_bytes
-    fitting = _budget_bytes(identity) // replica_bytes
-    remedy = "" if fitting else ". Use a smaller model, a lower --max-model-len, or more memory"
-    return wire.Packing(
+    num_seqs = layout.max_num_seqs if layout is not None else USUAL_NUM_SEQS
+    fitting = fitting_replicas(footprint, device, reserve_bytes, num_seqs)
+    lines = needed_lines(footprint, device, num_seqs)
+    packing = wire.Packing(
         max_replicas=min(fitting, wire.MAX_REPLICAS_PER_PACK),
         weights_bytes=footprint.weights_bytes,
         kv_bytes_per_token=footprint.kv_bytes_per_token,
-        message=f"{_budget_percent(identity)}% of {_human(identity.memory_bytes)} is "
-        f"{_human(_budget_bytes(identity))}; a replica needs {_human(replica_bytes)}: "
-        f"{_human(footprint.weights_bytes)} weights, {_human(OVERHEAD_BYTES)} overhead and "
-        f"at least {_human(need_bytes)} KV cache for "
-        f"one sequence of {footprint.max_model_len:,} tokens of "
-        f"{footprint.kv_bytes_per_token:,} bytes; so {fitting} fit{remedy}.",
+        message=_in_words(lines, device, reserve_bytes, fitting),
+        lines=lines,
+        footprint=footprint,
+        reserve_bytes=reserve_bytes,
+        max_num_seqs=num_seqs,
+    )
+    if layout is None or layout.replicas > packing.max_replicas:
+        return packing
+    kv_bytes = _kv_cache_bytes(layout, footprint, device, reserve_bytes)
+    length = load.prompt_tokens + load.output_tokens if load else footprint.max_model_len
+    return packing.model_copy(
+        update={
+            "lines": (*fixed_lines(footprint, device, num_seqs), _kv_line(kv_bytes)),
+            "capacity": capacity(footprint, kv_bytes, length),
+        }
     )
 
 
 def share(
-    layout: wire.Layout, footprint: ModelFootprint | None, identity: SizedDevice
+    layout: wire.Layout,
+    footprint: ModelFootprint | None,
+    device: SizedDevice,
+    reserve_bytes: int | None = None,
 ) -> ReplicaShare:
     """What each replica of ``layout`` gets. Raises LayoutError."""
-    on_cpu = identity.kind == "CPU"
+    on_cpu = device.kind == "CPU"
+    budget_bytes = _budget_bytes(device, reserve_bytes)
     if footprint is None:
-        utilization = GPU_BUDGET_PERCENT / 100 / layout.replicas
+        utilization = _rounded_down(budget_bytes / device.memory_bytes / layout.replicas)
         return ReplicaShare(None, None if on_cpu else utilization)
-    packing = max_replicas(footprint, identity)
-    if layout.replicas > packing.max_replicas:
-        raise LayoutError(layout, packing)
-    fixed_bytes = footprint.weights_bytes + OVERHEAD_BYTES
-    kv_bytes = _budget_bytes(identity) // layout.replicas - fixed_bytes
-    kv_bytes -= kv_bytes % MIB
+    num_seqs = layout.max_num_seqs
+    if layout.replicas > fitting_replicas(footprint, device, reserve_bytes, num_seqs):
+        raise LayoutError(
+            layout, max_replicas(footprint, device, reserve_bytes=reserve_bytes, layout=layout)
+        )
+    kv_bytes = _kv_cache_bytes(layout, footprint, device, reserve_bytes)
     if on_cpu:
+        return ReplicaShare(kv_bytes, None)
+    used_bytes = _total(fixed_lines(footprint, device, num_seqs)) + kv_bytes
+    used_bytes = min(used_bytes, budget_bytes // layout.replicas)
+    return ReplicaShare(kv_bytes, _rounded_down(used_bytes / device.memory_bytes))
+
+
+def fitting_replicas(
+    footprint: ModelFootprint, device: SizedDevice, reserve_bytes: int | None, max_num_seqs: int
+) -> int:
+    """By memory alone, without the wire's limit."""
+    lines = needed_lines(footprint, device, max_num_seqs)
+    return _budget_bytes(device, reserve_bytes) // _total(lines)
+
+
+def needed_lines(
+    footprint: ModelFootprint, device: SizedDevice, max_num_seqs: int
+) -> tuple[wire.MemoryLine, ...]:
+    """The least that one replica needs, whose KV cache holds one sequence of the greatest
+    length."""
+    num_seqs = min(max_num_seqs, USUAL_NUM_SEQS)
+    kv_bytes = needed_bytes(footprint, step_tokens(footprint, device, num_seqs))
+    what = f"KV cache for one sequence of {footprint.max_model_len:,} tokens"
+    return *fixed_lines(footprint, device, num_seqs), _kv_line(kv_bytes, what)
+
+
+def with_remedies(text: str, remedies: Sequence[str]) -> str:
+    """``text`` as a sentence, and what would make it fit."""
+    text = text.rstrip(".")
+    return f"{text}. What would make it fit: {', or '.join(remedies)}." if remedies else f"{text}."
+
+
+def _kv_cache_bytes(
+    layout: wire.Layout,
+    footprint: ModelFootprint,
+    device: SizedDevice,
+    reserve_bytes: int | None,
+) -> int:
+    """What weights and overhead leave of a share; at least what the engine insists on."""
+    num_seqs = layout.max_num_seqs
+    tokens = step_tokens(footprint, device, num_seqs)
+    fixed_bytes = _total(fixed_lines(footprint, device, num_seqs))
+    kv_bytes = _budget_bytes(device, reserve_bytes) // layout.replicas - fixed_bytes
+    kv_bytes = max(kv_bytes - kv_bytes % MIB, needed_bytes(footprint, tokens))
+    if device.kind == "CPU":
         # The host's memory has other uses, and an engine touches all that it is given.
-        return ReplicaShare(min(kv_bytes, _useful_kv_bytes(footprint, layout.max_num_seqs)), None)
-    return ReplicaShare(kv_bytes, (fixed_bytes + kv_bytes) / identity.memory_bytes)
+        return min(kv_bytes, useful_bytes(footprint, num_seqs, tokens))
+    return kv_bytes
 
 
-def _budget_percent(identity: SizedDevice) -> int:
-    return CPU_BUDGET_PERCENT if identity.kind == "CPU" else GPU_BUDGET_PERCENT
+def _budget_bytes(device: SizedDevice, reserve_bytes: int | None) -> int:
+    return max(0, device.memory_bytes - _reserve_bytes(device, reserve_bytes))
 
 
-def _budget_bytes(identity: SizedDevice) -> int:
-    return identity.memory_bytes * _budget_percent(identity) // 100
+def _reserve_bytes(device: SizedDevice, reserve_bytes: int | None) -> int:
+    if reserve_bytes is not None:
+        return reserve_bytes
+    percent = CPU_RESERVE_PERCENT if device.kind == "CPU" else GPU_RESERVE_PERCENT
+    return -(-device.memory_bytes * percent // 100)
 
 
-def _needed_kv_bytes(footprint: ModelFootprint) -> int:
-    """One sequence of the greatest length: vLLM refuses to start with less."""
-    return _whole_mib(_whole_blocks(footprint.max_model_len) * footprint.kv_bytes_per_token)
-
-
-def _useful_kv_bytes(footprint: ModelFootprint, max_num_seqs: int) -> int:
-    """What all sequences need at their greatest length; more would stay empty."""
-    tokens = max_num_seqs * _whole_blocks(footprint.max_model_len)
-    return _whole_mib(tokens * footprint.kv_bytes_per_token)
-
-
-def _whole_blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
-
-
-def _whole_mib(size_bytes: int) -> int:
-    return -(-size_bytes // MIB) * MIB
-
-
-def _human(size_bytes: int) -> str:
+def _in_words(
+    lines: Sequence[wire.MemoryLine],
+    device: SizedDevice,
+    reserve_bytes: int | None,
+    fitting: int,
+) -> str:
+    parts = ", ".join(f"{line.what} {human(line.size_bytes)} ({line.source})" for line in lines)
+    reserve = human(_reserve_bytes(device, reserve_bytes))
     return (
-        f"{size_bytes / 2**30:,.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / MIB:,.0f} MiB"
+        f"Of {human(device.memory_bytes)} {reserve} are kept free, so replicas have "
+        f"{human(_budget_bytes(device, reserve_bytes))}; each needs "
+        f"{human(_total(lines))}: {parts}; so {fitting} fit."
     )
+
+
+def _kv_line(size_bytes: int, what: str = "KV cache") -> wire.MemoryLine:
+    return wire.MemoryLine(what=what, size_bytes=size_bytes, source="estimated")
+
+
+def _total(lines: Sequence[wire.MemoryLine]) -> int:
+    return sum(line.size_bytes for line in lines)
+
+
+def _rounded_down(utilization: float) -> float:
+    """To the four decimals that the engine is given, so that the shares never add up to more than
+    the budget."""
+    return math.floor(utilization * 10_000) / 10_000

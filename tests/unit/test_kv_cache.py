@@ -1,0 +1,137 @@
+"""Memory of keys and values: attention kinds, windows, and how many sequences fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from published_models import GEMMA_3_1B, GPT_OSS_20B, LLAMA_3_2_1B, MISTRAL_7B
+from slm_worker.planning.footprint import ModelFootprint, footprint, parse_config
+from slm_worker.planning.kv_cache import capacity, needed_bytes, sequence_bytes
+from slm_worker.planning.memory import MIB, SlidingWindow
+
+
+def sized(config: dict[str, Any], *args: str) -> ModelFootprint:
+    parsed = parse_config(config, "config.json")
+    assert parsed is not None
+    result = footprint(parsed, None, args)
+    assert result is not None
+    return result
+
+
+class TestWindows:
+    def test_mistral_0_1_keeps_the_last_4096_tokens_in_every_layer(self) -> None:
+        mistral = sized(MISTRAL_7B)
+        layer = 2 * 8 * 128 * 2
+        assert mistral.sliding == SlidingWindow(
+            window_tokens=4096, windowed_bytes_per_token=32 * layer, full_bytes_per_token=0
+        )
+        # 4,095 kept tokens and a step of 2,048, and one block in which the window may begin
+        kept = 384 * 16 + 16
+        assert sequence_bytes(mistral, 32768, 2048) == kept * 32 * layer
+
+    def test_gpt_oss_has_a_window_in_every_other_layer(self) -> None:
+        layer = 2 * 8 * 64 * 2
+        assert sized(GPT_OSS_20B).sliding == SlidingWindow(
+            window_tokens=128, windowed_bytes_per_token=12 * layer, full_bytes_per_token=12 * layer
+        )
+
+    def test_gemma_3_pads_22_windowed_layers_to_6_groups_of_its_4_full_ones(self) -> None:
+        layer = 2 * 1 * 256 * 2
+        assert sized(GEMMA_3_1B).sliding == SlidingWindow(
+            window_tokens=512, windowed_bytes_per_token=24 * layer, full_bytes_per_token=4 * layer
+        )
+
+    def test_nearly_as_many_of_each_kind_are_padded_to_the_more_frequent(self) -> None:
+        types = ["sliding_attention"] * 12 + ["full_attention"] * 13
+        layer = 2 * 8 * 64 * 2
+        config = {**GPT_OSS_20B, "num_hidden_layers": 25, "layer_types": types}
+        assert sized(config).sliding == SlidingWindow(
+            window_tokens=128, windowed_bytes_per_token=13 * layer, full_bytes_per_token=13 * layer
+        )
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"sliding_window": None},
+            {"sliding_window": 0},
+            {"use_sliding_window": False},
+            {"layer_types": ["full_attention"] * 32},
+        ],
+        ids=str,
+    )
+    def test_no_window_where_the_configuration_says_so(self, change: dict[str, Any]) -> None:
+        assert sized({**MISTRAL_7B, **change}).sliding is None
+
+    def test_a_window_that_the_family_does_not_use_unasked_is_none(self) -> None:
+        assert sized({**LLAMA_3_2_1B, "sliding_window": 4096}).sliding is None
+
+    def test_qwen_slides_from_a_layer_on_where_it_is_asked_to(self) -> None:
+        config = {
+            **LLAMA_3_2_1B,
+            "model_type": "qwen2",
+            "sliding_window": 1024,
+            "use_sliding_window": True,
+            "max_window_layers": 12,
+        }
+        window = sized(config).sliding
+        assert window is not None
+        assert window.full_bytes_per_token == 3 * window.windowed_bytes_per_token
+
+    def test_without_the_hybrid_manager_every_layer_keeps_everything(self) -> None:
+        gemma = sized(GEMMA_3_1B, "--disable-hybrid-kv-cache-manager")
+        assert gemma.sliding is None
+        assert sequence_bytes(gemma, 32768, 2048) == 32768 * gemma.kv_bytes_per_token
+
+    def test_fp8_halves_windows_too(self) -> None:
+        half, full = sized(GEMMA_3_1B, "--kv-cache-dtype", "fp8"), sized(GEMMA_3_1B)
+        assert 2 * needed_bytes(half, 2048) == pytest.approx(needed_bytes(full, 2048), abs=2 * MIB)
+
+    def test_a_kind_of_layer_that_is_not_known_keeps_everything(self) -> None:
+        types = ["sliding_attention"] * 16 + ["some_new_kind"] * 16
+        window = sized({**MISTRAL_7B, "layer_types": types}).sliding
+        assert window is not None
+        assert window.full_bytes_per_token == window.windowed_bytes_per_token
+
+
+def test_a_sequence_takes_whole_blocks() -> None:
+    llama = sized(LLAMA_3_2_1B)
+    assert sequence_bytes(llama, 17, 2048) == 32 * llama.kv_bytes_per_token
+
+
+def test_capacity_at_the_lengths_of_the_expected_load() -> None:
+    llama = sized(LLAMA_3_2_1B)
+    cache_bytes = 1000 * llama.kv_bytes_per_token
+    assert (found := capacity(llama, cache_bytes, 96)).sequences == 10
+    assert found.tokens == 960
+    assert capacity(llama, cache_bytes, 100).sequences == 8  # 112 tokens in whole blocks
+
+
+def test_a_load_longer_than_the_longest_sequence_is_cut_to_it() -> None:
+    short = sized(LLAMA_3_2_1B, "--max-model-len", "64")
+    assert capacity(short, 2**30, 4096).sequence_tokens == 64
+
+
+def test_a_window_lets_more_long_sequences_in() -> None:
+    with_window, without = sized(GEMMA_3_1B), sized(GEMMA_3_1B, "--disable-hybrid-kv-cache-manager")
+    long = capacity(with_window, 2**34, 16384).sequences
+    assert long > 4 * capacity(without, 2**34, 16384).sequences
+
+
+lengths = st.integers(1, 131_072)
+
+
+@given(
+    st.sampled_from([LLAMA_3_2_1B, MISTRAL_7B, GEMMA_3_1B, GPT_OSS_20B]),
+    lengths,
+    lengths,
+    st.integers(1, 16384),
+)
+def test_a_longer_sequence_never_takes_less(
+    config: dict[str, Any], tokens: int, more: int, step: int
+) -> None:
+    model = sized(config)
+    assert sequence_bytes(model, tokens, step) <= sequence_bytes(model, tokens + more, step)

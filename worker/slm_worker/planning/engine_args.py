@@ -1,0 +1,70 @@
+"""PURE: the engine's arguments as far as they decide its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from slm_worker.planning.model_config import ModelError
+
+Options = Mapping[str, str]
+
+_LENGTH_UNITS = {"k": 10**3, "m": 10**6, "K": 2**10, "M": 2**20}
+_SHORT = {"-q": "--quantization"}
+
+
+def parse_options(args: Sequence[str]) -> Options:
+    """``--name value`` and ``--name=value``; names with _ for - as vLLM takes them; last wins."""
+    options: dict[str, str] = {}
+    for index, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        name = _SHORT.get(name, name)
+        if not name.startswith("--"):
+            continue
+        if not equals:
+            value = args[index + 1] if index + 1 < len(args) else ""
+        name = name[2:].replace("_", "-")
+        options.pop(name, None)  # so that the order tells the last
+        options[name] = value
+    return options
+
+
+def switched(options: Options, name: str, *, default: bool) -> bool:
+    """``--name`` or ``--no-name``; given both, the last."""
+    state = default
+    for option in options:
+        if option in (name, f"no-{name}"):
+            state = option == name
+    return state
+
+
+def choice(options: Options, name: str, values: Mapping[str, int], default: str) -> int:
+    """Raises ModelError (EngineArgsInvalid) for a value that is not among ``values``."""
+    value = options.get(name, default)
+    if value not in values:
+        raise ModelError(
+            "EngineArgsInvalid",
+            f"engine.args: --{name} {value!r} is unknown: use one of {', '.join(values)}.",
+        )
+    return values[value]
+
+
+def token_count(options: Options, name: str) -> int | None:
+    """A number of tokens as vLLM reads it; None where the engine decides. Raises ModelError
+    (EngineArgsInvalid)."""
+    given = options.get(name, "auto")
+    if given in {"auto", "-1"}:
+        return None
+    digits, unit = (
+        (given[:-1], _LENGTH_UNITS[given[-1]]) if given[-1:] in _LENGTH_UNITS else (given, 1)
+    )
+    try:
+        length = int(float(digits) * unit) if unit > 1 else int(digits)
+    except (ValueError, OverflowError):
+        length = 0
+    if length < 1:
+        raise ModelError(
+            "EngineArgsInvalid",
+            f"engine.args: --{name} {given!r} is no token count: write a whole number such "
+            "as 4096, or one with k, m (thousands) or K, M (binary).",
+        )
+    return length

@@ -1,0 +1,85 @@
+"""PURE: memory of keys and values: for each token, for a sequence, and how many sequences fit.
+
+Blocks, windows and groups as vLLM 0.11 and later have them. Earlier versions give every layer the
+whole sequence, as ``--disable-hybrid-kv-cache-manager`` still does.
+"""
+
+from __future__ import annotations
+
+from slm_worker.planning.memory import MIB, KvCapacity, ModelFootprint, SlidingWindow
+from slm_worker.planning.model_config import ModelConfig
+
+BLOCK_TOKENS = 16
+"""vLLM's KV-cache block."""
+_LOPSIDED = 1.5
+"""Below this ratio of layers vLLM makes groups of the more frequent kind's size, above it of the
+less frequent's."""
+
+
+def elements_per_token(config: ModelConfig) -> int:
+    """Keys and values of all layers; latent attention (MLA) keeps one compressed vector instead."""
+    return config.layers * _layer_elements(config)
+
+
+def sliding_window(config: ModelConfig, element_bytes: int) -> SlidingWindow | None:
+    """What layers with a window take; None where no layer has one."""
+    windowed = config.windowed_layers
+    if config.sliding_window is None or windowed == 0:
+        return None
+    full = config.layers - windowed
+    if full:
+        few, many = sorted((full, windowed))
+        group = many if many < _LOPSIDED * few else few
+        full, windowed = _up_to(full, group), _up_to(windowed, group)
+    layer_bytes = _layer_elements(config) * element_bytes
+    return SlidingWindow(
+        window_tokens=config.sliding_window,
+        windowed_bytes_per_token=windowed * layer_bytes,
+        full_bytes_per_token=full * layer_bytes,
+    )
+
+
+def sequence_bytes(footprint: ModelFootprint, tokens: int, step_tokens: int) -> int:
+    """Most that one sequence of ``tokens`` takes while steps of ``step_tokens`` fill it: vLLM frees
+    what left a window only after the step, and a window may begin inside a block."""
+    whole = _up_to(tokens, BLOCK_TOKENS)
+    window = footprint.sliding
+    if window is None:
+        return whole * footprint.kv_bytes_per_token
+    kept = min(window.window_tokens - 1 + step_tokens, tokens)
+    kept = _up_to(kept, BLOCK_TOKENS) + BLOCK_TOKENS
+    return whole * window.full_bytes_per_token + kept * window.windowed_bytes_per_token
+
+
+def needed_bytes(footprint: ModelFootprint, step_tokens: int) -> int:
+    """One sequence of the greatest length: vLLM refuses to start with less. Whole MiB."""
+    return _up_to(sequence_bytes(footprint, footprint.max_model_len, step_tokens), MIB)
+
+
+def useful_bytes(footprint: ModelFootprint, max_num_seqs: int, step_tokens: int) -> int:
+    """What ``max_num_seqs`` sequences need at their greatest length; more would stay empty."""
+    return _up_to(
+        max_num_seqs * sequence_bytes(footprint, footprint.max_model_len, step_tokens), MIB
+    )
+
+
+def capacity(footprint: ModelFootprint, kv_cache_bytes: int, sequence_tokens: int) -> KvCapacity:
+    """How much of sequences of this length the cache holds while they are decoded."""
+    length = min(sequence_tokens, footprint.max_model_len)
+    sequences = kv_cache_bytes // sequence_bytes(footprint, length, 1)
+    return KvCapacity(
+        kv_cache_bytes=kv_cache_bytes,
+        sequence_tokens=length,
+        sequences=sequences,
+        tokens=sequences * length,
+    )
+
+
+def _layer_elements(config: ModelConfig) -> int:
+    if config.kv_lora_rank is not None:
+        return config.kv_lora_rank + config.qk_rope_head_dim
+    return 2 * config.key_value_heads * config.attention_head_dim
+
+
+def _up_to(value: int, unit: int) -> int:
+    return -(-value // unit) * unit

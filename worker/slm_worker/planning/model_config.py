@@ -1,0 +1,182 @@
+"""PURE: the fields of a model's config.json that decide its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+ENGINE_DEFAULT_MAX_MODEL_LEN = 2048
+"""Tokens; what vLLM assumes where neither configuration nor arguments give a length."""
+
+TIED_BY_DEFAULT = frozenset(
+    {"opt", "gpt2", "gpt_bigcode", "falcon", "bloom", "gemma", "gemma2", "gemma3", "gemma3_text"}
+    | {"starcoder2"}
+)
+"""``model_type``s whose embedding doubles as output layer unless the configuration denies it
+(the defaults of the configuration classes in Hugging Face transformers)."""
+WINDOW_PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4}
+"""``model_type``s of which every n-th layer keeps all tokens and the others have a window (the same
+classes' defaults)."""
+WINDOW_UNLESS_DENIED = frozenset({"mistral", "mixtral", "phi3", "starcoder2", "gpt_oss"})
+"""``model_type``s whose ``sliding_window`` holds without ``use_sliding_window``."""
+
+
+class ModelError(Exception):
+    """A model that cannot be sized. ``reason``: ModelNotFound, ModelConfigInvalid or
+    EngineArgsInvalid; ``message`` names file and field, cause and remedy."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One entry of a safetensors header."""
+
+    name: str
+    dtype: str
+    elements: int
+    dimensions: int = 1
+
+
+_Count = Annotated[int, Field(gt=0, strict=True)]
+_Amount = Annotated[int, Field(ge=0, strict=True)]
+
+
+class ModelConfig(BaseModel):
+    """A model's shape, under the names in use."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    model_type: str = ""
+    layers: _Count = Field(
+        validation_alias=AliasChoices("num_hidden_layers", "n_layer", "num_layers")
+    )
+    hidden: _Count = Field(validation_alias=AliasChoices("hidden_size", "n_embd", "d_model"))
+    heads: _Count = Field(validation_alias=AliasChoices("num_attention_heads", "n_head"))
+    kv_heads: _Count | None = Field(
+        None, validation_alias=AliasChoices("num_key_value_heads", "num_kv_heads")
+    )
+    multi_query: bool = False
+    new_decoder_architecture: bool = False
+    head_dim: _Count | None = None
+    attention_bias: bool | None = None
+    q_lora_rank: _Count | None = None
+    kv_lora_rank: _Count | None = None
+    qk_rope_head_dim: _Amount = 0
+    qk_nope_head_dim: _Amount = 0
+    v_head_dim: _Amount = 0
+    intermediate: _Count | None = Field(
+        None, validation_alias=AliasChoices("intermediate_size", "ffn_dim", "n_inner")
+    )
+    vocab: _Count = Field(validation_alias="vocab_size")
+    max_positions: _Count | None = Field(
+        None, validation_alias=AliasChoices("max_position_embeddings", "n_positions", "seq_length")
+    )
+    rope_scaling: dict[str, Any] | None = Field(
+        None, validation_alias=AliasChoices("rope_scaling", "rope_parameters")
+    )
+    tie_word_embeddings: bool | None = None
+    experts: _Amount | None = Field(
+        None,
+        validation_alias=AliasChoices("num_local_experts", "num_experts", "n_routed_experts"),
+    )
+    """None or zero: no mixture of experts."""
+    experts_per_token: _Amount | None = Field(None, validation_alias="num_experts_per_tok")
+    expert_intermediate: _Count | None = Field(None, validation_alias="moe_intermediate_size")
+    shared_experts: _Amount | None = Field(None, validation_alias="n_shared_experts")
+    shared_intermediate: _Amount | None = Field(
+        None, validation_alias="shared_expert_intermediate_size"
+    )
+    leading_dense_layers: _Amount | None = Field(None, validation_alias="first_k_dense_replace")
+    sliding_window: int | None = None
+    use_sliding_window: bool | None = None
+    max_window_layers: _Amount | None = None
+    sliding_window_pattern: int | str | None = None
+    layer_types: tuple[str, ...] | None = None
+    quantization: dict[str, Any] | None = Field(None, validation_alias="quantization_config")
+
+    @property
+    def tied(self) -> bool:
+        if self.tie_word_embeddings is None:
+            return self.model_type in TIED_BY_DEFAULT
+        return self.tie_word_embeddings
+
+    @property
+    def attention_head_dim(self) -> int:
+        return self.head_dim or self.hidden // self.heads
+
+    @property
+    def key_value_heads(self) -> int:
+        if self.multi_query and not self.new_decoder_architecture:
+            return 1
+        return self.kv_heads or self.heads
+
+    @property
+    def inner(self) -> int:
+        """Width of the dense MLP."""
+        return self.intermediate or 4 * self.hidden
+
+    @property
+    def windowed_layers(self) -> int:
+        """How many layers keep only the latest ``sliding_window`` tokens. A kind of layer that is
+        not known here counts as one that keeps all."""
+        if not self.sliding_window or self.sliding_window < 0 or self.use_sliding_window is False:
+            return 0
+        if self.layer_types is not None:
+            return self.layer_types.count("sliding_attention")
+        pattern = self.sliding_window_pattern or WINDOW_PATTERNS.get(self.model_type)
+        if isinstance(pattern, int) and pattern > 0:
+            return self.layers - self.layers // pattern
+        if self.use_sliding_window and self.max_window_layers is not None:
+            return max(0, self.layers - self.max_window_layers)
+        return self.layers if self.model_type in WINDOW_UNLESS_DENIED else 0
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens; rope scaling stretches what the model was made for, as in vLLM."""
+        length = self.max_positions or ENGINE_DEFAULT_MAX_MODEL_LEN
+        scaling = self.rope_scaling or {}
+        kind = scaling.get("rope_type", scaling.get("type"))
+        factor = scaling.get("factor")
+        if kind not in {"linear", "dynamic", "yarn"} or not isinstance(factor, int | float):
+            return length
+        if not math.isfinite(factor):
+            return length
+        original = scaling.get("original_max_position_embeddings")
+        if kind == "yarn" and isinstance(original, int):
+            length = original
+        return max(length, int(length * factor))
+
+
+def parse_config(document: Mapping[str, Any], source: str) -> ModelConfig | None:
+    """``config.json`` as parsed JSON; ``source`` names the file in errors.
+
+    A multimodal model keeps its language model under ``text_config`` and may leave fields to the
+    defaults of its class, which only the engine knows: then None. Raises ModelError
+    (ModelConfigInvalid) with every field that is missing or wrong.
+    """
+    text = document.get("text_config")
+    nested = isinstance(text, Mapping)
+    if isinstance(text, Mapping):
+        quantization = document.get("quantization_config")
+        document = {"quantization_config": quantization, **text}
+    try:
+        return ModelConfig.model_validate(document)
+    except ValidationError as error:
+        if nested and all(fault["type"] == "missing" for fault in error.errors()):
+            return None
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise ModelError(
+            "ModelConfigInvalid",
+            f"{source}: {faults}. Use the config.json that was published with the model "
+            "(a decoder-only language model in Hugging Face format).",
+        ) from None
