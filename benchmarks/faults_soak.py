@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import psutil
 
@@ -30,7 +31,7 @@ from benchmarks.fault_rig.belongings import (
     leftovers,
     look,
 )
-from benchmarks.fault_rig.breaking import FAULTS, suffer
+from benchmarks.fault_rig.breaking import FAULTS, most_lost, suffer
 from benchmarks.fault_rig.clock import JumpingClock
 from benchmarks.fault_rig.counting import CountingLoad, Kind
 from benchmarks.fault_rig.incidents import Account, Incident, account
@@ -73,6 +74,8 @@ class Step:
     pause_seconds: float
     replicas: int = 0
     rotation: int = 0
+    mode: Literal["Concentrate", "Spread"] = "Concentrate"
+    standby: Literal["Awake", "Asleep"] = "Awake"
     victim: int = 0
     shift_seconds: int = 0
     fault_during: str | None = None
@@ -109,6 +112,8 @@ def steps(seed: int, agent_may_die: Iterator[bool]) -> Iterator[Step]:
             pause_seconds=rng.uniform(0.0, 2.0),
             replicas=replicas if what == PLAN else 0,
             rotation=rng.randint(1, replicas) if what == PLAN else 0,
+            mode=rng.choice(("Concentrate", "Spread")),
+            standby=rng.choice(("Awake", "Asleep")),
             victim=rng.randrange(MOST_REPLICAS),
             shift_seconds=rng.randint(-LONGEST_JUMP_SECONDS, LONGEST_JUMP_SECONDS),
             fault_during=rng.choice(DURING_A_CHANGE) if rng.random() < 0.25 else None,
@@ -178,7 +183,7 @@ class Soak:
         )
 
     async def _change_plan(self, step: Step) -> None:
-        await self._pack.plan(step.replicas, step.rotation)
+        await self._pack.plan(step.replicas, step.rotation, step.mode, step.standby)
         if step.fault_during is not None:
             await asyncio.sleep(step.pause_seconds)
             await self._strike_during_change(step.fault_during)
@@ -195,10 +200,15 @@ class Soak:
             await fault.make(self._pack, state, victim)
         await self._pack.until(lambda now: fault.shows(state, now) or not now.settled)
         await self._pack.until(lambda now: now.settled and now.problem is None)
-        most = self._pack.most_in_flight if fault.one_replica else None
         until_seconds = self._load.now_seconds()
         self.diary.incidents.append(
-            Incident(f"{name}, in a change", at_seconds, until_seconds, fault.kinds, most)
+            Incident(
+                f"{name}, in a change",
+                at_seconds,
+                until_seconds,
+                fault.kinds,
+                most_lost(self._pack, fault),
+            )
         )
 
     async def _suffer(self, step: Step) -> None:
@@ -296,9 +306,10 @@ def raw(diary: Diary, load: CountingLoad, left: Sequence[str], seed: int) -> dic
 
 def _line(one: Happened) -> str:
     step = one.step
-    what = f"{step.what} {step.replicas}/{step.rotation}" if step.what == PLAN else step.what
-    if step.what == PLAN and step.fault_during:
-        what += f" with {step.fault_during}"
+    what = step.what
+    if step.what == PLAN:
+        what += f" {step.rotation} of {step.replicas}, {step.mode}, {step.standby}"
+        what += f", with {step.fault_during}" if step.fault_during else ""
     return (
         f"{one.at_seconds:.1f} s: {what}; settled after {one.settled_after_seconds:.1f} s, "
         f"longest silence {max(0.0, one.silence_seconds):.2f} s"

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import aiohttp
 import psutil
@@ -33,6 +34,7 @@ from slm_worker.wire import (
     PackConfig,
     PackState,
     Plan,
+    Routing,
 )
 
 MODEL_NAME = "slm"
@@ -145,11 +147,22 @@ class Pack:
         """Raises AgentError."""
         return await self._agents.state(self.address, self._token)
 
-    async def plan(self, replicas: int, rotation: int) -> None:
+    async def plan(
+        self,
+        replicas: int,
+        rotation: int,
+        mode: Literal["Concentrate", "Spread"] = "Concentrate",
+        standby: Literal["Awake", "Asleep"] = "Awake",
+    ) -> None:
         """Sends a plan; it is accepted when this returns. Raises AgentError."""
         self._generation += 1
-        layout = Layout(replicas=replicas, max_num_seqs=self._kind.max_num_seqs)
-        plan = Plan(generation=self._generation, layout=layout, rotation=rotation)
+        plan = Plan(
+            generation=self._generation,
+            layout=Layout(replicas=replicas, max_num_seqs=self._kind.max_num_seqs),
+            rotation=rotation,
+            routing=Routing(mode=mode),
+            standby=standby,
+        )
         await self._agents.put_plan(self.address, self._token, plan)
 
     async def until(

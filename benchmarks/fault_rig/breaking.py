@@ -85,7 +85,7 @@ async def suffer(pack: Pack, load: CountingLoad, fault: Fault, victim: int = 0) 
                 Lasts.UNTIL_SETTLED: settled_seconds,
             }[fault.lasts],
             kinds=fault.kinds,
-            at_most=pack.most_in_flight if fault.one_replica else None,
+            at_most=most_lost(pack, fault),
         ),
         seen=seen,
         settled=settled,
@@ -93,6 +93,13 @@ async def suffer(pack: Pack, load: CountingLoad, fault: Fault, victim: int = 0) 
         settled_after_seconds=settled_seconds - at_seconds,
         silence_seconds=load.longest_silence_seconds(at_seconds),
     )
+
+
+def most_lost(pack: Pack, fault: Fault) -> int | None:
+    """Requests that may fail by it; None where all that was in flight may. A process that dies
+    loses its connections one after another, and each place that becomes free may be given to a
+    request that waits, as long as the process still listens."""
+    return 2 * pack.most_in_flight if fault.one_replica else None
 
 
 def replica(state: PackState, index: int) -> ReplicaState:

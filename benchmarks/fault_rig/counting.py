@@ -21,8 +21,8 @@ from enum import StrEnum
 import aiohttp
 
 PAUSE_AFTER_FAILURE_SECONDS = 0.05
-NOTABLE_SILENCE_SECONDS = 0.25
-"""Shorter ones are not kept: with a few clients some tenths of a second pass between answers."""
+NOTABLE_SILENCE_SECONDS = 0.1
+"""Shorter ones are not kept: with a few clients that much passes between two answers."""
 REQUEST_TIMEOUT_SECONDS = 300.0
 PROMPT_TOKENS = 8
 KEPT_ANSWER_BYTES = 65_536
