@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from slm_worker.engine.base import EngineCommand, ReplicaSpec
 from slm_worker.engine.simulated import SimulatedEngine
 from slm_worker.gpu.simulated import SimulatedDevice
 from slm_worker.gpu.simulated.client import SOCKET_VARIABLE
+from slm_worker.gpu.simulated.pace import DEFAULT_GPU
 from slm_worker.wire import ModelRef
 
 MODEL = ModelRef(uri="hf://facebook/opt-1.3b", name="opt")
@@ -128,12 +130,33 @@ def _start(
 
 
 @asynccontextmanager
-async def simulated_device(tmp_path: Path, **options: int) -> AsyncIterator[SimulatedDevice]:
-    device = await SimulatedDevice.start(tmp_path / "run", **options)
+async def simulated_device(
+    tmp_path: Path, *, gpu: str = DEFAULT_GPU, memory_bytes: int | None = None
+) -> AsyncIterator[SimulatedDevice]:
+    device = await SimulatedDevice.start(tmp_path / "run", gpu=gpu, memory_bytes=memory_bytes)
     try:
         yield device
     finally:
         await device.close()
+
+
+@asynccontextmanager
+async def standalone_gpu(directory: Path, *arguments: str) -> AsyncIterator[tuple[Path, Path]]:
+    """Socket and state file of a simulated GPU that no device has started."""
+    socket, state = directory / "gpu.sock", directory / "gpu-state"
+    daemon = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "slm_worker.gpu.simulated.daemon", *arguments),
+        *("--socket", str(socket), "--state-file", str(state)),
+        stdin=asyncio.subprocess.PIPE,
+    )
+    try:
+        await until(lambda: daemon.returncode is not None or state.exists())
+        assert daemon.returncode is None, "the simulated GPU ended"
+        yield socket, state
+    finally:
+        if daemon.returncode is None:
+            daemon.kill()
+        await daemon.wait()
 
 
 @asynccontextmanager

@@ -48,10 +48,14 @@ async def pair(
     async with AsyncExitStack() as stack:
         first, second = [
             await stack.enter_async_context(
-                serving(device, tmp_path, spec(free_port(), replicas=2, sleep_mode=True))
+                launched(
+                    device.engine_env(), tmp_path, spec(free_port(), replicas=2, sleep_mode=True)
+                )
             )
             for _ in range(2)
         ]
+        await until(first.healthy)
+        await until(second.healthy)
         yield first, second
 
 

@@ -113,6 +113,13 @@ async def test_the_engine_says_that_it_is_simulated(engine: RunningEngine) -> No
     assert "SIMULATED engine" in engine.log.read_text()
 
 
+async def test_a_prompt_is_counted_as_a_completion_counts_it(engine: RunningEngine) -> None:
+    status, answer = await engine.post("/tokenize", prompt="x" * 9)
+
+    assert (status, answer["count"], len(answer["tokens"])) == (200, 3, 3)
+    assert answer["max_model_len"] == 2048
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"),
     [

@@ -22,6 +22,7 @@ from simulated_pack import (
     until,
 )
 from slm_worker.gpu.simulated import SimulatedDevice
+from slm_worker.gpu.simulated.state import WARM_UP_STEPS
 
 PROMPT_TOKENS = 111
 OUTPUT_TOKENS = 292
@@ -55,11 +56,16 @@ async def measure(device: SimulatedDevice, engines: list[RunningEngine], seconds
     return Window(tokens / took, energy / 1000 / took, cpu / took)
 
 
+async def warm(engine: RunningEngine) -> bool:
+    steps = (await engine.metrics())["vllm:iteration_tokens_total_count"]
+    return steps >= 2 * WARM_UP_STEPS
+
+
 async def measured(
     tmp_path: Path, *, replicas: int, clients_each: int, max_num_seqs: int, seconds: float
 ) -> Window:
-    """Throughput and power of equal replicas under closed-loop load, once all are as full as it
-    makes them."""
+    """Throughput and power of equal replicas under closed-loop load, once all are warm and as full
+    as it makes them."""
     async with AsyncExitStack() as stack:
         device = await stack.enter_async_context(simulated_device(tmp_path))
         engines = []
@@ -74,6 +80,7 @@ async def measured(
         full = min(clients_each, max_num_seqs)
         for engine in engines:
             await until(partial(engine.metric_is, "vllm:num_requests_running", full))
+            await until(partial(warm, engine))
         return await measure(device, engines, seconds)
 
 
@@ -95,4 +102,4 @@ async def test_light_load_is_served_faster_by_one_replica_than_by_two(tmp_path: 
     print(one, two)
 
     assert one.tokens_per_second == pytest.approx(2_931, rel=0.08)
-    assert two.tokens_per_second == pytest.approx(2_350, rel=0.08)
+    assert two.tokens_per_second == pytest.approx(2_019, rel=0.08)  # predicted: nobody measured it

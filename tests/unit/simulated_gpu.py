@@ -9,6 +9,40 @@ from dataclasses import dataclass
 from slm_worker.gpu.simulated.state import WARM_UP_STEPS, Pace, SimulatedGpu
 
 IDLE_WATTS = 70.0
+CONFIGS: dict[str, dict[str, object]] = {
+    "opt-1.3b": {
+        "model_type": "opt",
+        "num_hidden_layers": 24,
+        "hidden_size": 2048,
+        "num_attention_heads": 32,
+        "ffn_dim": 8192,
+        "vocab_size": 50272,
+        "max_position_embeddings": 2048,
+    },
+    "llama-2-7b": {
+        "model_type": "llama",
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "intermediate_size": 11008,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+    },
+    "unmeasured-1b": {
+        "model_type": "llama",
+        "num_hidden_layers": 16,
+        "hidden_size": 2048,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 8192,
+        "vocab_size": 128256,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+}
+"""What their config.json says, as far as it decides their size."""
 
 
 class FakeClock:

@@ -22,7 +22,7 @@ replication,opt-1.3b,1,96,6616.7,29.35,323.4
 replication,opt-1.3b,2,96,8933.3,44.78,408.3
 replication,opt-1.3b,4,96,9555.6,84.27,446.8
 """
-"""Published measurements of OPT-1.3B on one H100: worker/slm_worker/gpu/data/README.md."""
+"""Published measurements of OPT-1.3B on one H100: worker/slm_worker/planning/data/README.md."""
 
 
 def run(path: Path, *arguments: str) -> Result:

@@ -14,8 +14,11 @@ from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step, running_layout
 from slm_worker.gpu.base import DeviceIdentity
-from slm_worker.gpu.curves import opt_1_3b_on_h100
+from slm_worker.gpu.simulated.pace import Paces
+from slm_worker.model_files import PUBLISHED_CONFIGS
+from slm_worker.planning.catalogue import gpus
 from slm_worker.planning.footprint import ModelFootprint
+from slm_worker.planning.measured import STUDY_GPU
 from slm_worker.planning.packing import max_replicas as max_replicas_fitting
 from slm_worker.planning.packing import share
 from slm_worker.wire import Layout
@@ -137,17 +140,18 @@ def test_the_optimum_is_found_however_many_replicas_share_the_memory(
     footprint = ModelFootprint(
         weights_bytes=2_631_516_160, kv_bytes_per_token=196_608, max_model_len=2048
     )
-    curves = opt_1_3b_on_h100()
+    pace = Paces(gpus()[STUDY_GPU]).of(PUBLISHED_CONFIGS["facebook/opt-1.3b"])
 
     def curve(probe: Probe) -> OperatingPoint:
         layout = Layout(replicas=probe.layout_replicas, max_num_seqs=probe.max_num_seqs)
         kv_bytes = share(layout, footprint, device).kv_cache_bytes or 0
         held = kv_bytes // footprint.kv_bytes_per_token // MEAN_TOKENS_HELD
         batch = min(probe.max_num_seqs, held)
+        batches = [batch] * probe.replicas
         return point(
             probe.replicas,
-            curves.tokens_per_second(probe.replicas, batch),
-            curves.watts(probe.replicas, batch),
+            sum(batches) / pace.step_seconds(batches, 0),
+            pace.active_watts(batches),
             layout=probe.layout_replicas,
             max_num_seqs=probe.max_num_seqs,
         )

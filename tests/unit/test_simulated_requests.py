@@ -11,6 +11,7 @@ from slm_worker.engine.simulated.requests import (
     RequestError,
     parse_chat,
     parse_completion,
+    prompt_tokens,
     text,
 )
 
@@ -27,6 +28,17 @@ def chat(**body: Any) -> GenerationRequest:
 def test_token_ids_count_as_they_are_and_text_by_four_characters() -> None:
     assert completion(prompt=[5, 6, 7]).prompt_tokens == 3
     assert completion(prompt="x" * 9).prompt_tokens == 3
+
+
+def test_a_prompt_and_messages_can_be_counted_without_an_answer() -> None:
+    messages = [{"role": "user", "content": "x" * 36}]
+
+    assert prompt_tokens({"prompt": "x" * 9}, "opt") == 3
+    assert prompt_tokens({"messages": messages}, "opt") == 10
+    with pytest.raises(RequestError, match="use one prompt"):
+        prompt_tokens({"prompt": ""}, "opt")
+    with pytest.raises(RequestError, match="prompt: Field required"):
+        prompt_tokens({}, "opt")
 
 
 def test_a_completion_ends_by_itself_unless_told_to_go_on() -> None:

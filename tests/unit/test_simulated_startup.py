@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from slm_worker.engine.base import ReplicaSpec
+from slm_worker.engine.factory import open_engine
 from slm_worker.engine.simulated import SimulatedEngine
 from slm_worker.engine.simulated.errors import EXIT_CODES, EngineError, find_error
 from slm_worker.engine.simulated.startup import parse_arguments, resolve_model
-from slm_worker.wire import ModelRef
+from slm_worker.gpu.simulated.client import SOCKET_VARIABLE
+from slm_worker.wire import EngineConfig, GpuConfig, ModelRef, PackConfig
 
 OPT = ModelRef(uri="hf://facebook/opt-1.3b", name="opt")
 SPEC = ReplicaSpec(0, "127.0.0.1", 9000, 256, 8 * 2**30, 0.45)
@@ -40,9 +43,35 @@ def test_settings_that_the_engine_chooses_are_left_out() -> None:
     assert arguments.gpu_memory_utilization == 0.9
 
 
+def test_sleep_mode_and_the_names_of_metrics_reach_the_server() -> None:
+    engine = SimulatedEngine(OPT, ("--metrics-names", "older", "--enable-chunked-prefill"))
+    arguments = parse_arguments(command_line(engine, replace(SPEC, sleep_mode=True)))
+
+    assert arguments.enable_sleep_mode
+    assert arguments.enable_chunked_prefill
+    assert arguments.metrics_names == "older"
+    plain = parse_arguments(command_line(SimulatedEngine(OPT, ())))
+    assert not plain.enable_sleep_mode
+    assert plain.metrics_names == "today"
+
+
+def test_where_the_device_names_no_simulated_gpu_the_agents_environment_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = PackConfig(
+        model=OPT, engine=EngineConfig(kind="Simulated"), gpu=GpuConfig(kind="NVIDIA")
+    )
+    monkeypatch.setenv(SOCKET_VARIABLE, "/run/gpu.sock")
+    assert open_engine(config).command(SPEC).env == {SOCKET_VARIABLE: "/run/gpu.sock"}
+
+    monkeypatch.delenv(SOCKET_VARIABLE)
+    assert open_engine(config).command(SPEC).env == {}
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (("--metrics-names", "newest"), "invalid choice: 'newest'"),
         (("--dtype", "float16"), "unrecognized arguments: --dtype float16"),
         (("--max-model",), "--max-model"),
         (("--start-seconds", "soon"), "invalid float value: 'soon'"),

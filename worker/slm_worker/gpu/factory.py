@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from slm_worker.gpu.base import Device, GpuKind
@@ -9,6 +10,8 @@ from slm_worker.gpu.cpu import CpuHost
 from slm_worker.gpu.mps import NO_LIMITS
 from slm_worker.gpu.nvml import NvmlDevice
 from slm_worker.gpu.simulated import SimulatedDevice
+from slm_worker.gpu.simulated.device import GPU_VARIABLE
+from slm_worker.gpu.simulated.pace import DEFAULT_GPU
 from slm_worker.wire import MpsConfig
 
 
@@ -24,4 +27,6 @@ async def open_device(kind: GpuKind, run_dir: Path, mps: MpsConfig = NO_LIMITS) 
         case "CPU":
             return CpuHost()
         case "Simulated":
-            return await SimulatedDevice.start(run_dir)
+            return await SimulatedDevice.start(
+                run_dir, gpu=os.environ.get(GPU_VARIABLE, DEFAULT_GPU)
+            )

@@ -119,7 +119,7 @@ async def _serve(
     stop: asyncio.Event,
 ) -> None:
     log.info(
-        "SIMULATED engine: %s runs at the pace of a model on a simulated GPU; %d sequences, "
+        "SIMULATED engine: answers for %s at the simulated GPU's pace; %d sequences, "
         "KV cache of %d tokens; loading",
         arguments.model,
         arguments.max_num_seqs,

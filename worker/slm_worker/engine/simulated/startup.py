@@ -18,12 +18,11 @@ from slm_worker.engine.simulated.metrics import MetricsNames
 from slm_worker.engine.simulated.sleep import Memory
 from slm_worker.gpu.base import DeviceError
 from slm_worker.gpu.simulated.client import SOCKET_VARIABLE, DaemonConnection, DeviceRefusedError
+from slm_worker.gpu.simulated.pace import CHUNKED_PREFILL, RUNTIME_BYTES
 from slm_worker.model_files import read_config_document, read_footprint
 from slm_worker.planning.footprint import ModelError, ModelFootprint
 from slm_worker.wire import MAX_NUM_SEQS, EngineConfig, ModelRef
 
-RUNTIME_BYTES = 2**30
-"""Context, graphs and activations of an engine; packing reserves more than this."""
 DEFAULT_UTILIZATION = 0.9
 DEFAULT_START_SECONDS = 1.0
 
@@ -43,6 +42,7 @@ class Arguments:
     max_model_len: str | None
     start_seconds: float
     """Stands for the loading of the weights; a real vLLM takes half a minute or more."""
+    enable_chunked_prefill: bool
     enable_sleep_mode: bool
     metrics_names: MetricsNames
 
@@ -72,7 +72,7 @@ class _Parser(argparse.ArgumentParser):
         raise EngineError(
             "EngineArgumentInvalid",
             f"{message}: correct engine.args, the simulated engine takes only "
-            "--max-model-len, --start-seconds and --metrics-names there",
+            "--max-model-len, --enable-chunked-prefill, --start-seconds and --metrics-names there",
         )
 
 
@@ -89,6 +89,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     parser.add_argument("--gpu-memory-utilization", type=float, default=DEFAULT_UTILIZATION)
     parser.add_argument("--max-model-len")
     parser.add_argument("--start-seconds", type=float, default=DEFAULT_START_SECONDS)
+    parser.add_argument("--enable-chunked-prefill", action="store_true")
     parser.add_argument("--enable-sleep-mode", action="store_true")
     parser.add_argument("--metrics-names", choices=get_args(MetricsNames), default="today")
     arguments = Arguments(**vars(parser.parse_args(argv)))
@@ -182,9 +183,8 @@ async def attach(arguments: Arguments, model: Model, socket: str | None) -> Atta
         free = total - int(answer["memory_used_bytes"] or 0)
         kv_bytes = _kv_bytes(arguments, footprint, total, free)
         memory = Memory(footprint.weights_bytes, kv_bytes, RUNTIME_BYTES)
-        answer = await connection.request(
-            "attach", memory_bytes=memory.awake_bytes, model=_sizes(model.config)
-        )
+        sizes = _sizes(model.config) | {CHUNKED_PREFILL: arguments.enable_chunked_prefill}
+        answer = await connection.request("attach", memory_bytes=memory.awake_bytes, model=sizes)
     except DeviceRefusedError as error:
         raise _refused(error) from None
     except DeviceError as error:

@@ -21,10 +21,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from slm_worker.gpu.simulated.pace import DEFAULT_GPU, GPUS, pace_of
+from slm_worker.gpu.simulated.pace import DEFAULT_GPU, Paces
 from slm_worker.gpu.simulated.protocol import MAX_LINE_BYTES, Server
 from slm_worker.gpu.simulated.state import SimulatedGpu
 from slm_worker.gpu.simulated.state_file import keep_written
+from slm_worker.planning.catalogue import gpus
+
+CLOSE_TIMEOUT_SECONDS = 2.0
 
 _PEER_CREDENTIALS = struct.Struct("3i")
 """Linux's struct ucred: process, user and group."""
@@ -37,6 +40,7 @@ class Daemon:
         self._server = server
         self._count = 0
         self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._served: set[asyncio.Task[None]] = set()
 
     async def serve(self, socket: Path, stop: asyncio.Event) -> None:
         umask = os.umask(0o177)
@@ -50,11 +54,19 @@ class Daemon:
             await stop.wait()
         finally:
             server.close()
+            for writer in self._writers.values():
+                writer.close()
+            if self._served:
+                await asyncio.wait(self._served, timeout=CLOSE_TIMEOUT_SECONDS)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._count += 1
         number, pid = self._count, _peer_pid(writer)
         self._writers[number] = writer
+        own = asyncio.current_task()
+        assert own is not None  # noqa: S101 - a coroutine runs in a task
+        self._served.add(own)
+        own.add_done_callback(self._served.discard)
         try:
             while line := await reader.readline():
                 reply = self._server.reply(number, pid, line)
@@ -85,7 +97,7 @@ def _peer_pid(writer: asyncio.StreamWriter) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    described = GPUS[arguments.gpu]
+    described = gpus()[arguments.gpu]
     gpu = SimulatedGpu(
         memory_bytes=arguments.memory_bytes or described.memory_bytes,
         idle_watts=described.idle_watts,
@@ -97,7 +109,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_input, stop)
-    daemon = Daemon(Server(gpu, described.name, lambda model: pace_of(model, described)))
+    daemon = Daemon(Server(gpu, f"Simulated {described.title}", Paces(described).of))
     tasks = [asyncio.create_task(daemon.serve(arguments.socket, stop))]
     if arguments.state_file is not None:
         tasks.append(asyncio.create_task(keep_written(gpu, arguments.state_file)))
@@ -117,7 +129,7 @@ def _stop_at_end_of_input(stop: asyncio.Event) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="simulated.daemon", description="A simulated GPU.")
     parser.add_argument("--socket", type=Path, required=True, help="unix socket to listen on")
-    parser.add_argument("--gpu", choices=sorted(GPUS), default=DEFAULT_GPU)
+    parser.add_argument("--gpu", choices=list(gpus()), default=DEFAULT_GPU)
     parser.add_argument("--memory-bytes", type=int, help="instead of the GPU's own")
     parser.add_argument("--seed", type=int, default=0, help="of the noise on step times")
     parser.add_argument("--state-file", type=Path, help="where the instruments are written, 10 Hz")

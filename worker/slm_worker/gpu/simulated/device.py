@@ -18,7 +18,11 @@ from slm_worker.gpu.base import (
 )
 from slm_worker.gpu.simulated.client import SOCKET_VARIABLE, ask
 from slm_worker.gpu.simulated.pace import DEFAULT_GPU
+from slm_worker.planning.catalogue import gpus
 from slm_worker.wire import GpuHealth
+
+GPU_VARIABLE = "SLM_SIMULATED_GPU"
+"""Environment variable of the agent that names the GPU to simulate, as the catalogue does."""
 
 SOCKET_NAME = "gpu.sock"
 MAX_SOCKET_PATH_BYTES = 107
@@ -55,9 +59,11 @@ class SimulatedDevice:
     ) -> SimulatedDevice:
         """Starts the daemon with its socket in ``run_directory`` and waits until it answers.
 
-        ``gpu`` is a key of the catalogue; ``memory_bytes`` replaces the GPU's own. Raises
-        DeviceError when the daemon does not start.
+        ``gpu`` is its name in the catalogue; ``memory_bytes`` replaces the GPU's own. Raises
+        DeviceError when there is no such GPU or the daemon does not start.
         """
+        if gpu not in gpus():
+            raise DeviceError(f"{GPU_VARIABLE} {gpu!r}: use one of {', '.join(gpus())}")
         socket = _prepare(run_directory)
         memory = () if memory_bytes is None else ("--memory-bytes", str(memory_bytes))
         process = await asyncio.create_subprocess_exec(
