@@ -97,7 +97,7 @@ async def test_what_a_killed_agent_left_is_replaced(tmp_path: Path) -> None:
 
 async def _until_fault(pack: AgentProcess, number: int) -> None:
     """Until the pack tells of so many faults, and of what they do to it."""
-    state = await pack.until(
-        "the fault is told", lambda state: state.gpu.mps_faults == number and state.problem
+    await pack.until(
+        "the fault is told",
+        lambda state: state.gpu.mps_faults == number and state.problem and not state.settled,
     )
-    assert not state.settled
