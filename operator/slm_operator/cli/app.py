@@ -16,6 +16,7 @@ from rich.console import Console
 from slm_operator.api.models import SLMService
 from slm_operator.cli import choose as choosing
 from slm_operator.cli import lookup, points_file, tables
+from slm_operator.cli import plan as planning
 from slm_operator.cli.outcome import DemoFailedError, Options, Outcome, document
 from slm_operator.cli.progress import summary
 from slm_operator.cluster.kube import Object
@@ -176,6 +177,59 @@ def choose(
     if output is Output.JSON:
         return _print_json(choosing.document(found))
     return _console().print(choosing.text(found))
+
+
+@app.command()
+def plan(
+    model_config: Annotated[
+        Path,
+        typer.Option(
+            exists=True, dir_okay=False, help="The config.json that was published with the model."
+        ),
+    ],
+    gpu: Annotated[str, typer.Option(help="A name from slmctl gpus.")],
+    replicas: Annotated[str, typer.Option(help="Replicas on the GPU, such as 1,2,4.")] = "1,2,3,4",
+    max_num_seqs: Annotated[
+        str, typer.Option(help="Sequences that each replica runs at once, such as 96,256.")
+    ] = "64,128,256",
+    prompt_tokens: Annotated[int, typer.Option(help="Mean length of a prompt.")] = 128,
+    output_tokens: Annotated[int, typer.Option(help="Mean length of an answer.")] = 256,
+    dtype: Annotated[str, typer.Option(help="As vLLM's --dtype.")] = "auto",
+    chunked_prefill: Annotated[
+        bool, typer.Option(help="Whether prompts are read along with decoding, vLLM's default.")
+    ] = True,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Predicts, without a GPU, what layouts of a model on a GPU would serve and draw."""
+    try:
+        found = planning.answer(
+            planning.Question(
+                config_path=str(model_config),
+                config_text=model_config.read_text(encoding="utf-8-sig"),
+                gpu=gpu,
+                replicas=replicas,
+                max_num_seqs=max_num_seqs,
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+                dtype=dtype,
+                chunked_prefill=chunked_prefill,
+            )
+        )
+    except UnicodeDecodeError as error:
+        _fail(f"--model-config {model_config}: {error}: use the model's config.json")
+    except planning.PlanError as error:
+        _fail(str(error))
+    if output is Output.JSON:
+        return _print_json(planning.document(found))
+    return _console().print(planning.text(found))
+
+
+@app.command()
+def gpus(output: OutputOption = Output.TEXT) -> None:
+    """Lists the GPUs that plan knows, and where their figures come from."""
+    if output is Output.JSON:
+        return _print_json(planning.catalogue_document())
+    return _console().print(planning.catalogue_text())
 
 
 @app.command()

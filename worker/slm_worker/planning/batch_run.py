@@ -46,6 +46,9 @@ class Totals:
 
     seconds: float = 0.0
     gpu_seconds: float = 0.0
+    """That its steps would need the GPU, had it been alone on it."""
+    on_gpu_seconds: float = 0.0
+    """That its steps were on the GPU, other replicas' kernels among them."""
     output_tokens: int = 0
     weight_bytes: float = 0.0
     kv_bytes: float = 0.0
@@ -55,6 +58,17 @@ class Totals:
     gap_seconds: float = 0.0
     """Their lengths summed."""
     preemptions: int = 0
+
+    def spend(self, cost: Cost, times: float, replicas: int) -> float:
+        """Adds ``times`` steps of one among ``replicas``; the seconds that they take."""
+        cycle = cycle_seconds(replicas, cost.gpu_seconds, cost.gap_seconds)
+        self.seconds += times * cycle
+        self.gpu_seconds += times * cost.gpu_seconds
+        self.on_gpu_seconds += times * (cycle - cost.gap_seconds)
+        self.weight_bytes += times * cost.weight_bytes
+        self.kv_bytes += times * cost.kv_bytes
+        self.flops += times * cost.flops
+        return times * cycle
 
 
 @dataclass(eq=False, slots=True)
@@ -90,15 +104,17 @@ class BatchRun:
         self._ends: list[tuple[int, int, _Sequence]] = []
         self._context, self._step, self._order = 0.0, 0, 0
         while self._waiting or self._running:
-            self._admit()
+            while self._admit():
+                pass  # whoever ended with its first token leaves its slot at once
             self._decode()
         return self.totals
 
     def _room(self, sequences: int) -> float:
         return self.layout.kv_tokens - BLOCK_TOKENS / 2 * sequences
 
-    def _admit(self) -> None:
-        """Fills free slots from the queue and reads the prompts; each gives its first token."""
+    def _admit(self) -> bool:
+        """Fills free slots from the queue and reads the prompts; each gives its first token.
+        Whether that ended one of them."""
         limit = self.layout.kv_tokens * (1 - KV_WATERMARK)
         joined: list[_Sequence] = []
         tokens = 0.0
@@ -115,11 +131,9 @@ class BatchRun:
             tokens += need
             joined.append(sequence)
         if not joined:
-            return
-        constants = self.constants
-        cost = (chunked_prefill if self.layout.chunked_prefill else prefill)(
-            self.model, self.rates, constants, len(joined), tokens
-        )
+            return False
+        read = chunked_prefill if self.layout.chunked_prefill else prefill
+        cost = read(self.model, self.rates, self.constants, len(joined), tokens, already)
         self._spend(cost, 1.0, already)
         for sequence in joined:
             if sequence.preempted_at is None:
@@ -137,6 +151,7 @@ class BatchRun:
                 continue
             self._order += 1
             heapq.heappush(self._ends, (self._step + left, self._order, sequence))
+        return len(self._running) < already + len(joined)
 
     def _written(self, sequence: _Sequence) -> None:
         sequence.written += 1
@@ -190,11 +205,5 @@ class BatchRun:
 
     def _spend(self, cost: Cost, times: float, decoding: int) -> None:
         """``decoding``: the sequences that wait for their next token meanwhile."""
-        totals = self.totals
-        seconds = times * cycle_seconds(self.layout.replicas, cost.gpu_seconds, cost.gap_seconds)
-        totals.seconds += seconds
-        totals.gpu_seconds += times * cost.gpu_seconds
-        totals.weight_bytes += times * cost.weight_bytes
-        totals.kv_bytes += times * cost.kv_bytes
-        totals.flops += times * cost.flops
-        totals.gap_seconds += seconds * decoding
+        seconds = self.totals.spend(cost, times, self.layout.replicas)
+        self.totals.gap_seconds += seconds * decoding

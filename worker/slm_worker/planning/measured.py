@@ -12,6 +12,8 @@ from slm_worker.planning.footprint import ModelConfig
 STUDY_GPU = "h100-sxm-64gb"
 """The catalogue's name of the GPU that was measured."""
 STUDY_DTYPE = "float16"
+_SAME_DTYPE = frozenset({STUDY_DTYPE, "half", "auto"})
+"""Both measured models were published in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def points(model: str, *, chunked_prefill: bool = False) -> dict[tuple[int, int]
 
 def measured_name(config: ModelConfig, gpu: str, dtype: str) -> str | None:
     """The measured model that has this shape, where it ran on ``gpu`` with ``dtype``."""
-    if gpu != STUDY_GPU or dtype not in {STUDY_DTYPE, "half"}:
+    if gpu != STUDY_GPU or dtype not in _SAME_DTYPE:
         return None
     for model in MODELS:
         same = (

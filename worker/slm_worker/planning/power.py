@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
+from slm_worker.planning.batch_run import Totals
 from slm_worker.planning.steps import Constants, Rates
 
 
 @dataclass(frozen=True)
 class Activity:
-    """What a GPU does in a second on average, all replicas together, as shares of its peaks."""
+    """What a GPU does on average, all replicas together; each is a share of its utmost."""
 
     busy: float
-    """Share of the time in which a kernel runs."""
+    """Of the time, in which a kernel runs."""
     weight_reads: float
+    """Of the peak bandwidth, as the next."""
     kv_reads: float
     arithmetic: float
+    """Of the peak FLOP/s."""
+    crowding: float
+    """How much of the replicas' time on the GPU is waiting for each other; 0 for one alone."""
 
-    @classmethod
-    def of(
-        cls,
-        rates: Rates,
-        seconds: float,
-        *,
-        gpu_seconds: float,
-        weight_bytes: float,
-        kv_bytes: float,
-        flops: float,
-    ) -> Activity:
-        return cls(
-            busy=min(1.0, gpu_seconds / seconds),
-            weight_reads=weight_bytes / seconds / rates.bytes_per_second,
-            kv_reads=kv_bytes / seconds / rates.bytes_per_second,
-            arithmetic=flops / seconds / rates.flops_per_second,
-        )
 
-    @property
-    def shares(self) -> Sequence[float]:
-        return self.busy, self.weight_reads, self.kv_reads, self.arithmetic
+def activity_of(totals: Totals, replicas: int, rates: Rates) -> Activity:
+    """Of ``replicas`` that each did ``totals`` in the same time."""
+    share = replicas / totals.seconds
+    return Activity(
+        busy=min(1.0, totals.gpu_seconds * share),
+        weight_reads=totals.weight_bytes * share / rates.bytes_per_second,
+        kv_reads=totals.kv_bytes * share / rates.bytes_per_second,
+        arithmetic=totals.flops * share / rates.flops_per_second,
+        crowding=max(0.0, 1 - totals.gpu_seconds / totals.on_gpu_seconds),
+    )
 
 
 def power_watts(
     activity: Activity, constants: Constants, *, idle_watts: float, max_watts: float
 ) -> float:
     """Never above the board's limit."""
-    above_idle = (
-        constants.busy_power * activity.busy
-        + constants.weight_power * activity.weight_reads
-        + constants.kv_power * activity.kv_reads
-        + constants.compute_power * activity.arithmetic
-    )
+    parts = zip(astuple(activity), power_constants(constants), strict=True)
+    above_idle: float = sum(share * power for share, power in parts)
     return min(max_watts, idle_watts + (max_watts - idle_watts) * above_idle)
+
+
+def power_constants(constants: Constants) -> tuple[float, float, float, float, float]:
+    """In the order of an activity's fields."""
+    return (
+        constants.busy_power,
+        constants.weight_power,
+        constants.kv_power,
+        constants.compute_power,
+        constants.crowd_power,
+    )

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 from slm_worker.planning.footprint import PLAIN_MLP, ModelConfig, footprint
 
+NOT_PREDICTED = (
+    "the pace of a mixture of experts or of latent attention (MLA) cannot be predicted: "
+    "measure it, or use a dense model"
+)
+"""Which experts a step reads, and what its attention computes, is not in a configuration."""
+
 
 @dataclass(frozen=True)
 class Constants:
@@ -29,8 +35,8 @@ class Constants:
     """Host time between two steps: scheduling, inputs, sampling."""
     sequence_seconds: float
     """Host time of each sequence in each step: its block table, its token, its stream."""
-    request_seconds: float
-    """Host time of each request: tokenising, admission, and its end."""
+    waiting_seconds: float
+    """Host time of each sequence that waits while a step reads the prompts of others."""
     busy_power: float
     """Power while a kernel runs, whatever it does."""
     weight_power: float
@@ -39,6 +45,8 @@ class Constants:
     """Power of attention at the peak bandwidth."""
     compute_power: float
     """Power of matrix products at the peak FLOP/s."""
+    crowd_power: float
+    """Power of kernels of several replicas at once on the GPU, each of which waits for memory."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,11 @@ class Model:
 
     layers: int
     matrix_parameters: int
-    """Parameters that every step reads: all but the embedding tables, which are looked up."""
+    """Parameters that each token is multiplied with."""
+    weight_bytes: int
+    """That every step reads: all but an embedding table of its own, which is looked up."""
     head_parameters: int
     """Those of them in the output layer, which prefill applies to one token of each prompt."""
-    dtype_bytes: int
     kv_bytes_per_token: int
     attention_flops_per_token: int
     """FLOPs of attention for each token of context."""
@@ -78,9 +87,9 @@ class Cost:
 
 
 def model_of(config: ModelConfig, dtype: str) -> Model | None:
-    """None for a mixture of experts: which experts a step reads is not in its configuration."""
+    """None for what is NOT_PREDICTED. Raises ModelError for an unknown dtype."""
     needs = footprint(config, None, ["--dtype", dtype])
-    if needs is None:
+    if needs is None or config.experts is not None or config.kv_lora_rank is not None:
         return None
     dtype_bytes = 4 if dtype in {"float", "float32"} else 2
     query = config.heads * config.attention_head_dim
@@ -93,7 +102,7 @@ def model_of(config: ModelConfig, dtype: str) -> Model | None:
         layers=config.layers,
         matrix_parameters=config.layers * layer + head,
         head_parameters=head,
-        dtype_bytes=dtype_bytes,
+        weight_bytes=needs.weights_bytes - (0 if config.tied else head * dtype_bytes),
         kv_bytes_per_token=needs.kv_bytes_per_token,
         attention_flops_per_token=4 * config.layers * query,
     )
@@ -103,7 +112,7 @@ def decode(
     model: Model, rates: Rates, constants: Constants, sequences: float, context_tokens: float
 ) -> Cost:
     """One token for each of ``sequences``, which hold ``context_tokens`` together."""
-    weight_bytes = float(model.matrix_parameters * model.dtype_bytes)
+    weight_bytes = float(model.weight_bytes)
     kv_bytes = context_tokens * model.kv_bytes_per_token
     flops = 2.0 * model.matrix_parameters * sequences
     reading = weight_bytes / (constants.weight_bandwidth * rates.bytes_per_second)
@@ -119,10 +128,16 @@ def decode(
 
 
 def prefill(
-    model: Model, rates: Rates, constants: Constants, prompts: float, tokens: float
+    model: Model,
+    rates: Rates,
+    constants: Constants,
+    prompts: float,
+    tokens: float,
+    waiting: float,
 ) -> Cost:
-    """Reads ``prompts`` of ``tokens`` together in a step of their own; no CUDA graph helps."""
-    weight_bytes = float(model.matrix_parameters * model.dtype_bytes)
+    """Reads ``prompts`` of ``tokens`` together in a step of their own, for which ``waiting``
+    sequences wait; no CUDA graph helps."""
+    weight_bytes = float(model.weight_bytes)
     body = model.matrix_parameters - model.head_parameters
     flops = 2.0 * (body * tokens + model.head_parameters * prompts)
     reading = weight_bytes / (constants.weight_bandwidth * rates.bytes_per_second)
@@ -133,7 +148,8 @@ def prefill(
         gpu_seconds=gpu,
         gap_seconds=launching
         + constants.step_seconds
-        + (constants.sequence_seconds + constants.request_seconds) * prompts,
+        + constants.sequence_seconds * prompts
+        + constants.waiting_seconds * waiting,
         weight_bytes=weight_bytes,
         kv_bytes=tokens * model.kv_bytes_per_token,
         flops=flops,
@@ -141,15 +157,20 @@ def prefill(
 
 
 def chunked_prefill(
-    model: Model, rates: Rates, constants: Constants, prompts: float, tokens: float
+    model: Model,
+    rates: Rates,
+    constants: Constants,
+    prompts: float,
+    tokens: float,
+    waiting: float,
 ) -> Cost:
-    """What ``prompts`` of ``tokens`` add to decode steps that carry them along: arithmetic and the
-    requests' host time; weights are read, and kernels launched, for the decode step anyway."""
+    """What ``prompts`` of ``tokens`` add to decode steps that carry them along: arithmetic, and
+    their host time; weights are read, and kernels launched, for the decode step anyway."""
     body = model.matrix_parameters - model.head_parameters
     flops = 2.0 * (body * tokens + model.head_parameters * prompts)
     return Cost(
         gpu_seconds=flops / (constants.compute * rates.flops_per_second),
-        gap_seconds=(constants.sequence_seconds + constants.request_seconds) * prompts,
+        gap_seconds=constants.sequence_seconds * prompts + constants.waiting_seconds * waiting,
         weight_bytes=0.0,
         kv_bytes=tokens * model.kv_bytes_per_token,
         flops=flops,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 STUDY_REQUESTS = 2000
 """Requests of one measured run."""
@@ -46,8 +47,10 @@ def mean_context(workload: Workload) -> float:
     return workload.prompt_tokens + workload.output_tokens * (1 + _SQUARED_VARIATION) / 2
 
 
-def output_lengths(workload: Workload, replicas: int) -> list[int]:
-    """Output tokens of each request that one of ``replicas`` serves, in order of arrival.
+@cache
+def output_lengths(workload: Workload, replicas: int, longest_tokens: int) -> tuple[int, ...]:
+    """Output tokens of each request that one of ``replicas`` serves, in order of arrival; none
+    above ``longest_tokens``, where the engine ends an answer.
 
     Evenly spaced quantiles of the distribution, in the order of a van der Corput sequence: mixed
     like random ones, but without luck.
@@ -55,7 +58,10 @@ def output_lengths(workload: Workload, replicas: int) -> list[int]:
     count = max(1, round(workload.requests / replicas))
     order = sorted(range(count), key=_bits_reversed)
     rank_of = {request: rank for rank, request in enumerate(order)}
-    return [_length(workload, (rank_of[request] + 0.5) / count) for request in range(count)]
+    return tuple(
+        min(longest_tokens, _length(workload, (rank_of[request] + 0.5) / count))
+        for request in range(count)
+    )
 
 
 def _length(workload: Workload, quantile: float) -> int:
