@@ -23,7 +23,7 @@ import stub_engine
 from agent_process import loopback_address
 from slm_worker.engine.base import EngineCommand, ReplicaSpec
 from slm_worker.engine.causes import find_cause
-from slm_worker.gpu.base import MpsStatus
+from slm_worker.gpu.base import DeviceReading, MpsStatus
 from slm_worker.replicas.fleet import Fleet
 from slm_worker.replicas.leftovers import (
     MARKER_VARIABLE,
@@ -36,6 +36,7 @@ from slm_worker.replicas.member import Replica
 from slm_worker.replicas.planner import Settings, Target
 from slm_worker.replicas.progress import StartDeadlines
 from slm_worker.replicas.replica import EngineHost
+from slm_worker.replicas.witness import StartWitness
 from slm_worker.wire import ReplicaPhase
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux has it
@@ -69,6 +70,9 @@ class StubDevice:
 
     def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]:
         return {}
+
+    async def read(self) -> DeviceReading:
+        return DeviceReading(energy_millijoules=None, power_watts=None)
 
     async def release(self, pids: Collection[int]) -> None:
         assert all(psutil.pid_exists(pid) for pid in pids), "before they are killed"
@@ -108,6 +112,7 @@ class Rig:
             cache_dir=run_dir / "cache",
             agent_env=os.environ,
             device=self.device,
+            witness=StartWitness(self.device.read, lambda started: None),
             http=http,
             clock=time.monotonic,
         )

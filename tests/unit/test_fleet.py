@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 from slm_worker.engine.client import EngineNotAnsweringError, SleepUnsupportedError
-from slm_worker.gpu.base import MpsStatus
+from slm_worker.gpu.base import DeviceReading, MpsStatus
+from slm_worker.planning.learning import StartedReplica
 from slm_worker.replicas import lifecycle
 from slm_worker.replicas.faults import FAULTS_UNTIL_SET_APART
 from slm_worker.replicas.fleet import Fleet
@@ -20,10 +21,13 @@ from slm_worker.replicas.health import IDLE_PROBE_SECONDS
 from slm_worker.replicas.lifecycle import DRAIN_SECONDS
 from slm_worker.replicas.planner import Settings, Target
 from slm_worker.replicas.replica import EngineHost, ReplicaError
+from slm_worker.replicas.witness import StartWitness
 from slm_worker.wire import ReplicaPhase
 
 
 class FakeProcess:
+    log_tail = "INFO [gpu_model_runner.py:1] Model loading took 2.5 GiB memory and 3.1 seconds"
+
     def __init__(self) -> None:
         # above what the kernel gives, so that nobody is pinned by it
         self.pid = 2**22 + len(FakeRun.made)
@@ -112,7 +116,11 @@ class FakeDevice:
     def __init__(self) -> None:
         self.mps = MpsStatus("Running")
         self.mends = True
+        self.used_bytes = 0
         self.recovered: list[int] = []
+
+    async def read(self) -> DeviceReading:
+        return DeviceReading(None, None, memory_used_bytes=self.used_bytes)
 
     def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]:
         return {}
@@ -138,8 +146,11 @@ class Rig:
         engine = SimpleNamespace(can_sleep=can_sleep)
         self.router = FakeRouter()
         self.read: list[list[int]] = []
+        self.taught: list[StartedReplica] = []
+        witness = StartWitness(self.device.read, self.taught.append)
+        host = SimpleNamespace(engine=engine, device=self.device, witness=witness)
         self.fleet = Fleet(
-            cast(EngineHost, SimpleNamespace(engine=engine, device=self.device)),
+            cast(EngineHost, host),
             self.router,
             clock=lambda: self.now,
             wake=lambda: None,
@@ -205,6 +216,15 @@ async def test_a_ready_replica_is_routed_with_its_batch(rig: Rig) -> None:
     await breathe()
     assert await rig.step(target(1))
     assert rig.router.told == ["endpoint 0 9000 32", "admit 0"]
+
+
+async def test_a_start_tells_what_it_took_of_the_device(rig: Rig) -> None:
+    rig.device.used_bytes = 5
+    await rig.step(target(1))
+    rig.device.used_bytes = 12
+    FakeRun.made[0].readiness.set_result(None)
+    await breathe()
+    assert [(one.held_bytes, one.weights_bytes) for one in rig.taught] == [(7, 5 * 2**29)]
 
 
 async def test_a_failed_start_waits_longer_each_time(rig: Rig) -> None:

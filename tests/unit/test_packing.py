@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from published_models import MODELS
 from slm_worker import wire
-from slm_worker.engine.simulated.startup import RUNTIME_BYTES
 from slm_worker.gpu.base import DeviceIdentity
+from slm_worker.gpu.simulated.pace import RUNTIME_BYTES
 from slm_worker.planning.footprint import ModelFootprint, footprint, parse_config
 from slm_worker.planning.memory import (
     GIB,

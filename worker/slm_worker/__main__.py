@@ -32,6 +32,7 @@ from slm_worker.logs import configure_logs
 from slm_worker.model_files import read_footprint
 from slm_worker.replicas.leftovers import RUN_DIR_PREFIX, claim, end_engines, remove_files
 from slm_worker.replicas.replica import EngineHost
+from slm_worker.replicas.witness import StartWitness
 from slm_worker.routing.router import Router
 from slm_worker.server import make_app
 from slm_worker.settings import AgentSettings, SettingsError, read_settings
@@ -125,6 +126,7 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
             cache_dir=settings.cache_dir,
             agent_env=os.environ,
             device=ready.device,
+            witness=StartWitness(ready.device.read, ready.learn),
             http=http,
             clock=time.monotonic,
         )

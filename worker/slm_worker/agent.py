@@ -20,7 +20,7 @@ from slm_worker.replicas.replica import EngineHost
 from slm_worker.reporting import gpu_state
 from slm_worker.routing.router import RouterError
 from slm_worker.sampling import Sampler
-from slm_worker.sizing import packing_of, target_of
+from slm_worker.sizing import check_fits, packing_of, target_of
 from slm_worker.wire import (
     ApiError,
     GpuConfig,
@@ -114,16 +114,7 @@ class Agent:
                     f"{current.generation}: read the pack, then plan with a higher one",
                 ),
             )
-        packing = self._packing()
-        if packing is not None and plan.layout.replicas > packing.max_replicas:
-            raise PlanRefusedError(
-                422,
-                ApiError(
-                    reason="DoesNotFit",
-                    message=str(LayoutError(plan.layout, packing)),
-                    max_replicas=packing.max_replicas,
-                ),
-            )
+        self._refuse_what_does_not_fit(plan)
         log.info("plan %s", plan.model_dump_json())
         self._plan = plan
         self._settled_since_seconds = None
@@ -153,7 +144,7 @@ class Agent:
             version=self._version,
             clock_seconds=self._clock(),
             gpu=gpu_state(self._gpu, self._bring_up.device, sampler),
-            packing=self._packing(),
+            packing=self._packing(plan),
             plan=plan,
             settled=self._settled_since_seconds is not None,
             settled_since_seconds=self._settled_since_seconds,
@@ -170,13 +161,37 @@ class Agent:
         asleep = self._plan is not None and self._plan.standby == "Asleep"
         return self._fleet.cannot_sleep if asleep and self._fleet else ""
 
-    def _packing(self) -> Packing | None:
-        device = self._bring_up.device
+    def _packing(self, plan: Plan | None) -> Packing | None:
+        device, sized = self._bring_up.device, self._sized
         if device is None or not self._bring_up.model_read:
             return None
+        in_place = sized[1] if sized is not None and plan and sized[0] == plan.layout else None
         return packing_of(
-            self._bring_up.footprint, device.identity, device.mps, self._gpu.mps.fallback
+            self._bring_up.footprint,
+            device.identity,
+            device.mps,
+            self._gpu.mps.fallback,
+            reserve_bytes=self._gpu.memory_reserve_bytes,
+            plan=plan,
+            settings=in_place.settings if in_place else None,
         )
+
+    def _refuse_what_does_not_fit(self, plan: Plan) -> None:
+        """Raises PlanRefusedError."""
+        device, packing = self._bring_up.device, self._packing(plan)
+        if device is None or packing is None:
+            return
+        try:
+            check_fits(plan, packing, device.identity)
+        except LayoutError as error:
+            raise PlanRefusedError(
+                422,
+                ApiError(
+                    reason="DoesNotFit",
+                    message=str(error),
+                    max_replicas=packing.max_replicas,
+                ),
+            ) from None
 
     def _problem(self) -> Problem | None:
         """The most severe: what stops all, then the layout, the device, single replicas."""
@@ -312,6 +327,7 @@ class Agent:
                 device.identity,
                 device.mps,
                 self._gpu.mps.fallback,
+                reserve_bytes=self._gpu.memory_reserve_bytes,
             )
         except ModelError as error:
             self._layout_trouble.report(error.reason, error.message)

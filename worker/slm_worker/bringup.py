@@ -14,6 +14,7 @@ from slm_worker.engine.base import Engine
 from slm_worker.engine.factory import EngineUnusableError
 from slm_worker.gpu.base import Device, DeviceError
 from slm_worker.planning.footprint import ModelError, ModelFootprint
+from slm_worker.planning.learning import StartedReplica, learn
 from slm_worker.problems import ProblemLog
 from slm_worker.routing.router import Router, RouterError
 from slm_worker.wire import Problem
@@ -79,6 +80,11 @@ class BringUp:
         """Reads the model's size, again where it was not known yet. Raises ModelError."""
         self.footprint = await asyncio.to_thread(self._read_model)
         self.model_read = True
+
+    def learn(self, started: StartedReplica) -> None:
+        """What a start has shown corrects the sizes of the layouts to come."""
+        if self.footprint is not None:
+            self.footprint = learn(self.footprint, started)
 
     async def close(self) -> None:
         with contextlib.suppress(RouterError):

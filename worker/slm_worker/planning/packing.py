@@ -56,12 +56,14 @@ def max_replicas(
     reserve_bytes: int | None = None,
     layout: wire.Layout | None = None,
     load: wire.Load | None = None,
+    kv_cache_bytes: int | None = None,
 ) -> wire.Packing:
     """How many replicas of ``layout``'s batch fit, with the sum line by line.
 
     Zero where not even one fits. Without a footprint nothing can be said before the engine's own
     check at its start, so the answer is the wire limit. ``reserve_bytes`` is kept free; None is a
-    tenth of the device, or half of a host's memory. ``load`` gives the expected lengths.
+    tenth of the device, or half of a host's memory. ``load`` gives the expected lengths,
+    ``kv_cache_bytes`` what replicas of ``layout`` have already been given.
     """
     if footprint is None:
         return wire.Packing(
@@ -86,7 +88,7 @@ def max_replicas(
     )
     if layout is None or layout.replicas > packing.max_replicas:
         return packing
-    kv_bytes = _kv_cache_bytes(layout, footprint, device, reserve_bytes)
+    kv_bytes = kv_cache_bytes or _kv_cache_bytes(layout, footprint, device, reserve_bytes)
     length = load.prompt_tokens + load.output_tokens if load else footprint.max_model_len
     return packing.model_copy(
         update={

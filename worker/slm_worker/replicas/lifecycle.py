@@ -102,12 +102,15 @@ class Lifecycle:
 
     async def _until_ready(self, one: Replica, cores: frozenset[int] | None) -> None:
         began_seconds = self._clock()
+        witness = self._host.witness
+        used_before_bytes = await witness.memory_used_bytes()
         try:
             run = await self._launch(one, cores)
             await run.until_ready()
         except ReplicaError as error:
             await self._fail(one, error)
             return
+        await witness.ready(one.settings, run.process.log_tail, used_before_bytes)
         one.ready_at_seconds = self._clock()
         one.start_seconds = one.ready_at_seconds - began_seconds
         one.watch = ProgressWatch(one.ready_at_seconds)

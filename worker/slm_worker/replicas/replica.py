@@ -21,6 +21,7 @@ from slm_worker.replicas.leftovers import marker
 from slm_worker.replicas.planner import Settings
 from slm_worker.replicas.process import EngineProcess, engine_environment
 from slm_worker.replicas.progress import StartDeadlines, StartProgress
+from slm_worker.replicas.witness import StartWitness
 
 FIRST_COMPLETION_TIMEOUT_SECONDS = 120.0
 """The first token may wait for kernels to be compiled."""
@@ -62,6 +63,7 @@ class EngineHost:
     """Where compiled kernels are kept, over restarts of replicas and of the agent."""
     agent_env: Mapping[str, str]
     device: SharedDevice
+    witness: StartWitness
     http: aiohttp.ClientSession
     clock: Callable[[], float]
     deadlines: StartDeadlines = field(default_factory=StartDeadlines)
