@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+Figures = tuple[float, ...]
+"""Of one layout, such as throughput and power."""
 Ratios = tuple[float, ...]
-"""Measured over modelled, of one figure after the other."""
+"""Measured over modelled, of each figure."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,12 @@ class Anchors:
     ratios_at: Callable[[int, int], Ratios]
 
     def ratios(self, replicas: int, batch: float) -> Ratios:
-        """Linear in the logarithms of batch, then of replicas; beyond the outermost point its own
-        are held."""
-        below, above = _around({n for n, _ in self.points}, replicas)
-        low, high = self._of_count(below, batch), self._of_count(above, batch)
-        return _mixed(low, high, _share(below, above, replicas))
+        """Of a measured count, or beyond all of them of the outermost: linear in the logarithm of
+        the batch; beyond the outermost batch its own are held."""
+        count, _ = _around({n for n, _ in self.points}, replicas)
+        below, above = _around(self._batches(count), batch)
+        low, high = self.ratios_at(count, below), self.ratios_at(count, above)
+        return _mixed(low, high, _share(below, above, batch))
 
     def enclose(self, replicas: int, batch: float) -> bool:
         """Whether the point lies between measured ones, in batch and in replicas."""
@@ -35,13 +38,18 @@ class Anchors:
             for n in _around(counts, replicas)
         )
 
+    def between(self, replicas: int, at: Callable[[int], Figures]) -> Figures | None:
+        """Between two measured counts: what ``at`` gives for both, linear in the logarithm of the
+        count. A correction alone, carried from one to the other, made three replicas faster than
+        four, which a full KV cache had held back. None elsewhere."""
+        counts = {n for n, _ in self.points}
+        if replicas in counts or not min(counts) < replicas < max(counts):
+            return None
+        below, above = _around(counts, replicas)
+        return _mixed(at(below), at(above), _share(below, above, replicas))
+
     def _batches(self, replicas: int) -> set[int]:
         return {b for n, b in self.points if n == replicas}
-
-    def _of_count(self, replicas: int, batch: float) -> Ratios:
-        below, above = _around(self._batches(replicas), batch)
-        low, high = self.ratios_at(replicas, below), self.ratios_at(replicas, above)
-        return _mixed(low, high, _share(below, above, batch))
 
 
 def _around(known: Iterable[int], value: float) -> tuple[int, int]:

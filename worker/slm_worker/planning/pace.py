@@ -91,15 +91,20 @@ class Pace:
             raise ValueError(f"{replicas} replicas with {batch} sequences: both must be at least 1")
         found = self._kept.get((replicas, batch))
         if found is None:
-            found = self._between(replicas, batch) or self._corrected(replicas, batch)
+            found = self._corrected(replicas, batch) if self.rows else self._steady(replicas, batch)
             self._kept[replicas, batch] = found
         return found
 
     def _corrected(self, replicas: int, batch: float) -> tuple[float, float]:
-        speed, power = self._steady(replicas, batch)
-        faster, hotter = self._correction(replicas, batch)
-        watts = self.idle_watts + (power - self.idle_watts) * hotter
-        return speed * faster, min(self.max_watts, watts)
+        """By how far the model is off, in throughput and in power above idle, at measured rows."""
+        anchors = Anchors(frozenset(self.rows), self._off)
+        between = anchors.between(replicas, lambda count: self._at(count, batch))
+        if between is not None:
+            speed, watts = between
+            return speed, watts
+        (speed, watts), idle = self._steady(replicas, batch), self.idle_watts
+        faster, hotter = anchors.ratios(replicas, batch)
+        return speed * faster, min(self.max_watts, idle + (watts - idle) * hotter)
 
     def _steady(self, replicas: int, batch: float) -> tuple[float, float]:
         """By the model alone. For each decode step, as many prompts are read as sequences end."""
@@ -120,26 +125,7 @@ class Pace:
         )
         return replicas * batch / totals.seconds, power
 
-    def _correction(self, replicas: int, batch: float) -> Ratios:
-        """Measured over modelled, of throughput and of power above idle."""
-        if not self.rows:
-            return 1.0, 1.0
-        return Anchors(frozenset(self.rows), self._anchor).ratios(replicas, batch)
-
-    def _between(self, replicas: int, batch: float) -> tuple[float, float] | None:
-        """Between two measured counts: what both give with this batch, linear in the logarithm of
-        the count. A correction alone, carried from one to the other, made three replicas faster
-        than four, which a full KV cache had held back. None elsewhere."""
-        counts = {n for n, _ in self.rows}
-        below = max((n for n in counts if n < replicas), default=None)
-        above = min((n for n in counts if n > replicas), default=None)
-        if replicas in counts or below is None or above is None:
-            return None
-        share = math.log(replicas / below) / math.log(above / below)
-        low, high = self._at(below, batch), self._at(above, batch)
-        return low[0] + share * (high[0] - low[0]), low[1] + share * (high[1] - low[1])
-
-    def _anchor(self, replicas: int, batch: int) -> Ratios:
+    def _off(self, replicas: int, batch: int) -> Ratios:
         row = self.rows[replicas, batch]
         speed, watts = self._steady(replicas, batch)
         idle = self.idle_watts

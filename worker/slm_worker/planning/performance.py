@@ -8,7 +8,7 @@ GPU (:mod:`.sharing`), and what it draws meanwhile (:mod:`.power`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 from slm_worker import wire
@@ -87,7 +87,7 @@ class Predictor:
         except LayoutError as error:
             return Prediction(replicas, max_num_seqs, None, None, str(error), "predicted")
         simulated = self.simulate(replicas, max_num_seqs)
-        figures, origin = self._best(replicas, max_num_seqs, simulated.figures)
+        figures, origin = self._best(replicas, max_num_seqs)
         why = self._bound(simulated, replicas, max_num_seqs)
         return Prediction(replicas, max_num_seqs, figures, kv_bytes, why, origin)
 
@@ -138,17 +138,21 @@ class Predictor:
         running = totals.gap_seconds / totals.seconds
         return Simulated(figures, activity, replicas * totals.preemptions, running)
 
-    def _best(self, replicas: int, max_num_seqs: int, own: Figures) -> tuple[Figures, Origin]:
+    def _best(self, replicas: int, max_num_seqs: int) -> tuple[Figures, Origin]:
         rows = self._measured()
         row = rows.get((replicas, max_num_seqs))
         if row is not None:
             return Figures(row.tokens_per_second, row.watts, row.itl_seconds), "measured"
         anchors = Anchors(frozenset(rows), self._off)
         if not rows or not anchors.enclose(replicas, max_num_seqs):
-            return own, "predicted"
-        speed, power, itl = anchors.ratios(replicas, max_num_seqs)
-        between = Figures(own.tokens_per_second * speed, own.watts * power, own.itl_seconds * itl)
-        return between, "interpolated"
+            return self.simulate(replicas, max_num_seqs).figures, "predicted"
+        between = anchors.between(replicas, lambda n: astuple(self._best(n, max_num_seqs)[0]))
+        if between is not None:
+            return Figures(*between), "interpolated"
+        own = astuple(self.simulate(replicas, max_num_seqs).figures)
+        ratios = anchors.ratios(replicas, max_num_seqs)
+        corrected = (figure * ratio for figure, ratio in zip(own, ratios, strict=True))
+        return Figures(*corrected), "interpolated"
 
     def _measured(self) -> Mapping[tuple[int, int], Row]:
         """Rows of this very model, GPU, dtype, prefill and lengths."""
