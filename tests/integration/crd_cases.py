@@ -44,6 +44,8 @@ ACCEPTED = [
         spec(gpu={"mps": {"activeThreadPercentage": 100, "fallback": "TimeSlicing"}}),
         id="limits under MPS",
     ),
+    pytest.param(spec(gpu={"memoryReserve": "4Gi"}), id="memory kept free"),
+    pytest.param(spec(gpu={"memoryReserve": "0"}), id="no memory kept free"),
     pytest.param(spec(replicasPerPack=32), id="fixed count"),
     pytest.param(
         spec(replicasPerPack=2, autoscaling={"mode": "Recommend"}), id="fixed and recommend"
@@ -178,6 +180,16 @@ REFUSED = [
         spec(autoscaling={"objective": "MaxThroughput"}),
         ["spec.autoscaling.objective", 'supported values: "Balanced"'],
         id="objective that does not work yet",
+    ),
+    pytest.param(
+        spec(gpu={"memoryReserve": "4 GB"}),
+        ["spec.gpu.memoryReserve is '4 GB'", "such as 4Gi"],
+        id="no size",
+    ),
+    pytest.param(
+        spec(gpu={"memoryReserve": "-1Gi"}),
+        ["spec.gpu.memoryReserve is '-1Gi'", "such as 4Gi"],
+        id="less than nothing kept free",
     ),
     pytest.param(
         spec(gpu={"kind": "CPU", "mps": {}}),

@@ -72,7 +72,7 @@ async def test_a_model_too_large_for_the_device(new_service: NewService, tmp_pat
     said = await service.condition(
         "PackingFeasible", "False", "DoesNotFit", "0 replicas fit, 1 are wanted", "weights"
     )
-    assert "KV cache" in said.message and "use a larger GPU" in said.message
+    assert "KV cache" in said.message and "a GPU with at least" in said.message
     await service.condition("Ready", "False", "DoesNotFit", "weights")
     assert (await service.agent()).plan is None, "a plan that does not fit is not sent"
 

@@ -241,3 +241,12 @@ def test_a_condition_is_found_by_its_type() -> None:
     status = full_status()
     assert status.condition("Ready") == condition()
     assert status.condition("Calibrated") is None
+
+
+@pytest.mark.parametrize(
+    ("written", "size_bytes"),
+    [(None, None), ("0", 0), ("512", 512), ("4Gi", 4 * 2**30), ("250M", 250 * 10**6)],
+)
+def test_the_memory_kept_free_is_read_in_bytes(written: str | None, size_bytes: int | None) -> None:
+    gpu = {} if written is None else {"memoryReserve": written}
+    assert service({"gpu": gpu}).spec.gpu.memory_reserve_bytes == size_bytes

@@ -13,6 +13,8 @@ from slm_operator.decide.calibrate import fingerprint
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.pareto.window import WindowRules
+from slm_worker.planning.memory import ModelFootprint
+from slm_worker.planning.packing import max_replicas
 from slm_worker.wire import Counters, GpuHealth, PackState, Plan, Problem, ReplicaPhase
 
 RULES = WindowRules(min_seconds=5, max_seconds=10, warmup_seconds=1)
@@ -181,6 +183,25 @@ def test_what_cannot_fit_is_said_with_the_sum_and_planned_never() -> None:
     assert decision.plans == ()
     assert condition(decision, "PackingFeasible")[:2] == ("False", "DoesNotFit")
     assert "the sum" in condition(decision, "Ready")[2]
+
+
+def test_what_cannot_fit_comes_with_the_sum_line_by_line_and_what_would_make_it_fit() -> None:
+    model = ModelFootprint(
+        weights_bytes=15 * 2**30, kv_bytes_per_token=2**17, max_model_len=131_072
+    )
+    state = pack_state()
+    small = state.gpu.model_copy(update={"memory_bytes": 24 * 2**30, "kind": "NVIDIA"})
+    packing = max_replicas(model, small)
+    decision = look(service(), pack(state.model_copy(update={"gpu": small, "packing": packing})))
+    status, reason, message = condition(decision, "PackingFeasible")
+    assert (status, reason) == ("False", "DoesNotFit")
+    assert message.startswith("0 replicas fit, 1 are wanted: Of 24.0 GiB 2.4 GiB are kept free")
+    for part in ("weights 15.0 GiB (estimated)", "for one sequence of 131,072 tokens 16.0 GiB"):
+        assert part in message
+    assert message.endswith(
+        "What would make it fit: --max-model-len 29184, or a GPU with at least 38 GiB."
+    )
+    assert condition(decision, "Ready")[2] == message
 
 
 def test_a_layout_that_cannot_start_is_given_up_for_what_did_start() -> None:

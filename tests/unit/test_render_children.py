@@ -90,6 +90,12 @@ def test_the_users_variables_come_last_and_each_name_once() -> None:
     assert len(names) == len(set(names))
 
 
+def test_the_agent_is_told_how_much_memory_to_keep_free() -> None:
+    asked = {"engine": {}, "gpu": {"memoryReserve": "4Gi"}}
+    assert children.pack_config(service(asked)).gpu.memory_reserve_bytes == 4 * 2**30
+    assert children.pack_config(service()).gpu.memory_reserve_bytes is None
+
+
 def test_the_agent_is_told_how_replicas_share_the_gpu() -> None:
     asked = {"engine": {}, "gpu": {"mps": {"activeThreadPercentage": 50}}}
     told = children.pack_config(service(asked)).gpu.mps

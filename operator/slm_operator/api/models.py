@@ -20,6 +20,13 @@ PLURAL = "slmservices"
 MAX_PACKS = 64
 MAX_TOKENS = 131_072
 
+_SIZE_UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40} | {
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+}
+
 ReplicaCount = Annotated[int, Field(ge=1, le=MAX_REPLICAS_PER_PACK)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Percent = Annotated[int, Field(ge=0, le=100)]
@@ -140,9 +147,25 @@ class Gpu(ApiModel):
         ),
     ] = "nvidia.com/gpu"
     """The resource that stands for one whole NVIDIA GPU; each pack requests one of it."""
+    memory_reserve: (
+        Annotated[
+            str,
+            Field(max_length=16, json_schema_extra=rules.validations(rules.MEMORY_RESERVE)),
+        ]
+        | None
+    ) = None
+    """Memory of the device that replicas leave free, such as 4Gi. Left out: a tenth of the GPU, or
+    half of a CPU host's."""
     mps: Mps | None = None
     """How replicas share the GPU; goes with kind NVIDIA. Left out: no limit, and one replica on a
     node without MPS."""
+
+    @property
+    def memory_reserve_bytes(self) -> int | None:
+        if self.memory_reserve is None:
+            return None
+        number = self.memory_reserve.rstrip("".join(_SIZE_UNITS))
+        return int(number) * _SIZE_UNITS[self.memory_reserve[len(number) :]]
 
 
 class CalibrationSpec(ApiModel):

@@ -129,6 +129,14 @@ MPS_NEEDS_NVIDIA = _rule(
     path=".mps",
 )
 
+MEMORY_RESERVE = _rule(
+    "self.matches('^(0|[1-9][0-9]{0,11})(Ki|Mi|Gi|Ti|k|M|G|T)?$')",
+    _about(
+        "spec.gpu.memoryReserve",
+        "write a whole number of bytes, or one with Ki, Mi, Gi, Ti, k, M, G or T, such as 4Gi",
+    ),
+)
+
 REPLICA_BOUNDS = _rule(
     "self.minReplicasPerPack <= self.maxReplicasPerPack",
     _text(

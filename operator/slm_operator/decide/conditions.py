@@ -14,6 +14,8 @@ from slm_operator.api.status import Condition
 from slm_operator.decide.calibrate import Calibration, searches
 from slm_operator.decide.snapshot import Pack, Trouble
 from slm_operator.pareto.search import Measure, Settle
+from slm_worker.planning.packing import with_remedies
+from slm_worker.planning.remedies import remedies
 from slm_worker.wire import PackState, ReplicaPhase
 
 State = Literal["True", "False", "Unknown"]
@@ -116,21 +118,16 @@ def _gpu_allocated(packs: Sequence[Pack]) -> Said:
 
 def _packing_feasible(service: SLMService, packs: Sequence[Pack], calibration: Calibration) -> Said:
     kind = "PackingFeasible"
-    packings = [s.packing for s in _states(packs) if s.packing]
-    if not packings:
+    sized = [(s.packing, s.gpu) for s in _states(packs) if s.packing]
+    if not sized:
         return Said(kind, "Unknown", "ModelNotRead", "no pack has read the model's size yet")
-    packing = packings[0]
+    packing, gpu = sized[0]
     autoscaling = service.autoscaling
     least = service.spec.replicas_per_pack or autoscaling.min_replicas_per_pack
     if packing.max_replicas < least:
-        return Said(
-            kind,
-            "False",
-            "DoesNotFit",
-            f"{packing.max_replicas} replicas fit, {least} are wanted: "
-            f"{packing.message.rstrip('.')}; lower spec.engine.maxNumSeqs, --max-model-len or the "
-            "replicas, or use a larger GPU",
-        )
+        text = f"{packing.max_replicas} replicas fit, {least} are wanted: {packing.message}"
+        text = with_remedies(text, remedies(least, packing, gpu))
+        return Said(kind, "False", "DoesNotFit", text)
     if failed := calibration.memory.unstartable:
         layouts = ", ".join(f"{u.replicas} x {u.max_num_seqs}" for u in failed)
         text = f"could not be started: {layouts} ({failed[-1].why})"

@@ -55,7 +55,11 @@ def pack_config(service: SLMService) -> PackConfig:
             revision=spec.model.revision,
         ),
         engine=EngineConfig(kind=spec.engine.kind, args=spec.engine.args),
-        gpu=GpuConfig(kind=spec.gpu.kind, mps=_mps_config(spec.gpu.mps)),
+        gpu=GpuConfig(
+            kind=spec.gpu.kind,
+            memory_reserve_bytes=spec.gpu.memory_reserve_bytes,
+            mps=_mps_config(spec.gpu.mps),
+        ),
     )
 
 
