@@ -189,8 +189,30 @@ async def test_plans_that_are_stale_or_too_large_are_refused(pack: AgentProcess)
     status, error = await pack.plan(plan(6, 32))
     assert (status, error["reason"]) == (422, "DoesNotFit")
     assert 4 < error["max_replicas"] < 32
+    assert "weights 2.5 GiB" in error["message"] and "with at least" in error["message"]
     state = await pack.state()
     assert state.plan == plan(5, 1) and state.settled
+
+
+async def test_what_the_first_start_took_sizes_the_next_layout(pack: AgentProcess) -> None:
+    before = (await pack.state()).packing
+    assert before is not None and {line.source for line in before.lines} == {"estimated"}
+
+    first = await pack.settle(plan(1, 1))
+    assert first.packing is not None and first.packing.capacity is not None
+    sources = {line.what: line.source for line in first.packing.lines}
+    assert sources["CUDA context and libraries"] == "measured"
+    assert first.packing.capacity.kv_cache_bytes == first.replicas[0].kv_cache_bytes
+
+    estimated, measured = (
+        sum(line.size_bytes for line in one.lines[:-1]) for one in (before, first.packing)
+    )
+    second = await pack.settle(plan(2, 2))
+    given = second.replicas[0].kv_cache_bytes
+    assert given is not None
+    share_bytes = second.gpu.memory_bytes * 0.9 / 2
+    assert given == pytest.approx(share_bytes - measured, abs=2**20)
+    assert measured != estimated
 
 
 async def test_the_end_finishes_requests_and_leaves_nothing(pack: AgentProcess) -> None:
