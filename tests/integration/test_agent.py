@@ -24,6 +24,7 @@ from agent_process import (
     plan,
     replica,
 )
+from slm_worker.gpu.simulated.pace import RUNTIME_BYTES
 from slm_worker.wire import AGENT_PORT, ROUTER_PORT, Load, PackState, ReplicaPhase
 
 TWO_REPLICAS_TOKENS_PER_SECOND = 10_642
@@ -200,19 +201,17 @@ async def test_what_the_first_start_took_sizes_the_next_layout(pack: AgentProces
 
     first = await pack.settle(plan(1, 1))
     assert first.packing is not None and first.packing.capacity is not None
-    sources = {line.what: line.source for line in first.packing.lines}
-    assert sources["CUDA context and libraries"] == "measured"
+    lines = {line.what: line for line in first.packing.lines}
+    context = lines["CUDA context and libraries"]
+    assert (context.source, context.size_bytes) == ("measured", RUNTIME_BYTES)
     assert first.packing.capacity.kv_cache_bytes == first.replicas[0].kv_cache_bytes
 
-    estimated, measured = (
-        sum(line.size_bytes for line in one.lines[:-1]) for one in (before, first.packing)
-    )
+    fixed_bytes = sum(line.size_bytes for line in first.packing.lines[:-1])
     second = await pack.settle(plan(2, 2))
-    given = second.replicas[0].kv_cache_bytes
-    assert given is not None
     share_bytes = second.gpu.memory_bytes * 0.9 / 2
-    assert given == pytest.approx(share_bytes - measured, abs=2**20)
-    assert measured != estimated
+    given_bytes = second.replicas[0].kv_cache_bytes
+    assert given_bytes is not None
+    assert given_bytes == pytest.approx(share_bytes - fixed_bytes, abs=2**20)
 
 
 async def test_the_end_finishes_requests_and_leaves_nothing(pack: AgentProcess) -> None:
