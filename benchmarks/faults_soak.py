@@ -31,10 +31,10 @@ from benchmarks.fault_rig.belongings import (
     leftovers,
     look,
 )
-from benchmarks.fault_rig.breaking import FAULTS, most_lost, suffer
+from benchmarks.fault_rig.breaking import FAULTS, MOMENT_SECONDS, incidents, suffer
 from benchmarks.fault_rig.clock import JumpingClock
 from benchmarks.fault_rig.counting import CountingLoad, Kind
-from benchmarks.fault_rig.incidents import Account, Incident, account
+from benchmarks.fault_rig.incidents import TIME_LEAPS, Account, Incident, account
 from benchmarks.pack import MODEL_NAME, Pack, in_rotation, running, simulated
 
 NAME = "faults_soak"
@@ -173,6 +173,8 @@ class Soak:
             survivors = True
             self._clock.jump_to(step.shift_seconds)
             await self._load.until_completed(CLIENTS)
+            until = began + MOMENT_SECONDS
+            self.diary.incidents.append(Incident(JUMP, began, until, TIME_LEAPS))
         else:
             survivors = survivors and FAULTS[step.what].survives
             await self._suffer(step)
@@ -198,24 +200,19 @@ class Soak:
         at_seconds = self._load.now_seconds()
         with suppress(ProcessLookupError):
             await fault.make(self._pack, state, victim)
-        await self._pack.until(lambda now: fault.shows(state, now) or not now.settled)
+        # The pack is on its way anyway, so nothing tells when it has noticed.
+        await asyncio.sleep(MOMENT_SECONDS)
         await self._pack.until(lambda now: now.settled and now.problem is None)
         until_seconds = self._load.now_seconds()
-        self.diary.incidents.append(
-            Incident(
-                f"{name}, in a change",
-                at_seconds,
-                until_seconds,
-                fault.kinds,
-                most_lost(self._pack, fault),
-            )
+        self.diary.incidents += incidents(
+            self._pack, fault, at_seconds, until_seconds, f"{name}, in a change"
         )
 
     async def _suffer(self, step: Step) -> None:
         indices = [one.index for one in (await self._pack.state()).replicas]
         victim = indices[step.victim % len(indices)]
         suffered = await suffer(self._pack, self._load, FAULTS[step.what], victim)
-        self.diary.incidents.append(suffered.incident)
+        self.diary.incidents += suffered.incidents
 
 
 async def soak(

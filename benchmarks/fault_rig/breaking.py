@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from benchmarks.fault_rig.counting import CountingLoad, Kind
-from benchmarks.fault_rig.incidents import IN_FLIGHT, NOTHING_LEFT, ROUTER_GONE, Incident
+from benchmarks.fault_rig.incidents import (
+    IN_FLIGHT,
+    NOTHING_LEFT,
+    REFUSED,
+    ROUTER_GONE,
+    Incident,
+)
 from benchmarks.pack import Pack
 from slm_worker.gpu.simulated.faults import FaultKind, Injection
 from slm_worker.gpu.simulated.inject import inject
@@ -19,6 +25,8 @@ from slm_worker.wire import PackState, ReplicaState
 MOMENT_SECONDS = 0.5
 """How long after a SIGKILL a request may still be given to the dying process: the kernel closes
 its sockets only when it is taken down."""
+MOST_RELAYED = 3
+"""Requests at once: one of each backend of the router."""
 
 
 class Lasts(Enum):
@@ -51,7 +59,7 @@ class Fault:
 class Suffered:
     """What one fault did. ``silence_seconds``: longest time in which no client got anything."""
 
-    incident: Incident
+    incidents: tuple[Incident, ...]
     seen: PackState
     settled: PackState
     seen_after_seconds: float
@@ -75,18 +83,9 @@ async def suffer(pack: Pack, load: CountingLoad, fault: Fault, victim: int = 0) 
     settled = await pack.until(lambda state: state.settled and state.problem is None)
     settled_seconds = load.now_seconds()
     await load.until_completed(2 * load.clients)
+    until_seconds = settled_seconds if fault.lasts is Lasts.UNTIL_SETTLED else seen_seconds
     return Suffered(
-        incident=Incident(
-            what=fault.name,
-            at_seconds=at_seconds,
-            until_seconds={
-                Lasts.A_MOMENT: at_seconds + MOMENT_SECONDS,
-                Lasts.UNTIL_SEEN: seen_seconds,
-                Lasts.UNTIL_SETTLED: settled_seconds,
-            }[fault.lasts],
-            kinds=fault.kinds,
-            at_most=most_lost(pack, fault),
-        ),
+        incidents=incidents(pack, fault, at_seconds, until_seconds),
         seen=seen,
         settled=settled,
         seen_after_seconds=seen_seconds - at_seconds,
@@ -95,11 +94,22 @@ async def suffer(pack: Pack, load: CountingLoad, fault: Fault, victim: int = 0) 
     )
 
 
-def most_lost(pack: Pack, fault: Fault) -> int | None:
-    """Requests that may fail by it; None where all that was in flight may. A process that dies
-    loses its connections one after another, and each place that becomes free may be given to a
-    request that waits, as long as the process still listens."""
-    return 2 * pack.most_in_flight if fault.one_replica else None
+def incidents(
+    pack: Pack, fault: Fault, at_seconds: float, until_seconds: float, name: str = ""
+) -> tuple[Incident, ...]:
+    """What a fault explains. ``until_seconds``: when it was over, for one that lasts."""
+    name = name or fault.name
+    moment = at_seconds + MOMENT_SECONDS
+    until = moment if fault.lasts is Lasts.A_MOMENT else max(moment, until_seconds)
+    if fault.one_replica:
+        # A process that dies loses its connections one after another, and each place that becomes
+        # free may be given to a request that waits, as long as the process still listens.
+        return (Incident(name, at_seconds, until, fault.kinds, 2 * pack.most_in_flight),)
+    everything = Incident(name, at_seconds, until, fault.kinds)
+    # What the agent relays, because nobody served when it came, is answered 503 where its replica
+    # dies: nothing tells the agent how far that was with it.
+    relayed = Incident(f"{name}, relayed", at_seconds, until, REFUSED, MOST_RELAYED)
+    return everything, relayed
 
 
 def replica(state: PackState, index: int) -> ReplicaState:

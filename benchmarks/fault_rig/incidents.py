@@ -11,8 +11,14 @@ from benchmarks.fault_rig.counting import Kind, Outcome
 IN_FLIGHT = frozenset({Kind.LOST, Kind.CUT})
 """Requests that an engine had taken when it ended: nobody can tell how far it was with them, and a
 stream's reader has its beginning, so the router does not send them again."""
+REFUSED = frozenset({Kind.REFUSED})
 ROUTER_GONE = IN_FLIGHT | {Kind.UNREACHABLE}
-NOTHING_LEFT = ROUTER_GONE | {Kind.REFUSED}
+NOTHING_LEFT = ROUTER_GONE | REFUSED
+TIME_LEAPS = frozenset({Kind.LOST, Kind.CUT, Kind.REFUSED, Kind.WRONG})
+"""What may happen to requests while the wall clock jumps by more than the router's timeouts.
+HAProxy up to the autumn of 2024 takes a jump that falls between two of its polls for time that has
+passed, and every timeout is over at once (its remedy: "clock: detect and cover jumps during
+execution")."""
 
 
 @dataclass(frozen=True)
