@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from fractions import Fraction
@@ -33,6 +34,13 @@ class FakeProcess:
         self.pid = 2**22 + len(FakeRun.made)
         self.exited = asyncio.Event()
         self.ended_by: list[str] = []
+        self._killed = False
+
+    @property
+    def returncode(self) -> int | None:
+        if not self.exited.is_set():
+            return None
+        return -signal.SIGKILL if self._killed else 1
 
     async def wait(self) -> int:
         await self.exited.wait()
@@ -44,6 +52,7 @@ class FakeProcess:
 
     async def kill(self) -> None:
         self.ended_by.append("kill")
+        self._killed |= not self.exited.is_set()
         self.exited.set()
 
 
@@ -504,6 +513,21 @@ async def test_who_alone_is_suspected_again_and_again_is_set_apart(rig: Rig) -> 
     assert rig.fleet.replicas[0].failures == 0
     await rig.step(target(1))
     assert 1 not in rig.fleet.replicas, "another layout"
+
+
+async def test_whose_own_kernel_failed_is_suspected_even_if_another_ended_first(rig: Rig) -> None:
+    for _ in range(FAULTS_UNTIL_SET_APART):
+        await rig.start_all(target(2))
+        bystander, culprit = rig.fleet.replicas[0].run, rig.fleet.replicas[1].run
+        assert isinstance(bystander, FakeRun) and isinstance(culprit, FakeRun)
+        bystander.cause = ReplicaError("MpsFault", "MPS client terminated")
+        culprit.cause = ReplicaError("DeviceFault", "an illegal memory access was encountered")
+        bystander.process.exited.set()
+        culprit.process.exited.set()
+        await breathe()
+        rig.now += 60.0
+    await rig.step(target(2))
+    assert rig.phases()[1] is ReplicaPhase.SET_APART
 
 
 async def test_the_end_ends_every_process(rig: Rig) -> None:

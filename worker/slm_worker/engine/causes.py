@@ -14,6 +14,8 @@ MAX_QUOTED_ERROR_CHARACTERS = 600
 
 MPS_FAULT = "MpsFault"
 """A fatal fault in one MPS client ended this one too: the whole set has to restart."""
+DEVICE_FAULT = "DeviceFault"
+"""A kernel of its own failed: under MPS this one is the culprit, if only one says so."""
 MPS_NOT_READY = "MpsNotReady"
 """MPS takes no new client now, as it does from a fatal fault until every client is gone."""
 SLEEP_UNSUPPORTED = "SleepUnsupported"
@@ -96,7 +98,7 @@ CAUSES = (
         r"CUDA_ERROR_ASSERT",
     ),
     _cause(
-        "DeviceFault",
+        DEVICE_FAULT,
         "a kernel failed on the device; if it repeats, see the Xid errors in the node's kernel log",
         r"an illegal memory access was encountered",
         r"unspecified launch failure",

@@ -14,7 +14,7 @@ import aiohttp
 
 from slm_worker.engine.base import Engine, ReplicaSpec
 from slm_worker.engine.client import EngineClient, EngineNotAnsweringError
-from slm_worker.gpu.base import MpsStatus
+from slm_worker.gpu.base import DeviceReading, MpsStatus
 from slm_worker.measure import ProcessKey
 from slm_worker.replicas.affinity import pin
 from slm_worker.replicas.leftovers import marker
@@ -44,6 +44,7 @@ class SharedDevice(Protocol):
     @property
     def mps(self) -> MpsStatus: ...
     def engine_env(self, memory_fraction: float | None = None) -> dict[str, str]: ...
+    async def read(self) -> DeviceReading: ...
     async def release(self, pids: Collection[int]) -> None: ...
     async def recover(self) -> None: ...
 

@@ -8,12 +8,15 @@ one after another, since each has failed with a backoff.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from slm_worker.engine.causes import MPS_FAULT, MPS_NOT_READY
+from slm_worker.engine.causes import DEVICE_FAULT, MPS_FAULT, MPS_NOT_READY
+from slm_worker.gpu.base import DeviceError
 from slm_worker.replicas.faults import (
     FAULTS_UNTIL_SET_APART,
     SUSPICION_WINDOW_SECONDS,
@@ -23,7 +26,7 @@ from slm_worker.replicas.faults import (
 from slm_worker.replicas.lifecycle import Lifecycle
 from slm_worker.replicas.member import ANSWERING, Replica
 from slm_worker.replicas.planner import Target
-from slm_worker.replicas.replica import ReplicaError, SharedDevice
+from slm_worker.replicas.replica import EngineRun, ReplicaError, SharedDevice
 from slm_worker.replicas.tasks import Tasks
 from slm_worker.wire import ReplicaPhase
 
@@ -37,6 +40,13 @@ log = logging.getLogger(__name__)
 class _Exit:
     index: int
     pid: int
+    at_seconds: float
+
+
+@dataclass(frozen=True)
+class _Death:
+    index: int
+    reason: str
     at_seconds: float
 
 
@@ -58,6 +68,7 @@ class SetRestart:
         self._layout: Target | None = None
         self._history = FaultHistory(replicas=1)
         self._exits: deque[_Exit] = deque(maxlen=8)
+        self._deaths: deque[_Death] = deque(maxlen=8)
         self._cause = ""
         self._task: asyncio.Task[None] | None = None
 
@@ -96,6 +107,7 @@ class SetRestart:
 
     def died(self, one: Replica, error: ReplicaError) -> None:
         """To be called once the cause is known; begins a restart where it was a fault."""
+        self._deaths.append(_Death(one.index, error.reason, self._clock()))
         others = any(other.answering for other in self._replicas.values() if other is not one)
         if error.reason == MPS_FAULT or (
             # Refused with nobody else there, so it is no other client that it waits for.
@@ -112,8 +124,7 @@ class SetRestart:
     async def _restart(self, cause: str) -> None:
         self._cause = cause
         log.error("a fatal fault, so every replica restarts: %s", cause)
-        suspected = self._suspects()
-        self._history = self._history.with_fault(self._clock(), suspected)
+        at_seconds = self._clock()
         struck = [
             one
             for one in self._replicas.values()
@@ -124,10 +135,13 @@ class SetRestart:
         await asyncio.gather(*(self._lifecycle.eject(one) for one in struck))
         await asyncio.gather(*(self._lifecycle.end_start(one) for one in struck))
         # Also those that others are about to stop: the device comes back when the last is gone.
-        runs = [one.run for one in self._replicas.values() if one.run is not None]
-        await asyncio.gather(*(run.process.kill() for run in runs))
+        runs = {one.index: one.run for one in self._replicas.values() if one.run is not None}
+        await asyncio.gather(*(run.process.kill() for run in runs.values()))
+        suspected = await self._suspects(at_seconds, runs)
+        self._history = self._history.with_fault(at_seconds, suspected)
         await self._device.recover()
         self._exits.clear()
+        self._deaths.clear()
         error = ReplicaError(
             MPS_FAULT,
             f"a fatal fault ended every replica on the GPU, and they start again: {cause}",
@@ -140,12 +154,25 @@ class SetRestart:
             self._lifecycle.blame(one, error)
             one.phase = ReplicaPhase.FAILED
 
-    def _suspects(self) -> frozenset[int]:
+    async def _suspects(self, at_seconds: float, runs: Mapping[int, EngineRun]) -> frozenset[int]:
+        """``runs``: the processes that were still there at the fault, and are gone now.
+
+        All of them end within milliseconds, in any order; but the culprit's own words name a
+        kernel that failed, and those of the others only that their client was ended.
+        """
         by_pid = {exit.pid: exit.index for exit in self._exits}
-        by_pid |= {one.run.process.pid: one.index for one in self._replicas.values() if one.run}
-        since_seconds = self._clock() - FIRST_EXIT_SECONDS
-        recent = [exit.index for exit in self._exits if exit.at_seconds >= since_seconds]
-        return suspects(self._device.mps.suspect_pids, by_pid, recent[0] if recent else None)
+        by_pid |= {run.process.pid: index for index, run in runs.items()}
+        since_seconds = at_seconds - FIRST_EXIT_SECONDS
+        deaths = {one.index: one.reason for one in self._deaths if one.at_seconds >= since_seconds}
+        for index, run in runs.items():
+            if run.process.returncode != -signal.SIGKILL:
+                deaths[index] = (await run.death()).reason
+        culprits = [index for index, reason in deaths.items() if reason == DEVICE_FAULT]
+        first = [exit.index for exit in self._exits if exit.at_seconds >= since_seconds]
+        likely = culprits if len(culprits) == 1 else first
+        with contextlib.suppress(DeviceError):
+            await self._device.read()  # an exit may be seen before the device tells of its fault
+        return suspects(self._device.mps.suspect_pids, by_pid, likely[0] if likely else None)
 
     def _set_apart(self) -> ReplicaError:
         return ReplicaError(
