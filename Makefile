@@ -10,7 +10,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 -
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-vllm system demo test test-unit test-integration lint format bench crds lock clean
+.PHONY: help setup setup-vllm system demo test test-unit test-integration test-gpu lint format bench bench-gpu crds lock clean
 
 help: ## Show what each target does.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-unit: $(INSTALLED) ## Run the unit tests: seconds, no process started.
 test-integration: setup-vllm ## Run the integration tests alone.
 	@$(BIN)/python -m pytest tests/integration
 
+test-gpu: $(INSTALLED) ## Run the tests that need a GPU and vLLM for it; `make test` leaves them out.
+	@$(BIN)/python -m pytest tests/gpu
+
 lint: $(INSTALLED) ## Check style, types and the direction of imports.
 	@$(BIN)/ruff check --no-cache
 	@$(BIN)/ruff format --check
@@ -55,6 +58,9 @@ format: $(INSTALLED) ## Format the code.
 
 bench: $(INSTALLED) ## Run a benchmark: make bench NAME=router_overhead. Without NAME: list them.
 	@$(if $(NAME),$(BIN)/python -m benchmarks.$(NAME),$(BIN)/python -m benchmarks)
+
+bench-gpu: $(INSTALLED) ## Measure 1 to 4 replicas on this machine's GPU; without one, on stand-ins (simulated).
+	@$(BIN)/python -m benchmarks.gpu
 
 crds: $(INSTALLED) ## Generate crds/ from the API models.
 	@$(BIN)/python -m slm_operator.api.crd > crds/slmservices.serving.slm.dev.yaml

@@ -153,12 +153,14 @@ class Pack:
         rotation: int,
         mode: Literal["Concentrate", "Spread"] = "Concentrate",
         standby: Literal["Awake", "Asleep"] = "Awake",
+        max_num_seqs: int | None = None,
     ) -> None:
-        """Sends a plan; it is accepted when this returns. Raises AgentError."""
+        """Sends a plan; it is accepted when this returns. Without ``max_num_seqs`` it is the
+        kind's. Raises AgentError."""
         self._generation += 1
         plan = Plan(
             generation=self._generation,
-            layout=Layout(replicas=replicas, max_num_seqs=self._kind.max_num_seqs),
+            layout=Layout(replicas=replicas, max_num_seqs=max_num_seqs or self._kind.max_num_seqs),
             rotation=rotation,
             routing=Routing(mode=mode),
             standby=standby,

@@ -19,9 +19,13 @@ Figure = float | int | str | bool | None
 
 
 def write(
-    name: str, figures: Mapping[str, Figure], command: str, raw: Mapping[str, object] | None = None
+    name: str,
+    figures: Mapping[str, Figure],
+    command: str,
+    raw: Mapping[str, object] | None = None,
+    results: Path = RESULTS,
 ) -> Path:
-    """Print ``figures`` as a table and write them to ``benchmarks/results/NAME.json``.
+    """Print ``figures`` as a table and write them to ``NAME.json`` in ``results``.
 
     ``figures`` maps a name that ends in its unit to a value; ``command`` reproduces them. ``raw``
     is what they were computed from, for the file alone.
@@ -34,8 +38,8 @@ def write(
         table.add_row(key, _text(value))
     Console().print(table)
 
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    results.mkdir(exist_ok=True)
+    path = results / f"{name}.json"
     record = {
         "machine": machine,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,0 +1,213 @@
+"""Brings vLLM, HAProxy and this project to a machine without a network, in parts of at most 60 MiB.
+
+    python -m benchmarks.gpu.carry pack                      # here: fills .gpu-carry/
+    python3 -m benchmarks.gpu.carry unpack --into DIR        # there, after each part or all of them
+    python3 -m benchmarks.gpu.carry install --into DIR       # there, once all parts are in
+
+``unpack`` takes the parts that ``.gpu-carry/`` holds at that moment and says which are missing, so
+they may come one at a time. ``install`` prints the environment to measure with. DIR lies outside
+the checkout. This module runs with nothing but Python's standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+PARTS = ROOT / ".gpu-carry"
+PART_BYTES = 60 * 2**20
+"""Some room is left below the 64 MiB that travel at once."""
+MANIFEST = "manifest.json"
+ARCHIVE = "archive.tar"
+PYTHON_VERSION = "3.12"
+PLATFORMS = (
+    *(f"manylinux_2_{minor}_x86_64" for minor in (39, 35, 34, 31, 28, 27, 26, 24, 17, 12, 5)),
+    *("manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"),
+)
+"""pip matches each by its name, and takes no newer one for an older."""
+PROGRAM = "haproxy"
+OF_EVERY_LINUX = re.compile(r"/(ld-linux|libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+)\b")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+class CarryError(Exception):
+    """The text says what is missing or broken, and what to do."""
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+def split(archive: Path, into: Path, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:
+    """Cuts a file into parts and writes their manifest beside them."""
+    parts: list[Part] = []
+    with archive.open("rb") as file:
+        while piece := file.read(part_bytes):
+            name = f"part-{len(parts):02d}"
+            (into / name).write_bytes(piece)
+            parts.append(Part(name, len(piece), hashlib.sha256(piece).hexdigest()))
+    (into / MANIFEST).write_text(json.dumps([asdict(part) for part in parts], indent=2) + "\n")
+    return tuple(parts)
+
+
+def manifest(folder: Path) -> tuple[Part, ...]:
+    """Raises CarryError."""
+    try:
+        return tuple(Part(**part) for part in json.loads((folder / MANIFEST).read_text()))
+    except OSError as error:
+        raise CarryError(f"no {folder / MANIFEST} ({error}): run pack where a network is") from None
+
+
+def collect(parts: Sequence[Part], source: Path, into: Path) -> tuple[str, ...]:
+    """Keeps the parts that ``source`` holds and answers which are missing still.
+
+    Raises CarryError for a part that is not what was packed.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        found, kept = source / part.name, into / part.name
+        if found.exists() and not kept.exists():
+            data = found.read_bytes()
+            if hashlib.sha256(data).hexdigest() != part.sha256:
+                raise CarryError(f"{found} is not the part that was packed: bring it again")
+            kept.write_bytes(data)
+    return tuple(part.name for part in parts if not (into / part.name).exists())
+
+
+def join(parts: Sequence[Part], folder: Path, archive: Path) -> None:
+    """Puts the parts together; each is removed once it is in, so that the disk holds one copy."""
+    with archive.open("wb") as file:
+        for part in parts:
+            file.write((folder / part.name).read_bytes())
+            (folder / part.name).unlink()
+
+
+def shared_libraries(ldd_output: str) -> Iterator[Path]:
+    """What a program needs beside the C library, from what ldd prints of it."""
+    for line in ldd_output.splitlines():
+        found = re.search(r"=> (/\S+)", line)
+        if found and not OF_EVERY_LINUX.search(found[1]):
+            yield Path(found[1])
+
+
+def pack(tokenizer: Path | None) -> None:
+    """Downloads, builds, collects and splits. Raises CalledProcessError and CarryError."""
+    shutil.rmtree(PARTS, ignore_errors=True)
+    load = PARTS / "load"
+    wheels = load / "wheels"
+    wheels.mkdir(parents=True)
+    platforms = [argument for name in PLATFORMS for argument in ("--platform", name)]
+    _run(
+        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
+        *("--python-version", PYTHON_VERSION, "--implementation", "cp", *platforms),
+        *("--dest", str(wheels), "--requirement", str(REQUIREMENTS)),
+    )
+    _run(
+        *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"),
+        *("--wheel-dir", str(wheels), str(ROOT)),
+    )
+    _collect_program(load / "programs")
+    if tokenizer is not None:
+        (load / "tokenizer").mkdir()
+        for name in TOKENIZER_FILES:
+            if (tokenizer / name).exists():
+                shutil.copy(tokenizer / name, load / "tokenizer")
+    with tarfile.open(PARTS / ARCHIVE, "w") as archive:
+        archive.add(load, arcname=".")
+    shutil.rmtree(load)
+    parts = split(PARTS / ARCHIVE, PARTS)
+    (PARTS / ARCHIVE).unlink()
+    total = sum(part.size_bytes for part in parts) // 2**20
+    print(f"{len(parts)} parts, {total} MiB in {PARTS}: {' '.join(part.name for part in parts)}")
+
+
+def unpack(into: Path) -> None:
+    """Raises CarryError."""
+    parts = manifest(PARTS)
+    if (into / "wheels").exists():
+        print("unpacked already")
+        return
+    missing = collect(parts, PARTS, into / "parts")
+    if missing:
+        print(f"missing still: {' '.join(missing)}")
+        return
+    join(parts, into / "parts", into / ARCHIVE)
+    with tarfile.open(into / ARCHIVE) as archive:
+        archive.extractall(into, filter="data")
+    (into / ARCHIVE).unlink()
+    print(f"unpacked into {into}")
+
+
+def install(into: Path) -> None:
+    """Raises CalledProcessError and CarryError."""
+    wheels = sorted((into / "wheels").glob("*.whl"))
+    if not wheels:
+        raise CarryError(f"no wheels in {into}: unpack all parts first")
+    site = into / "site"
+    _run(
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"),
+        *("--no-compile", "--no-cache-dir", "--upgrade", "--target", str(site), *map(str, wheels)),
+    )
+    # The program finds its libraries beside it, and nobody else does: they are of another system.
+    programs = into / "programs"
+    wrapper = programs / "bin" / PROGRAM
+    wrapper.parent.mkdir(exist_ok=True)
+    wrapper.write_text(
+        f'#!/bin/sh\nLD_LIBRARY_PATH={programs / "lib"} exec {programs / PROGRAM} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    print(f"export PYTHONPATH={ROOT}:{ROOT}/worker:{ROOT}/operator:{site}")
+    print(f"export PATH={wrapper.parent}:{site}/bin:$PATH")
+
+
+def _collect_program(into: Path) -> None:
+    (into / "lib").mkdir(parents=True)
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise CarryError(f"{PROGRAM} is not installed here: run make setup")
+    shutil.copy(program, into / PROGRAM)
+    listed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True)
+    for library in shared_libraries(listed.stdout):
+        shutil.copy(library, into / "lib")
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    packing = verbs.add_parser("pack")
+    packing.add_argument("--tokenizer", type=Path, help="folder with a tokenizer to take along")
+    for verb in ("unpack", "install"):
+        verbs.add_parser(verb).add_argument("--into", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        match arguments.verb:
+            case "pack":
+                pack(arguments.tokenizer)
+            case "unpack":
+                unpack(arguments.into)
+            case _:
+                install(arguments.into)
+    except CarryError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
