@@ -110,6 +110,11 @@ class Pack:
         self._process = GuardedProcess(command, self._folder, log, environment)
 
     @property
+    def model_name(self) -> str:
+        """The name that clients send."""
+        return self._kind.config.model.name
+
+    @property
     def most_in_flight(self) -> int:
         """Requests that one replica has at the most."""
         return max_in_flight(self._kind.max_num_seqs)

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gpu.vllm_standin import write_program
+from slm_worker.gpu.mps_control import CONTROL
 from slm_worker.gpu.simulated.client import SOCKET_VARIABLE
 from slm_worker.planning.catalogue import gpus
 
@@ -25,9 +27,45 @@ START_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 5.0
 
 
+@dataclass(frozen=True)
+class StandIns:
+    """``environment`` is what lets an agent find them."""
+
+    environment: Mapping[str, str]
+    script: Path
+    """Of the driver's library; tests/fixtures/nvml says what may stand in it."""
+
+    def hang_driver(self, hangs: bool) -> None:
+        """From now on no call of NVML returns, or they do again."""
+        lines = [line for line in self.script.read_text().splitlines() if line != "hang 1"]
+        fresh = self.script.with_name("script.new")
+        fresh.write_text("\n".join([*lines, *(["hang 1"] if hangs else [])]) + "\n")
+        fresh.replace(self.script)
+
+    def fault_mps(self, reason: str) -> None:
+        """A fatal fault: the daemon ends every client, and names ``reason`` in its server's log.
+
+        Raises CalledProcessError where no daemon runs.
+        """
+        settings = Path(self.environment["MPS_STANDIN"])
+        pipe = Path(settings.with_name(f"{settings.name}.pipe").read_text())
+        directories = {
+            "CUDA_MPS_PIPE_DIRECTORY": str(pipe),
+            "CUDA_MPS_LOG_DIRECTORY": str(pipe.parent / "log"),
+        }
+        program = shutil.which(CONTROL, path=self.environment["PATH"]) or CONTROL
+        subprocess.run(
+            [program],
+            input=f"standin-fault {reason}\n".encode(),
+            env={**os.environ, **self.environment, **directories},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+
+
 @asynccontextmanager
-async def stand_ins(gpu: str = GPU, start_seconds: float = 0.0) -> AsyncIterator[dict[str, str]]:
-    """The environment in which an agent finds them. Needs a C compiler.
+async def stand_ins(gpu: str = GPU, start_seconds: float = 0.0) -> AsyncIterator[StandIns]:
+    """A machine with one GPU, played. Needs a C compiler.
 
     Raises CalledProcessError where the library does not compile, TimeoutError where the simulated
     GPU does not start.
@@ -45,13 +83,14 @@ async def stand_ins(gpu: str = GPU, start_seconds: float = 0.0) -> AsyncIterator
         )
         try:
             await _until_there(socket, state)
-            yield {
+            environment = {
                 "LD_LIBRARY_PATH": str(_build_library(folder)),
                 "SLM_TEST_NVML": str(script),
                 "SLM_TEST_NVML_STATE": str(state),
                 "MPS_STANDIN": str(folder / "mps.json"),
                 "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             }
+            yield StandIns(environment, script)
         finally:
             await _end(daemon)
 

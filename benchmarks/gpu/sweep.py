@@ -189,8 +189,8 @@ async def sweep(settings: Settings, into: Path, tokenizer: Path | None, command:
     if work.missing():
         if settings.simulated:
             async with (
-                stand_ins() as environment,
-                pack_on_gpu(settings.model, into / "model", environment) as pack,
+                stand_ins() as played,
+                pack_on_gpu(settings.model, into / "model", played.environment) as pack,
             ):
                 await work.run(pack)
         else:

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from pathlib import Path
 
 import pynvml
 import pytest
+
+TOKENIZER_VARIABLE = "SLM_GPU_TOKENIZER"
+"""Environment variable with the folder of the tokenizer that vLLM loads."""
 
 
 def missing() -> list[str]:
@@ -19,6 +24,8 @@ def missing() -> list[str]:
         )
         if shutil.which(program) is None
     ]
+    if TOKENIZER_VARIABLE not in os.environ:
+        lacks.append(f"{TOKENIZER_VARIABLE} is not set: name a folder with a tokenizer.json")
     try:
         pynvml.nvmlInit()
         if not pynvml.nvmlDeviceGetCount():
@@ -31,6 +38,12 @@ def missing() -> list[str]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Ends the run at once, with everything that is missing, instead of failing test by test."""
-    lacks = missing() if items else []
+    here = Path(__file__).parent
+    lacks = missing() if any(here in item.path.parents for item in items) else []
     if lacks:
         raise pytest.UsageError("tests/gpu cannot run here: " + "; ".join(lacks))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Path:
+    return Path(os.environ[TOKENIZER_VARIABLE])

@@ -22,15 +22,12 @@ from slm_worker.gpu.mps_control import CONTROL, DRIVER_PROGRAMS
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(590)]
 
 MODEL = "qwen2.5-0.5b"
-TOKENIZER_VARIABLE = "SLM_GPU_TOKENIZER"
-"""Environment variable with the folder of the tokenizer that vLLM loads."""
 MOMENT_SECONDS = 2.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pack]:
+async def pack(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> AsyncIterator[Pack]:
     """Two settled replicas."""
-    tokenizer = Path(os.environ[TOKENIZER_VARIABLE])
     folder = tmp_path_factory.mktemp("model")
     async with pack_on_gpu(MODEL, folder, {}, tokenizer) as running:
         await running.settle(replicas=2, rotation=2)

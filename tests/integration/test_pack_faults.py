@@ -21,8 +21,10 @@ import pytest_asyncio
 from benchmarks.fault_rig.breaking import FAULTS, MOMENT_SECONDS, Fault, suffer
 from benchmarks.fault_rig.clock import JumpingClock
 from benchmarks.fault_rig.counting import CountingLoad
-from benchmarks.fault_rig.incidents import TIME_LEAPS, Incident, account
-from benchmarks.pack import MODEL_NAME, Pack, running, simulated
+from benchmarks.fault_rig.incidents import IN_FLIGHT, TIME_LEAPS, Incident, account
+from benchmarks.gpu.stand_ins import StandIns, stand_ins
+from benchmarks.gpu.sweep import pack_on_gpu
+from benchmarks.pack import Pack, running, simulated
 from slm_worker.wire import ROUTER_PORT, PackState
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -39,7 +41,11 @@ DAY_SECONDS = 86_400
 async def load_on(pack: Pack) -> AsyncIterator[CountingLoad]:
     """Running, with all replicas at work."""
     load = CountingLoad(
-        url=pack.url, model_name=MODEL_NAME, clients=CLIENTS, output_tokens=16, rng=random.Random(0)
+        url=pack.url,
+        model_name=pack.model_name,
+        clients=CLIENTS,
+        output_tokens=16,
+        rng=random.Random(0),
     )
     async with load.running():
         await load.until_completed(3 * CLIENTS)
@@ -153,6 +159,66 @@ async def jump(clock: JumpingClock, shift_seconds: int, load: CountingLoad) -> I
     return Incident("clock jump", at_seconds, at_seconds + MOMENT_SECONDS, TIME_LEAPS)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def played() -> AsyncIterator[StandIns]:
+    async with stand_ins() as machine:
+        yield machine
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def on_nvidia(
+    played: StandIns, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Pack]:
+    """Two settled replicas by the agent's code for NVIDIA GPUs, over stand-ins for the driver's
+    library, MPS and vLLM."""
+    folder = tmp_path_factory.mktemp("model")
+    async with pack_on_gpu("opt-1.3b", folder, played.environment) as pack:
+        await pack.plan(2, 2, max_num_seqs=4)
+        await pack.until(lambda state: state.settled)
+        yield pack
+
+
+async def test_a_driver_that_hangs_is_seen_and_costs_nothing(
+    on_nvidia: Pack, played: StandIns
+) -> None:
+    before = await on_nvidia.state()
+    async with load_on(on_nvidia) as load:
+        at_seconds = load.now_seconds()
+        played.hang_driver(True)
+        seen = await on_nvidia.until(lambda state: state.gpu.health.state == "Unresponsive")
+        played.hang_driver(False)
+        await on_nvidia.until(lambda state: state.problem is None and state.settled)
+        assert load.longest_silence_seconds(at_seconds) <= SURVIVING_SET_SECONDS
+    assert seen.problem is not None and seen.gpu.power_watts is None
+    assert load.failures == []
+    assert processes(await on_nvidia.state()) == processes(before)
+
+
+async def test_a_fatal_fault_of_the_mps_daemon_restarts_the_set_and_names_the_cause(
+    on_nvidia: Pack, played: StandIns
+) -> None:
+    cause = "GPU memory access fault"
+    async with load_on(on_nvidia) as load:
+        at_seconds = load.now_seconds()
+        played.fault_mps(cause)
+        await on_nvidia.until(lambda state: told(state, cause))
+        await on_nvidia.until(lambda state: state.settled and state.problem is None)
+        until_seconds = load.now_seconds()
+        await load.until_completed(2 * CLIENTS)
+    faulted = Incident("MPS fault", at_seconds, until_seconds, IN_FLIGHT)
+    assert account(load.failures, [faulted]).unexplained == ()
+    after = await on_nvidia.state()
+    assert after.gpu.mps_faults == 1
+    assert [replica.starts for replica in after.replicas] == [2, 2]
+
+
+def told(state: PackState, cause: str) -> bool:
+    """Whether the pack's problem, a replica's or the GPU's message names ``cause``."""
+    problems = [state.problem, *(replica.problem for replica in state.replicas)]
+    messages = [problem.message for problem in problems if problem is not None]
+    return any(cause in message for message in [*messages, state.gpu.mps_message])
+
+
 def family(pack: Pack) -> list[psutil.Process]:
     agent = pack.agent()
     return [agent, *agent.children(recursive=True)]
@@ -171,7 +237,7 @@ def never_reading(pack: Pack, output_tokens: int) -> Iterator[None]:
     """A stream that somebody asked for, with hardly any room to receive it."""
     body = json.dumps(
         {
-            "model": MODEL_NAME,
+            "model": pack.model_name,
             "prompt": [1000],
             "max_tokens": output_tokens,
             "ignore_eos": True,
