@@ -1,0 +1,103 @@
+"""The commands that look at services in a cluster."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from slm_operator.api.models import SLMService
+from slm_operator.cli import lookup, tables
+from slm_operator.cli.terminal import (
+    KubeconfigOption,
+    NamespaceOption,
+    Output,
+    OutputOption,
+    console,
+    fail,
+    print_json,
+    say,
+)
+from slm_operator.cluster.kube import Object
+
+
+def get(
+    name: Annotated[str | None, typer.Argument(help="An SLMService. Default: all.")] = None,
+    namespace: NamespaceOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Shows services, or one of them with its conditions and decisions."""
+    where = namespace or lookup.default_namespace(kubeconfig)
+    try:
+        if name is not None:
+            obj = lookup.run(kubeconfig, lambda kube: lookup.service(kube, where, name))
+            return _show_one(obj, output)
+        objects = lookup.run(kubeconfig, lambda kube: lookup.services(kube, where))
+    except lookup.LookupFailedError as error:
+        fail(str(error))
+    if output is Output.JSON:
+        return print_json({"items": objects})
+    if not objects:
+        return say(f"no SLMService in namespace {where}")
+    now = datetime.now(UTC)
+    rows = [(_read(o), tables.age(o["metadata"]["creationTimestamp"], now)) for o in objects]
+    return console().print(tables.services_table(rows))
+
+
+def points(
+    name: Annotated[str, typer.Argument(help="An SLMService.")],
+    namespace: NamespaceOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Shows every measured point of a service, the frontier, and why one was chosen."""
+    where = namespace or lookup.default_namespace(kubeconfig)
+    try:
+        obj = lookup.run(kubeconfig, lambda kube: lookup.service(kube, where, name))
+    except lookup.LookupFailedError as error:
+        fail(str(error))
+    service = _read(obj)
+    status, now = service.status, tables.measuring(service.status)
+    if not status.frontier:
+        fail(f"no point of {name} has been measured yet: {now or tables.standing(service)}")
+    if output is Output.JSON:
+        stored = obj["status"]
+        return print_json(
+            {
+                "name": name,
+                "namespace": where,
+                "simulated": any(p.simulated for p in status.frontier),
+                "calibration": stored.get("calibration"),
+                "recommendedReplicasPerPack": stored.get("recommendedReplicasPerPack"),
+                "points": stored["frontier"],
+            }
+        )
+    shown = console()
+    shown.print(tables.points_table(status.frontier))
+    shown.print()
+    shown.print(tables.frontier(status.frontier))
+    shown.print()
+    shown.print(tables.reasons(status.frontier))
+    shown.print()
+    return shown.print(now or tables.standing(service))
+
+
+def _show_one(obj: Object, output: Output) -> None:
+    if output is Output.JSON:
+        return print_json(obj)
+    return console().print(tables.details(_read(obj)))
+
+
+def _read(obj: Object) -> SLMService:
+    try:
+        return SLMService.from_object(obj)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        fail(
+            f"SLMService {obj['metadata']['name']} does not fit this slmctl ({field}: "
+            f"{first['msg']}): use the slmctl of the operator's release"
+        )

@@ -1,0 +1,52 @@
+"""What slmctl's commands share: options, and the ways in which they answer and refuse."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+
+class Output(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace", "-n", help="Namespace. Default: that of the kubeconfig's current context."
+    ),
+]
+KubeconfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="Kubeconfig file. Default: KUBECONFIG, as for kubectl."
+    ),
+]
+OutputOption = Annotated[
+    Output,
+    typer.Option("--output", "-o", help="json prints one document on stdout and nothing else."),
+]
+
+
+def console() -> Console:
+    return Console(highlight=False)
+
+
+def print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2))
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def fail(message: str) -> NoReturn:
+    say(f"slmctl: {message}")
+    raise typer.Exit(1)
