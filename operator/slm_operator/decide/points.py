@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from slm_operator.api.status import FrontierPoint, OperatingPointStatus
-from slm_operator.pareto.choice import Verdict, choose, walk_verdicts
+from slm_operator.pareto.choice import Verdict, choose
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.reasons import walk_rulings
+from slm_operator.pareto.rulings import Rule, Ruling
 from slm_operator.pareto.search import Measure, SearchSpace, Settle
 
 POINTS_KEPT = 64
 """As many as the status may hold; a search of 32 replicas takes fewer."""
-OUTSIDE = "measured for another range of replicas or another batch than today's"
+OUTSIDE = Ruling(
+    Rule.OUTSIDE_SPACE, "measured for another range of replicas or another batch than today's"
+)
 
 
 def read(frontier: Iterable[FrontierPoint]) -> tuple[OperatingPoint, ...]:
@@ -47,7 +51,7 @@ def frontier(
         else choose(points, space.objective if space else Objective())
     )
     verdicts = {v.point.probe: v for v in choice.verdicts}
-    told = walk_verdicts(step.walked, space.objective) if isinstance(step, Settle) and space else {}
+    told = walk_rulings(step.walked, space.objective) if isinstance(step, Settle) and space else {}
     newest = sorted(points, key=lambda p: p.measured_at)[-POINTS_KEPT:]
     return tuple(
         _frontier_point(p, verdicts.get(p.probe), settled, told.get(p.probe, OUTSIDE))
@@ -90,10 +94,10 @@ def seconds(duration: str | None) -> float | None:
 
 
 def _frontier_point(
-    point: OperatingPoint, verdict: Verdict | None, settled: bool, otherwise: str
+    point: OperatingPoint, verdict: Verdict | None, settled: bool, otherwise: Ruling
 ) -> FrontierPoint:
     energy = point.joules_per_output_token
-    why = otherwise
+    why = otherwise.text
     if verdict is not None:
         why = verdict.why if settled or not verdict.chosen else f"best so far: {verdict.why}"
     return FrontierPoint(

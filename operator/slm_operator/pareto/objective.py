@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from slm_operator.pareto.points import OperatingPoint
+from slm_operator.pareto.rulings import Quantity, Rule, Ruling, ruling
 
 ObjectiveKind = Literal["Balanced", "MaxThroughput", "MinEnergyPerToken"]
 
@@ -39,18 +40,24 @@ class Limits:
     itl_p99_seconds: float | None = None
     power_watts: float | None = None
 
-    def broken_by(self, point: OperatingPoint) -> str | None:
+    def broken_by(self, point: OperatingPoint) -> Ruling | None:
         """The first limit that ``point`` breaks, with both numbers."""
-        for name, value, limit in (
-            ("TTFT p95", point.ttft_p95_seconds, self.ttft_p95_seconds),
-            ("ITL p95", point.itl_p95_seconds, self.itl_p95_seconds),
-            ("ITL p99", point.itl_p99_seconds, self.itl_p99_seconds),
+        for name, quantity, limit_seconds in (
+            ("TTFT p95", Quantity.TTFT_P95_MILLISECONDS, self.ttft_p95_seconds),
+            ("ITL p95", Quantity.ITL_P95_MILLISECONDS, self.itl_p95_seconds),
+            ("ITL p99", Quantity.ITL_P99_MILLISECONDS, self.itl_p99_seconds),
         ):
-            if value is not None and limit is not None and value > limit:
-                return f"{name} {value * 1000:,.1f} ms exceeds the limit of {limit * 1000:,.1f} ms"
+            value = quantity.of(point)
+            if value is None or limit_seconds is None:
+                continue
+            limit = limit_seconds * 1000
+            if value > limit:
+                text = f"{name} {value:,.1f} ms exceeds the limit of {limit:,.1f} ms"
+                return ruling(Rule.LIMIT_BROKEN, quantity, point, limit, text)
         power, budget = point.power_watts, self.power_watts
         if power is not None and budget is not None and power > budget:
-            return f"{power:,.0f} W exceeds the power budget of {budget:,.0f} W"
+            text = f"{power:,.0f} W exceeds the power budget of {budget:,.0f} W"
+            return ruling(Rule.LIMIT_BROKEN, Quantity.POWER_WATTS, point, budget, text)
         return None
 
 

@@ -18,15 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slm_operator.pareto.choice import (
-    Choice,
-    choose,
-    costs_too_much,
-    worth_adding,
-)
+from slm_operator.pareto.choice import Choice, choose
 from slm_operator.pareto.noise import compared
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.rulings import Rule
+from slm_operator.pareto.worth import costs_too_much, worth_adding
 
 LARGER_BATCH = 512
 """One replica at 256 or 512 sequences is the baseline that packing has to beat: the published
@@ -54,6 +51,7 @@ class Measure:
     probe: Probe
     phase: str
     """Searching (by rotation) or Confirming (committed layouts)."""
+    rule: Rule
     why: str
 
 
@@ -75,7 +73,8 @@ def next_step(space: SearchSpace, points: Iterable[OperatingPoint]) -> Measure |
     for replicas in range(space.min_replicas, top + 1):
         probe = Probe(top, replicas, space.max_num_seqs)
         if probe not in known:
-            return Measure(probe, "Searching", f"how much do {replicas} in rotation serve?")
+            why = f"how much do {replicas} in rotation serve?"
+            return Measure(probe, "Searching", Rule.NEXT_IN_ROTATION, why)
         walked.append(known[probe])
         if not _last_step_worth(walked, space.objective):
             break
@@ -84,7 +83,7 @@ def next_step(space: SearchSpace, points: Iterable[OperatingPoint]) -> Measure |
     larger = Probe(1, 1, LARGER_BATCH)
     if _inside(space, larger) and larger not in known and not _fails(space, larger):
         why = f"does one replica gain from a batch of {LARGER_BATCH}?"
-        return Measure(larger, "Confirming", why)
+        return Measure(larger, "Confirming", Rule.LARGER_BATCH, why)
 
     missing = _missing_commitment(space, known, proposed.probe.replicas)
     if missing is not None:
@@ -93,7 +92,8 @@ def next_step(space: SearchSpace, points: Iterable[OperatingPoint]) -> Measure |
     choice = choose(committed, space.objective, note=_beyond(walked, space.objective))
     plain = Probe(1, 1, space.max_num_seqs)
     if choice.chosen.probe == larger and plain not in known and not _fails(space, plain):
-        return Measure(plain, "Confirming", "is the larger batch worth its latency?")
+        why = "is the larger batch worth its latency?"
+        return Measure(plain, "Confirming", Rule.SMALLER_BATCH, why)
     return Settle(choice, tuple(walked))
 
 
@@ -117,12 +117,11 @@ def _missing_commitment(
         own = Probe(replicas, replicas, space.max_num_seqs)
         here = best.get(replicas)
         if here is None and not _fails(space, own):
-            why = (
-                "the proposed count with all memory divided among its replicas"
-                if above is None
-                else "do fewer replicas serve as much with all memory divided among them?"
-            )
-            return Measure(own, "Confirming", why)
+            if above is None:
+                why = "the proposed count with all memory divided among its replicas"
+                return Measure(own, "Confirming", Rule.OWN_LAYOUT, why)
+            why = "do fewer replicas serve as much with all memory divided among them?"
+            return Measure(own, "Confirming", Rule.FEWER_IN_OWN_LAYOUT, why)
         if here is None:
             continue
         affordable = above is not None and not costs_too_much(above, committed, space.objective)
@@ -132,7 +131,8 @@ def _missing_commitment(
     if not committed:
         # Nothing starts alone; the layout of the walk does.
         top = _largest_startable(space)
-        return Measure(Probe(top, top, space.max_num_seqs), "Confirming", "what does start")
+        own = Probe(top, top, space.max_num_seqs)
+        return Measure(own, "Confirming", Rule.WHAT_STARTS, "what does start")
     return None
 
 

@@ -1,0 +1,164 @@
+"""Why a point won or lost: the rule, the two numbers that it compared, and the sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from slm_operator.pareto.noise import (
+    compared,
+    energy_noise,
+    gain,
+    significantly_more,
+    significantly_thriftier,
+    throughput_noise,
+)
+from slm_operator.pareto.objective import Objective
+from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.rulings import Quantity, Rule, Ruling, ruling
+from slm_operator.pareto.worth import (
+    joules,
+    needed_tokens_per_second,
+    required_ratio,
+    thriftiest,
+    worth_adding,
+)
+
+
+def won(
+    chosen: OperatingPoint,
+    allowed: Sequence[OperatingPoint],
+    objective: Objective,
+    throughput_only: bool,
+    sentence: str,
+) -> Ruling:
+    """By which rule ``chosen`` won against the rest of ``allowed``, the points that keep all
+    limits."""
+    rivals = [p for p in allowed if p is not chosen]
+    if not rivals:
+        return Ruling(Rule.ONLY_POINT, sentence)
+    if objective.kind == "MinEnergyPerToken" and not throughput_only:
+        rival = thriftiest(rivals)
+        least = joules(chosen) <= joules(rival)
+        return ruling(
+            Rule.LEAST_ENERGY if least else Rule.FEWER_WITHIN_NOISE,
+            Quantity.MICROJOULES_PER_OUTPUT_TOKEN,
+            chosen,
+            joules(rival) * 1e6,
+            sentence,
+        )
+    size = (chosen.probe.replicas, chosen.probe.max_num_seqs)
+    beaten = [
+        p
+        for p in rivals
+        if (p.probe.replicas, p.probe.max_num_seqs) < size and worth_adding(p, chosen, objective)
+    ]
+    if beaten:
+        needed = max(needed_tokens_per_second(p, chosen, objective) for p in beaten)
+        rule = Rule.STEP_WORTH_IT
+    else:
+        needed = max(p.output_tokens_per_second for p in rivals)
+        rule = Rule.FEWER_SUFFICE
+    return ruling(rule, Quantity.OUTPUT_TOKENS_PER_SECOND, chosen, needed, sentence)
+
+
+def lost(chosen: OperatingPoint, point: OperatingPoint, objective: Objective) -> Ruling:
+    """Why ``point``, which breaks no limit, lost against ``chosen``."""
+    if objective.kind == "MinEnergyPerToken" and significantly_thriftier(point, chosen):
+        text = (
+            f"{joules(point):.4f} J/token is {joules(point) / joules(chosen) - 1:.1%} above the "
+            f"{joules(chosen):.4f} of {chosen.probe}"
+        )
+        return _by_energy(Rule.MORE_ENERGY, chosen, point, text)
+    if significantly_more(point, chosen):
+        text = (
+            f"{chosen.probe} serves {chosen.output_tokens_per_second:,.0f} tok/s, "
+            f"{compared(point, chosen)} its {point.output_tokens_per_second:,.0f}"
+        )
+        needed = chosen.output_tokens_per_second
+        return ruling(Rule.LESS_THROUGHPUT, Quantity.OUTPUT_TOKENS_PER_SECOND, point, needed, text)
+    return _not_worth(chosen, point, objective)
+
+
+def walk_rulings(walked: Sequence[OperatingPoint], objective: Objective) -> dict[Probe, Ruling]:
+    """What each step by rotation said, for points that took no part in the choice."""
+    first = "the walk's first step, with the memory of a larger layout"
+    told = {p.probe: Ruling(Rule.WALK_BEGAN, first) for p in walked[:1]}
+    for fewer, more in pairwise(walked):
+        if worth_adding(fewer, more, objective):
+            text = f"a step of the walk by rotation: {compared(fewer, more)} the step before"
+            needed = needed_tokens_per_second(fewer, more, objective)
+            told[more.probe] = ruling(
+                Rule.WALK_WENT_ON, Quantity.OUTPUT_TOKENS_PER_SECOND, more, needed, text
+            )
+        else:
+            end = _not_worth(fewer, more, objective)
+            text = f"the walk stopped here: {end.text}"
+            told[more.probe] = Ruling(Rule.WALK_STOPPED, text, end.comparison)
+    return told
+
+
+def knee_sentence(
+    chosen: OperatingPoint, among: Sequence[OperatingPoint], throughput_only: bool, note: str
+) -> str:
+    figures = f"{chosen.output_tokens_per_second:,.0f} output tok/s"
+    energy = chosen.joules_per_output_token
+    if energy is not None and chosen.power_watts is not None:
+        figures += f" at {chosen.power_watts:,.0f} W ({energy:.4f} J/token)"
+    text = f"{chosen.probe} is Pareto-optimal: {figures}"
+    more = [p for p in among if p.probe.replicas > chosen.probe.replicas]
+    fewer = [p for p in among if p.probe.replicas < chosen.probe.replicas]
+    if fewer:
+        best = max(fewer, key=lambda p: p.output_tokens_per_second)
+        text += (
+            f", {compared(best, chosen)} {best.probe} ({best.output_tokens_per_second:,.0f} tok/s)"
+        )
+    if more:
+        rival = max(more, key=lambda p: p.output_tokens_per_second)
+        text += f"; {rival.probe} would change throughput by {gain(chosen, rival):+.1%}"
+        rival_energy = rival.joules_per_output_token
+        if not throughput_only and energy and rival_energy:
+            text += f" and energy per token by {rival_energy / energy - 1:+.1%}"
+    if note:
+        text += f"; {note}"
+    if throughput_only:
+        text += "; power is unknown here, so throughput alone decided"
+    return text
+
+
+def _not_worth(chosen: OperatingPoint, point: OperatingPoint, objective: Objective) -> Ruling:
+    text = (
+        f"{point.output_tokens_per_second:,.0f} tok/s is {compared(chosen, point)} the "
+        f"{chosen.output_tokens_per_second:,.0f} of {chosen.probe}"
+    )
+    required = required_ratio(chosen, point, objective) - 1
+    if required > 0 and gain(chosen, point) < required:
+        return ruling(
+            Rule.GAIN_TOO_SMALL,
+            Quantity.OUTPUT_TOKENS_PER_SECOND,
+            point,
+            needed_tokens_per_second(chosen, point, objective),
+            f"{text}; {required:.1%} more is needed, by minThroughputGainPercent "
+            f"{objective.min_throughput_gain:.0%} a replica",
+        )
+    if significantly_thriftier(point, chosen):
+        text += f", at {joules(point) / joules(chosen) - 1:.1%} more energy per token"
+        return _by_energy(Rule.MORE_ENERGY, chosen, point, text)
+    if not significantly_more(chosen, point):
+        noise = throughput_noise(chosen, point)
+        return ruling(
+            Rule.GAIN_WITHIN_NOISE,
+            Quantity.OUTPUT_TOKENS_PER_SECOND,
+            point,
+            chosen.output_tokens_per_second + noise,
+            f"{text}, within the noise of {noise:,.0f} tok/s",
+        )
+    text += (
+        f"; its {joules(point):.4f} J/token is within the noise of "
+        f"{energy_noise(chosen, point):.1%} or above {joules(chosen):.4f}"
+    )
+    return _by_energy(Rule.ENERGY_NOT_LESS, chosen, point, text)
+
+
+def _by_energy(rule: Rule, chosen: OperatingPoint, point: OperatingPoint, text: str) -> Ruling:
+    return ruling(rule, Quantity.MICROJOULES_PER_OUTPUT_TOKEN, point, joules(chosen) * 1e6, text)

@@ -1,0 +1,116 @@
+"""What decides: the rules by name, and what one of them said of a point.
+
+docs/explaining.md tells each rule in words; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from slm_operator.pareto.points import OperatingPoint
+
+
+class Rule(StrEnum):
+    """The closed vocabulary of decisions: what made a point win, what made it lose, and why one is
+    measured next."""
+
+    # It won.
+    ONLY_POINT = "OnlyPoint"
+    STEP_WORTH_IT = "StepWorthIt"
+    FEWER_SUFFICE = "FewerSuffice"
+    LEAST_ENERGY = "LeastEnergy"
+    FEWER_WITHIN_NOISE = "FewerWithinNoise"
+
+    # It lost.
+    LIMIT_BROKEN = "LimitBroken"
+    ENERGY_ABOVE_LIMIT = "EnergyAboveLimit"
+    LESS_THROUGHPUT = "LessThroughput"
+    GAIN_TOO_SMALL = "GainTooSmall"
+    GAIN_WITHIN_NOISE = "GainWithinNoise"
+    MORE_ENERGY = "MoreEnergy"
+    ENERGY_NOT_LESS = "EnergyNotLess"
+
+    # It took no part in the choice.
+    WALK_BEGAN = "WalkBegan"
+    WALK_WENT_ON = "WalkWentOn"
+    WALK_STOPPED = "WalkStopped"
+    OUTSIDE_SPACE = "OutsideSpace"
+
+    # It is measured next.
+    NEXT_IN_ROTATION = "NextInRotation"
+    LARGER_BATCH = "LargerBatch"
+    OWN_LAYOUT = "OwnLayout"
+    FEWER_IN_OWN_LAYOUT = "FewerInOwnLayout"
+    SMALLER_BATCH = "SmallerBatch"
+    WHAT_STARTS = "WhatStarts"
+
+    # It cannot be had.
+    LAYOUT_FAILED = "LayoutFailed"
+
+
+class Quantity(StrEnum):
+    """What a rule compares, named as the API names it, with the unit that it is told in there."""
+
+    OUTPUT_TOKENS_PER_SECOND = "outputTokensPerSecond"
+    MICROJOULES_PER_OUTPUT_TOKEN = "microjoulesPerOutputToken"  # noqa: S105 - not a secret
+    POWER_WATTS = "powerWatts"
+    TTFT_P95_MILLISECONDS = "ttftP95Milliseconds"
+    ITL_P95_MILLISECONDS = "itlP95Milliseconds"
+    ITL_P99_MILLISECONDS = "itlP99Milliseconds"
+
+    def of(self, point: OperatingPoint) -> float | None:
+        """This quantity of ``point``, in its unit; None where it is unknown."""
+        energy = point.joules_per_output_token
+        match self:
+            case Quantity.OUTPUT_TOKENS_PER_SECOND:
+                return point.output_tokens_per_second
+            case Quantity.MICROJOULES_PER_OUTPUT_TOKEN:
+                return None if energy is None else energy * 1e6
+            case Quantity.POWER_WATTS:
+                return point.power_watts
+            case Quantity.TTFT_P95_MILLISECONDS:
+                return _milliseconds(point.ttft_p95_seconds)
+            case Quantity.ITL_P95_MILLISECONDS:
+                return _milliseconds(point.itl_p95_seconds)
+            case Quantity.ITL_P99_MILLISECONDS:
+                return _milliseconds(point.itl_p99_seconds)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The two numbers that a rule held against each other, in the quantity's unit."""
+
+    quantity: Quantity
+    value: float
+    """The point's own."""
+    bound: float
+    """What it was held against: a limit, or what another point made necessary."""
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What a rule said of one point."""
+
+    rule: Rule
+    text: str
+    """In words, with both numbers."""
+    comparison: Comparison | None = None
+    """None where the rule compares nothing, as when a point is the only one, or where one of its
+    numbers is unknown."""
+
+
+def ruling(
+    rule: Rule, quantity: Quantity, point: OperatingPoint, bound: float, text: str
+) -> Ruling:
+    """A ruling on ``point``; ``bound`` in the unit of ``quantity``. Where one of the two numbers is
+    unknown nothing was compared."""
+    value = quantity.of(point)
+    if value is None or not math.isfinite(bound):
+        return Ruling(rule, text)
+    return Ruling(rule, text, Comparison(quantity, value, bound))
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000

@@ -1,0 +1,227 @@
+"""Each rule by a case in which it decides, and the two numbers that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import h100, point
+from slm_operator.pareto.choice import candidates, judge
+from slm_operator.pareto.objective import NO_LIMITS, Limits, Objective, ObjectiveKind
+from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.reasons import walk_rulings
+from slm_operator.pareto.rulings import Comparison, Quantity, Rule, Ruling
+from slm_operator.pareto.search import LARGER_BATCH, Measure, SearchSpace, next_step
+
+TOKENS = Quantity.OUTPUT_TOKENS_PER_SECOND
+ENERGY = Quantity.MICROJOULES_PER_OUTPUT_TOKEN
+
+
+@dataclass(frozen=True)
+class Case:
+    """Measured points, and what is said of the last of them."""
+
+    rule: Rule
+    points: tuple[OperatingPoint, ...]
+    comparison: tuple[Quantity, float, float] | None
+    objective: ObjectiveKind = "Balanced"
+    limits: Limits = NO_LIMITS
+
+
+CASES = [
+    Case(Rule.ONLY_POINT, (point(1, 1000, 100),), None),
+    Case(
+        Rule.ONLY_POINT,
+        (point(2, 1500, 150), point(1, 1000, 100)),
+        None,
+        limits=Limits(power_watts=120),
+    ),
+    Case(Rule.STEP_WORTH_IT, (point(1, 1000, 100), point(2, 1500, 150)), (TOKENS, 1500, 1030)),
+    Case(
+        Rule.STEP_WORTH_IT,
+        (point(1, 1000, 100), point(1, 1200, 120, max_num_seqs=512)),
+        (TOKENS, 1200, 1000),
+    ),
+    Case(Rule.FEWER_SUFFICE, (point(2, 1010, 101), point(1, 1000, 100)), (TOKENS, 1000, 1010)),
+    Case(
+        Rule.LEAST_ENERGY,
+        (point(1, 1000, 110), point(2, 1000, 100)),
+        (ENERGY, 100_000, 110_000),
+        "MinEnergyPerToken",
+    ),
+    Case(
+        Rule.FEWER_WITHIN_NOISE,
+        (point(2, 1000, 99.5), point(1, 1000, 100)),
+        (ENERGY, 100_000, 99_500),
+        "MinEnergyPerToken",
+    ),
+    Case(
+        Rule.LIMIT_BROKEN,
+        (point(1, 1000, 100), point(2, 1500, 150)),
+        (Quantity.POWER_WATTS, 150, 120),
+        limits=Limits(power_watts=120),
+    ),
+    Case(
+        Rule.LIMIT_BROKEN,
+        (point(1, 1000, 100),),
+        (Quantity.ITL_P95_MILLISECONDS, 37, 30),
+        limits=Limits(itl_p95_seconds=0.030),
+    ),
+    Case(
+        Rule.LIMIT_BROKEN,
+        (point(1, 1000, 100),),
+        (Quantity.TTFT_P95_MILLISECONDS, 350, 200),
+        limits=Limits(ttft_p95_seconds=0.200),
+    ),
+    Case(
+        Rule.ENERGY_ABOVE_LIMIT,
+        (point(1, 1000, 100), point(2, 1200, 132)),
+        (ENERGY, 110_000, 105_000),
+    ),
+    Case(Rule.LESS_THROUGHPUT, (point(2, 1500, 150), point(1, 1000, 100)), (TOKENS, 1000, 1500)),
+    Case(Rule.GAIN_TOO_SMALL, (point(1, 1000, 100), point(2, 1020, 102)), (TOKENS, 1020, 1030)),
+    Case(
+        Rule.GAIN_WITHIN_NOISE,
+        (point(1, 1000, 100, confidence=40), point(2, 1035, 103.5, confidence=30)),
+        (TOKENS, 1035, 1050),
+    ),
+    Case(
+        Rule.MORE_ENERGY,
+        (point(1, 1000, 100, confidence=10), point(2, 1005, 104)),
+        (ENERGY, 104 / 1005 * 1e6, 100_000),
+        "MaxThroughput",
+    ),
+    Case(
+        Rule.MORE_ENERGY,
+        (point(1, 1000, 100), point(2, 1500, 180)),
+        (ENERGY, 120_000, 100_000),
+        "MinEnergyPerToken",
+    ),
+    Case(
+        Rule.ENERGY_NOT_LESS,
+        (point(1, 1000, 100), point(2, 1500, 150.5)),
+        (ENERGY, 150.5 / 1500 * 1e6, 100_000),
+        "MinEnergyPerToken",
+    ),
+]
+
+
+def said_of(case: Case, one: OperatingPoint) -> Ruling:
+    found = judge(case.points, Objective(case.objective), case.limits)
+    (ruling,) = [v.ruling for v in found.verdicts if v.point is one]
+    return ruling
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.rule.value)
+def test_the_rule_that_decides_is_named_with_both_of_its_numbers(case: Case) -> None:
+    ruling = said_of(case, case.points[-1])
+    assert ruling.rule is case.rule, ruling.text
+    if case.comparison is None:
+        assert ruling.comparison is None
+    else:
+        quantity, value, bound = case.comparison
+        assert ruling.comparison is not None
+        assert ruling.comparison.quantity is quantity
+        assert (ruling.comparison.value, ruling.comparison.bound) == pytest.approx((value, bound))
+
+
+def test_the_walk_tells_how_it_began_went_on_and_stopped() -> None:
+    walked = [h100(Probe(4, n, 256)) for n in (1, 2, 3)]
+    rulings = walk_rulings(walked, Objective())
+    assert [rulings[p.probe].rule for p in walked] == [
+        Rule.WALK_BEGAN,
+        Rule.WALK_WENT_ON,
+        Rule.WALK_STOPPED,
+    ]
+    assert rulings[walked[1].probe].comparison == Comparison(TOKENS, 10641.9, 7886.7 * 1.03)
+    assert rulings[walked[2].probe].comparison == Comparison(TOKENS, 10660.0, 10641.9 * 1.03)
+
+
+def steps(space: SearchSpace, curve: Callable[[Probe], OperatingPoint]) -> list[Rule]:
+    points: tuple[OperatingPoint, ...] = ()
+    rules = []
+    while isinstance(step := next_step(space, points), Measure):
+        rules.append(step.rule)
+        points = (*points, curve(step.probe))
+    return rules
+
+
+def space(**changes: bool | frozenset[tuple[int, int]]) -> SearchSpace:
+    values = {"batch_is_free": True, "objective": Objective()} | changes
+    return SearchSpace(1, 3, 256, **values)  # type: ignore[arg-type]
+
+
+def flat(probe: Probe) -> OperatingPoint:
+    """Only the larger batch helps."""
+    larger = probe.max_num_seqs == LARGER_BATCH
+    return point(
+        probe.replicas,
+        1200 if larger else 1000,
+        120 if larger else 100,
+        layout=probe.layout_replicas,
+        max_num_seqs=probe.max_num_seqs,
+    )
+
+
+def test_each_step_of_the_search_names_its_rule() -> None:
+    walk = [Rule.NEXT_IN_ROTATION] * 3
+    assert steps(space(), h100) == [*walk, Rule.LARGER_BATCH, Rule.OWN_LAYOUT]
+    with_a_fixed_batch = steps(space(batch_is_free=False), h100)
+    assert with_a_fixed_batch == [*walk, Rule.OWN_LAYOUT, Rule.FEWER_IN_OWN_LAYOUT]
+    assert steps(space(), flat)[2:] == [Rule.LARGER_BATCH, Rule.SMALLER_BATCH]
+    nothing_alone = frozenset({(1, 256), (1, LARGER_BATCH)})
+    assert steps(space(unstartable=nothing_alone), flat)[2:] == [Rule.WHAT_STARTS]
+
+
+curves = st.lists(
+    st.tuples(
+        st.floats(1, 1e5),
+        st.none() | st.floats(1, 1000),
+        st.floats(0, 0.2),
+        st.sampled_from([64, 256, 512]),
+    ),
+    min_size=1,
+    max_size=8,
+).map(
+    lambda rows: [
+        point(i + 1, tokens, watts, confidence=tokens * share, max_num_seqs=batch)
+        for i, (tokens, watts, share, batch) in enumerate(rows)
+    ]
+)
+objectives = st.builds(
+    Objective,
+    kind=st.sampled_from(["Balanced", "MaxThroughput", "MinEnergyPerToken"]),
+    min_throughput_gain=st.floats(0, 0.5),
+    max_energy_increase=st.floats(0, 0.5),
+)
+limits = st.builds(
+    Limits,
+    itl_p95_seconds=st.none() | st.floats(0.01, 0.1),
+    power_watts=st.none() | st.floats(1, 1000),
+)
+MUST_REACH = {Rule.LESS_THROUGHPUT, Rule.GAIN_TOO_SMALL, Rule.GAIN_WITHIN_NOISE}
+MUST_NOT_PASS = {Rule.LIMIT_BROKEN, Rule.ENERGY_ABOVE_LIMIT, Rule.MORE_ENERGY}
+
+
+@given(curves, objectives, limits)
+def test_a_rulings_numbers_are_those_of_its_point_and_on_the_side_that_it_says(
+    points: list[OperatingPoint], objective: Objective, limits: Limits
+) -> None:
+    found = judge(points, objective, limits)
+    assert [v.point for v in found.verdicts] == candidates(points)
+    for verdict in found.verdicts:
+        rule, comparison = verdict.ruling.rule, verdict.ruling.comparison
+        if comparison is None:
+            continue
+        assert comparison.value == comparison.quantity.of(verdict.point)
+        if rule in MUST_REACH:
+            assert comparison.value <= comparison.bound
+        if rule in MUST_NOT_PASS:
+            assert comparison.value >= comparison.bound
+        if rule is Rule.STEP_WORTH_IT:
+            assert verdict.chosen
+            assert comparison.value >= comparison.bound
