@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,12 @@ def test_counters_never_fall(samples: list[dict[int, int | None]]) -> None:
         grown = zip(before.itl.cumulative, after.itl.cumulative, strict=False)
         assert all(new >= old for old, new in grown)
         before = after
+
+
+def test_time_at_lowered_clocks_is_counted_by_cause() -> None:
+    meter = Meter()
+    meter.record(replace(moment(10), throttled=True))
+    hot = meter.record(replace(moment(12), throttled=True, power_capped=True))
+    assert (hot.throttled_seconds, hot.power_capped_seconds) == (2.0, 2.0)
+    cool = meter.record(moment(15))
+    assert (cool.throttled_seconds, cool.power_capped_seconds) == (2.0, 2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,14 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import steady
-from slm_operator.pareto.window import (
-    Measurement,
-    Measuring,
-    Sample,
-    WindowRules,
-    evaluate,
-    quantile,
-)
+from slm_operator.pareto.confidence import quantile
+from slm_operator.pareto.window import Measurement, Measuring, Sample, WindowRules, evaluate
 from slm_worker.wire import Histogram
 
 RULES = WindowRules(min_seconds=30, max_seconds=120, warmup_seconds=5)
@@ -36,11 +31,7 @@ def pending(samples: list[Sample]) -> Measuring:
 
 
 def changed(sample: Sample, **counters: object) -> Sample:
-    return Sample(
-        sample.agent_id,
-        sample.settled_since_seconds,
-        sample.counters.model_copy(update=counters),
-    )
+    return replace(sample, counters=sample.counters.model_copy(update=counters))
 
 
 def test_a_steady_saturated_window_gives_throughput_power_and_latency() -> None:
@@ -103,6 +94,72 @@ def test_a_gap_in_saturation_restarts_the_window_behind_it() -> None:
     ]
     assert measured(lagging).saturated_fraction > 0.99
     assert pending(lagging[:30]).reason == "Measuring"
+
+
+def batch_of(running: int, samples: list[Sample]) -> list[Sample]:
+    """So many sequences run, and one completes each second."""
+    return [
+        replace(changed(s, requests_completed=i), running=running) for i, s in enumerate(samples)
+    ]
+
+
+def test_a_window_begins_once_the_first_batch_has_been_replaced() -> None:
+    samples = batch_of(20, steady(60))
+    waiting = pending(samples[:20])
+    assert (waiting.reason, waiting.elapsed_seconds) == ("WarmingUp", 0.0)
+    assert waiting.message == "19 of the 20 sequences that began together have been replaced"
+    assert measured(samples[:51]).window_seconds == pytest.approx(30.0)
+    assert pending(samples[:50]).elapsed_seconds == pytest.approx(29.0)
+
+
+def test_after_a_pause_the_batch_is_a_new_one() -> None:
+    samples = batch_of(10, steady(60))
+    paused = [
+        changed(s, saturated_seconds=max(0.0, s.counters.saturated_seconds - 4)) if i > 30 else s
+        for i, s in enumerate(samples)
+    ]
+    assert pending(paused[:38]).message.startswith("6 of the 10 sequences")
+    assert pending(paused).elapsed_seconds == pytest.approx(19.0)
+
+
+def test_of_an_agent_that_does_not_tell_what_runs_the_time_alone_is_the_warm_up() -> None:
+    assert measured(batch_of(0, steady(40))).window_seconds == pytest.approx(40.0)
+
+
+def hot(samples: list[Sample], after: float, seconds: float) -> list[Sample]:
+    return [
+        changed(s, throttled_seconds=min(seconds, max(0.0, i - after)))
+        for i, s in enumerate(samples)
+    ]
+
+
+def test_a_gpu_that_heat_holds_down_is_measured_only_once_that_has_passed() -> None:
+    result = pending(hot(steady(40), after=20, seconds=4))
+    assert result.reason == "Throttled"
+    assert "for 13% of the last 30 s, 5% are allowed" in result.message
+    assert measured(hot(steady(54), after=20, seconds=4)).window_seconds == pytest.approx(30.0)
+
+
+def test_a_moment_of_lower_clocks_spoils_no_window() -> None:
+    assert measured(hot(steady(40), after=20, seconds=1))
+
+
+def test_a_gpu_at_its_power_limit_is_measured_and_the_window_says_so() -> None:
+    samples = [changed(s, power_capped_seconds=i / 2) for i, s in enumerate(steady(40))]
+    assert measured(samples).power_capped_fraction == pytest.approx(0.5)
+
+
+def test_a_window_knows_the_lengths_of_its_requests() -> None:
+    samples = [
+        changed(s, requests_completed=4 * i, prompt_tokens=600 * i)
+        for i, s in enumerate(steady(40, 1000.0))
+    ]
+    result = measured(samples)
+    assert (result.prompt_tokens, result.output_tokens) == (150.0, 250.0)
+    assert measured(steady(40)).output_tokens is None
+    # Prompts are counted when they are read, and so are their requests.
+    began = [changed(s, ttft=Histogram(count=6 * i)) for i, s in enumerate(samples)]
+    assert measured(began).prompt_tokens == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize(

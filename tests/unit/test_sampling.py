@@ -104,6 +104,30 @@ async def test_a_device_that_raises_is_unresponsive_and_ends_no_sampling() -> No
     assert sampler.counters.energy_millijoules is None
 
 
+@pytest.mark.parametrize(
+    ("reason", "throttled", "capped"),
+    [
+        ("SwPowerCap", 0.0, 1.0),
+        ("HwThermalSlowdown", 1.0, 0.0),
+        ("HwPowerBrakeSlowdown", 1.0, 0.0),
+        ("ApplicationsClocksSetting", 0.0, 0.0),
+    ],
+)
+async def test_the_power_limit_is_told_apart_from_heat(
+    reason: str, throttled: float, capped: float
+) -> None:
+    times = iter((100.0, 101.0))
+    device = FakeDevice(DeviceReading(5, 300.0, throttle_reasons=(reason,)))
+    sampler = Sampler(
+        device, QuietRouter(), running=lambda: (), starts=lambda: 0, clock=lambda: next(times)
+    )
+    await sampler.sample()
+    await sampler.sample()
+    assert sampler.counters is not None
+    assert sampler.counters.throttled_seconds == throttled
+    assert sampler.counters.power_capped_seconds == capped
+
+
 def test_before_the_first_sample_nothing_is_known_of_the_reading() -> None:
     told = gpu_state(CONFIG, FakeDevice(DeviceReading(5, 300.0)), None)
     assert (told.power_watts, told.energy_source) == (None, "Unknown")

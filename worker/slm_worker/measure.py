@@ -35,6 +35,10 @@ class Moment:
     router_queue: int
     energy_millijoules: int | None
     replica_starts: int
+    throttled: bool = False
+    """Heat, the board or its supply holds the clocks down."""
+    power_capped: bool = False
+    """The power limit does."""
 
 
 @dataclass
@@ -66,6 +70,9 @@ class Meter:
         self._missed_samples = 0
         self._saturated_seconds = 0.0
         self._saturated_since_seconds: float | None = None
+        self._throttled_seconds = 0.0
+        self._power_capped_seconds = 0.0
+        self._last_at_seconds: float | None = None
 
     def record(self, moment: Moment) -> Counters:
         last: dict[ProcessKey, EngineSample] = {}
@@ -80,6 +87,7 @@ class Meter:
         if any(one.in_rotation and one.sample is None for one in moment.engines.values()):
             self._missed_samples += 1
         self._add_saturated(moment)
+        self._add_throttled(moment)
         return Counters(
             sampled_at_seconds=moment.at_seconds,
             output_tokens=self._sums.output_tokens,
@@ -88,6 +96,8 @@ class Meter:
             preemptions=self._sums.preemptions,
             energy_millijoules=self._energy(moment.energy_millijoules),
             saturated_seconds=self._saturated_seconds,
+            throttled_seconds=self._throttled_seconds,
+            power_capped_seconds=self._power_capped_seconds,
             replica_starts=moment.replica_starts,
             missed_samples=self._missed_samples,
             ttft=self._sums.ttft,
@@ -101,6 +111,14 @@ class Meter:
         if self._saturated_since_seconds is not None:
             self._saturated_seconds += moment.at_seconds - self._saturated_since_seconds
         self._saturated_since_seconds = moment.at_seconds
+
+    def _add_throttled(self, moment: Moment) -> None:
+        """A reading stands for the time since the one before."""
+        if self._last_at_seconds is not None:
+            passed_seconds = moment.at_seconds - self._last_at_seconds
+            self._throttled_seconds += passed_seconds * moment.throttled
+            self._power_capped_seconds += passed_seconds * moment.power_capped
+        self._last_at_seconds = moment.at_seconds
 
     def _energy(self, device_millijoules: int | None) -> int | None:
         """Since the first reading; a reading that is missing now has no sum now."""

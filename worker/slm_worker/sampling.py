@@ -10,6 +10,7 @@ from typing import Protocol
 from slm_worker.engine.client import EngineNotAnsweringError
 from slm_worker.engine.metrics import EngineSample
 from slm_worker.gpu.base import DeviceError, DeviceReading
+from slm_worker.gpu.throttling import POWER_CAP, SLOWDOWNS
 from slm_worker.measure import EngineReading, Meter, Moment
 from slm_worker.problems import ProblemLog
 from slm_worker.replicas.member import Replica
@@ -95,7 +96,15 @@ class Sampler:
             self.reading = reading
             self.router_queue = queued
             self.counters = self._meter.record(
-                Moment(now_seconds, engines, queued, reading.energy_millijoules, self._starts())
+                Moment(
+                    now_seconds,
+                    engines,
+                    queued,
+                    reading.energy_millijoules,
+                    self._starts(),
+                    throttled=not SLOWDOWNS.isdisjoint(reading.throttle_reasons),
+                    power_capped=POWER_CAP in reading.throttle_reasons,
+                )
             )
 
     async def _read_device(self) -> DeviceReading:

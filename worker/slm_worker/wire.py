@@ -283,6 +283,10 @@ class Counters(Report):
     """From the device's own counter; None where nobody can measure it."""
     saturated_seconds: float = 0.0
     """Time during which every replica in rotation was full with requests waiting."""
+    throttled_seconds: float = 0.0
+    """Time during which heat, the board or its supply held the clocks down."""
+    power_capped_seconds: float = 0.0
+    """Time during which the power limit held them down."""
     replica_starts: int = 0
     """How many engine processes were started; a change inside a window spoils it."""
     missed_samples: int = 0

@@ -35,6 +35,8 @@ WINDOW_REASONS = {
     "CounterReset": "the agent restarted and counts from zero, so the window starts anew",
     "ReplicaRestarted": "a replica was started inside the window, so it starts anew",
     "MetricsMissing": "a replica in rotation did not answer a sample, so the window starts anew",
+    "Throttled": "heat, the board or its supply holds the clocks down, and what a GPU serves "
+    "meanwhile is less than it can: see to the node's cooling and power",
 }
 """Stable texts for what breaks a window; the changing numbers stay in the log."""
 SEVERITY = ("Healthy", "Degraded", "Unresponsive", "Lost")

@@ -1,27 +1,19 @@
 """From cumulative counters to a measurement: which stretch of samples is a valid window.
 
 A window is valid when no counter was reset and no replica was (re)started in it, every sample was
-answered, every replica in rotation was full with requests waiting throughout, and it is long
-enough for its confidence interval. Anything else is no measurement, and says why.
+answered, every replica in rotation was full with requests waiting throughout, its sequences were
+of mixed ages, nothing but the power limit held the clocks down, and it is long enough for its
+confidence interval. Anything else is no measurement, and says why.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, stdev
 
-from slm_worker.wire import Counters, Histogram
-
-T_QUANTILES = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160),
-    *(2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056),
-    *(2.052, 2.048, 2.045, 2.042),
-)
-"""97.5 % quantiles of Student's t for 1 to 30 degrees of freedom (any statistics textbook)."""
-
+from slm_operator.pareto.confidence import half_width, mean_lengths, quantile
+from slm_worker.wire import Counters
 
 MIN_POWER_SHARE = 0.8
 """Part of a window that energy readings have to span to stand for it."""
@@ -35,12 +27,22 @@ class WindowRules:
     max_seconds: float = 120.0
     """After this a noisy window is taken with the confidence that it has."""
     warmup_seconds: float = 6.0
-    """Discarded after the pack has settled: batches fill, caches warm, clocks rise."""
+    """Discarded after the pack has settled: caches warm, clocks rise. It lasts until as many
+    requests have completed as ran at once: a batch that was filled in one go is all young
+    sequences, whose short contexts serve up to half as much again (recorded: OPT-1.3B, 4 x 256)."""
     interval_width: float = 0.03
     """Widest confidence interval (full width, as a share of the mean) that ends a window early."""
     min_saturated: float = 0.95
     """A finished sequence is replaced between two samples now and then; more is missing load."""
+    max_throttled: float = 0.05
+    """Share of the time in which heat or the board may hold the clocks down: one sample of many,
+    when the load begins, changes no mean."""
     batches: int = 10
+
+    @property
+    def pause_seconds(self) -> float:
+        """Without load for longer at a stretch, a batch drains, and what follows is a new start."""
+        return (1 - self.min_saturated) * self.min_seconds
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Sample:
     agent_id: str
     settled_since_seconds: float
     counters: Counters
+    running: int = 0
+    """Sequences in the batches of the replicas in rotation."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,11 @@ class Measurement:
     itl_p95_seconds: float | None
     window_seconds: float
     saturated_fraction: float
+    prompt_tokens: float | None
+    """Mean of the requests that were served; None when none was completed."""
+    output_tokens: float | None
+    power_capped_fraction: float
+    """Share of the window in which the power limit held the clocks down."""
 
 
 def evaluate(samples: Sequence[Sample], rules: WindowRules) -> Measuring | Measurement:
@@ -78,33 +87,39 @@ def evaluate(samples: Sequence[Sample], rules: WindowRules) -> Measuring | Measu
         return Measuring("Settling", "the pack is not yet what is to be measured", 0.0)
     stretch, broken = _unbroken(samples)
     warm_from = stretch[-1].settled_since_seconds + rules.warmup_seconds
-    warm = [s.counters for s in stretch if s.counters.sampled_at_seconds >= warm_from]
-    window = _from_first_saturated(warm)
-    if len(window) < 2:
-        if len(warm) >= 2 and _seconds(warm) >= rules.min_seconds:
+    warm = [s for s in stretch if s.counters.sampled_at_seconds >= warm_from]
+    full = _since_saturated(stretch, rules.pause_seconds)
+    if not full:
+        if len(warm) >= 2 and _seconds(_counted(warm)) >= rules.min_seconds:
             return Measuring(
                 "NotSaturated",
-                f"no moment of the last {_seconds(warm):.0f} s had every replica in rotation full "
-                "with requests waiting: only a saturated window measures capacity",
+                f"in the last {_seconds(_counted(warm)):.0f} s the replicas in rotation were not "
+                "full with requests waiting: only a saturated window measures capacity",
                 0.0,
             )
         return broken or Measuring("WarmingUp", "batches are filling up", 0.0)
+    mixed = _since_turnover(full)
+    if isinstance(mixed, Measuring):
+        return broken if broken and len(full) < 2 else mixed
+    window = [s.counters for s in mixed if s.counters.sampled_at_seconds >= warm_from]
+    if len(window) < 2:
+        return broken or Measuring("WarmingUp", "batches are filling up", 0.0)
+    return _judge(window, rules)
+
+
+def _judge(window: Sequence[Counters], rules: WindowRules) -> Measuring | Measurement:
     elapsed = _seconds(window)
     if elapsed < rules.min_seconds:
         return Measuring("Measuring", f"{elapsed:.0f} of {rules.min_seconds:.0f} s", elapsed)
-    saturated = (window[-1].saturated_seconds - window[0].saturated_seconds) / elapsed
-    if saturated < rules.min_saturated:
-        recent = _from_first_saturated([c for c in window if _age(window, c) <= rules.min_seconds])
-        saturated = _saturated_fraction(recent)
-        if saturated < rules.min_saturated or _seconds(recent) < 0.9 * rules.min_seconds:
-            return Measuring(
-                "NotSaturated",
-                f"{saturated:.0%} of the last {_seconds(recent):.0f} s were saturated, "
-                f"{rules.min_saturated:.0%} are needed: only a saturated window measures capacity",
-                elapsed,
-            )
+    if _spoiled(window, rules):
+        recent = [c for c in window if _age(window, c) <= rules.min_seconds]
+        spoiled = _spoiled(recent, rules)
+        if spoiled is not None:
+            return spoiled
+        if _seconds(recent) < 0.9 * rules.min_seconds:
+            return Measuring("Measuring", "polls came too rarely", _seconds(recent))
         window, elapsed = recent, _seconds(recent)
-    measurement = _measure(window, elapsed, saturated, rules.batches)
+    measurement = _measure(window, elapsed, rules.batches)
     width = 2 * measurement.confidence_tokens_per_second
     if width > rules.interval_width * measurement.output_tokens_per_second and (
         elapsed < rules.max_seconds
@@ -119,26 +134,27 @@ def evaluate(samples: Sequence[Sample], rules: WindowRules) -> Measuring | Measu
     return measurement
 
 
-def quantile(before: Histogram, after: Histogram, share: float) -> float | None:
-    """The ``share`` quantile in seconds of what was observed between two cumulative histograms.
-
-    Linear inside a bucket, as Prometheus does; an observation above the last bound counts as that
-    bound. None when nothing was observed.
-    """
-    total = after.count - before.count
-    if total <= 0 or not after.bounds_seconds:
-        return None
-    earlier = before.cumulative or (0,) * len(after.cumulative)
-    rank = share * total
-    low_bound, low_count = 0.0, 0
-    for bound, now, then in zip(after.bounds_seconds, after.cumulative, earlier, strict=True):
-        count = now - then
-        if count >= rank:
-            inside = count - low_count
-            part = (rank - low_count) / inside if inside else 1.0
-            return low_bound + (bound - low_bound) * part
-        low_bound, low_count = bound, count
-    return low_bound
+def _spoiled(window: Sequence[Counters], rules: WindowRules) -> Measuring | None:
+    """What keeps ``window`` from standing for the pack's capacity."""
+    elapsed = _seconds(window)
+    saturated = _saturated_fraction(window)
+    if saturated < rules.min_saturated:
+        return Measuring(
+            "NotSaturated",
+            f"{saturated:.0%} of the last {elapsed:.0f} s were saturated, "
+            f"{rules.min_saturated:.0%} are needed: only a saturated window measures capacity",
+            elapsed,
+        )
+    throttled = (window[-1].throttled_seconds - window[0].throttled_seconds) / elapsed
+    if throttled > rules.max_throttled:
+        return Measuring(
+            "Throttled",
+            f"heat or the board held the clocks down for {throttled:.0%} of the last "
+            f"{elapsed:.0f} s, {rules.max_throttled:.0%} are allowed: see to the node's cooling "
+            "and power",
+            elapsed,
+        )
+    return None
 
 
 def _unbroken(samples: Sequence[Sample]) -> tuple[list[Sample], Measuring | None]:
@@ -162,11 +178,38 @@ def _break_between(old: Sample, new: Sample) -> Measuring | None:
     return None
 
 
-def _from_first_saturated(counters: Sequence[Counters]) -> list[Counters]:
-    for index, (old, new) in enumerate(pairwise(counters)):
-        if _saturated_fraction((old, new)) >= 0.99:
-            return list(counters[index:])
-    return []
+def _since_saturated(samples: Sequence[Sample], pause_seconds: float) -> list[Sample]:
+    """The samples since saturation began, or began anew after a pause; none while it pauses."""
+    start: int | None = None
+    paused = 0.0
+    for index, (old, new) in enumerate(pairwise(_counted(samples))):
+        gained = new.saturated_seconds - old.saturated_seconds
+        lost = new.sampled_at_seconds - old.sampled_at_seconds - gained
+        paused = paused + lost if lost > 0.01 * (gained + lost) else 0.0
+        if paused > pause_seconds:
+            start = None
+        elif paused == 0.0 and start is None:
+            start = index
+    return [] if start is None else list(samples[start:])
+
+
+def _since_turnover(samples: Sequence[Sample]) -> list[Sample] | Measuring:
+    """The samples since as many requests have completed as ever ran at once since the first."""
+    first, most = samples[0].counters.requests_completed, 0
+    for index, sample in enumerate(samples):
+        most = max(most, sample.running)
+        if most and sample.counters.requests_completed - first >= most:
+            return list(samples[index:])
+    if not most:  # an agent that does not tell what runs
+        return list(samples)
+    done = samples[-1].counters.requests_completed - first
+    return Measuring(
+        "WarmingUp", f"{done} of the {most} sequences that began together have been replaced", 0.0
+    )
+
+
+def _counted(samples: Sequence[Sample]) -> list[Counters]:
+    return [s.counters for s in samples]
 
 
 def _seconds(counters: Sequence[Counters]) -> float:
@@ -186,19 +229,21 @@ def _saturated_fraction(counters: Sequence[Counters]) -> float:
     return (counters[-1].saturated_seconds - counters[0].saturated_seconds) / seconds
 
 
-def _measure(
-    window: Sequence[Counters], elapsed: float, saturated: float, batches: int
-) -> Measurement:
+def _measure(window: Sequence[Counters], elapsed: float, batches: int) -> Measurement:
     first, last = window[0], window[-1]
-    rate = (last.output_tokens - first.output_tokens) / elapsed
+    lengths = mean_lengths(first, last)
+    capped = last.power_capped_seconds - first.power_capped_seconds
     return Measurement(
-        output_tokens_per_second=rate,
-        confidence_tokens_per_second=_half_width(window, batches),
+        output_tokens_per_second=(last.output_tokens - first.output_tokens) / elapsed,
+        confidence_tokens_per_second=half_width(window, batches),
         power_watts=_power(window, elapsed),
         ttft_p95_seconds=quantile(first.ttft, last.ttft, 0.95),
         itl_p95_seconds=quantile(first.itl, last.itl, 0.95),
         window_seconds=elapsed,
-        saturated_fraction=saturated,
+        saturated_fraction=_saturated_fraction(window),
+        prompt_tokens=lengths[0] if lengths else None,
+        output_tokens=lengths[1] if lengths else None,
+        power_capped_fraction=capped / elapsed,
     )
 
 
@@ -210,26 +255,3 @@ def _power(window: Sequence[Counters], elapsed: float) -> float | None:
         return None
     millijoules = (read[-1].energy_millijoules or 0) - (read[0].energy_millijoules or 0)
     return millijoules / 1000 / _seconds(read)
-
-
-def _half_width(window: Sequence[Counters], batches: int) -> float:
-    """Half width of the 95 % interval by batch means: equal stretches of time are one sample each.
-
-    Consecutive seconds of one engine are correlated, batches of several seconds hardly are.
-    """
-    count = max(2, min(batches, len(window) - 1))
-    start, seconds = window[0].sampled_at_seconds, _seconds(window)
-    edges = [_tokens_at(window, start + seconds * i / count) for i in range(count + 1)]
-    rates = [(b - a) * count / seconds for a, b in pairwise(edges)]
-    if fmean(rates) <= 0:
-        return 0.0
-    return T_QUANTILES[count - 2] * stdev(rates) / math.sqrt(count)
-
-
-def _tokens_at(window: Sequence[Counters], at_seconds: float) -> float:
-    for old, new in pairwise(window):
-        if new.sampled_at_seconds >= at_seconds:
-            length = new.sampled_at_seconds - old.sampled_at_seconds
-            part = (at_seconds - old.sampled_at_seconds) / length if length > 0 else 1.0
-            return old.output_tokens + part * (new.output_tokens - old.output_tokens)
-    return float(window[-1].output_tokens)

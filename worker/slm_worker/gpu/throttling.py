@@ -21,6 +21,13 @@ _NAMES: tuple[tuple[int, str], ...] = (
 )
 """NVML's bits and names; the library's name stands behind nvmlClocksThrottleReason."""
 
+POWER_CAP = "SwPowerCap"
+"""The power limit. Many GPUs run into it whenever they are busy: it is part of what they can do."""
+SLOWDOWNS = frozenset(
+    {"HwSlowdown", "HwThermalSlowdown", "SwThermalSlowdown", "HwPowerBrakeSlowdown"}
+)
+"""Heat, the board and its supply: what a GPU serves meanwhile is less than it can."""
+
 HOLD_SECONDS = 60.0
 """Throttling by heat comes and goes within a second. So long after it was last seen it still
 counts for the GPU's health, lest that flickers."""
