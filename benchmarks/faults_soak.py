@@ -209,7 +209,9 @@ class Soak:
         )
 
     async def _suffer(self, step: Step) -> None:
-        indices = [one.index for one in (await self._pack.state()).replicas]
+        # Another fault may still be on its way to being noticed, and a victim has to run.
+        state = await self._pack.until(lambda state: state.settled and state.problem is None)
+        indices = [one.index for one in state.replicas]
         victim = indices[step.victim % len(indices)]
         suffered = await suffer(self._pack, self._load, FAULTS[step.what], victim)
         self.diary.incidents += suffered.incidents
