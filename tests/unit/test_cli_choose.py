@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from slm_operator.cli import choose
 from slm_operator.cli.app import app
+from slm_worker.planning.measured import STUDY_GPU
 
 HEADER = "kind,model,replicas,max_num_seqs,output_tok_s,itl_p99_ms,power_mean_w"
 REPLICATION = """\
@@ -23,6 +25,9 @@ replication,opt-1.3b,2,96,8933.3,44.78,408.3
 replication,opt-1.3b,4,96,9555.6,84.27,446.8
 """
 """Published measurements of OPT-1.3B on one H100: worker/slm_worker/planning/data/README.md."""
+
+
+SUMMARY = Path(str(resources.files("slm_worker.planning") / "data" / f"{STUDY_GPU}.csv"))
 
 
 def run(path: Path, *arguments: str) -> Result:
@@ -99,13 +104,74 @@ def test_each_model_has_its_own_choice(tmp_path: Path) -> None:
     ]
 
 
-def test_a_point_measured_twice_counts_by_its_last_row(tmp_path: Path) -> None:
-    path = written(tmp_path, "sweep,m,1,8,100,1,100\nsweep,m,1,8,200,1,100\n")
+def test_rows_of_one_point_are_pooled(tmp_path: Path) -> None:
+    path = written(tmp_path, "sweep,m,1,8,990,1,100\nsweep,m,1,8,1010,3,104\n")
     (only,) = found(path)
-    assert only["chosen"]["outputTokensPerSecond"] == 200
-    assert [(p["outputTokensPerSecond"], p["why"]) for p in only["rejected"]] == [
-        (100, "line 3 measures the same point, and the last row counts")
-    ]
+    assert (only["rows"], only["points"], only["rejected"]) == (2, 1, [])
+    assert only["chosen"]["runs"] == 2
+    assert only["chosen"]["outputTokensPerSecond"] == 1000
+    assert only["chosen"]["powerWatts"] == 102
+    assert only["chosen"]["itlP99Milliseconds"] == 2
+    assert 5 < only["chosen"]["confidenceTokensPerSecond"] < 30
+    assert "repeats were averaged (2 rows, 1 distinct points)" in only["why"]
+    assert "RUNS" in run(path).output
+
+
+def test_repeats_tell_noise_from_gain(tmp_path: Path) -> None:
+    """A gain of 8 % counts while nothing is known of the noise, and not when runs scatter by 10."""
+    gain = "x,m,1,8,1000,,\nx,m,2,8,1080,,\n"
+    assert chosen(written(tmp_path, gain)) == (2, 8)
+    scatter = "x,m,1,8,900,,\nx,m,1,8,1100,,\nx,m,2,8,980,,\nx,m,2,8,1180,,\n"
+    assert chosen(written(tmp_path, scatter)) == (1, 8)
+
+
+CHOICES = [
+    ((), (2, 256)),
+    (("--objective", "MaxThroughput"), (2, 256)),
+    (("--objective", "MaxThroughput", "--power-budget", "420"), (2, 96)),
+    (("--slo-itl-p99", "50ms"), (2, 96)),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), CHOICES)
+def test_the_whole_published_file(arguments: tuple[str, ...], expected: tuple[int, int]) -> None:
+    """With the sweep of one replica, some of whose points were run again."""
+    by_model = {m["model"]: m["chosen"] for m in found(SUMMARY, *arguments)}
+    assert set(by_model) == {"llama-2-7b", "opt-1.3b", "opt-1.3b_chunked"}
+    point = by_model["opt-1.3b"]
+    assert (point["replicas"], point["maxNumSeqs"]) == expected
+
+
+def test_the_least_energy_of_the_whole_published_file_takes_one_replica() -> None:
+    points = {m["model"]: m["chosen"] for m in found(SUMMARY, "--objective", "MinEnergyPerToken")}
+    assert points["opt-1.3b"]["replicas"] == 1
+    assert points["opt-1.3b"]["microjoulesPerOutputToken"] < 1.01 * 41_640
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("x,m,1,8,1000,,100\nx,m,2,8,1000,,100\nx,m,3,8,1000,,100\n", (1, 8)),
+        ("x,m,1,8,1000,,100\nx,m,2,8,500,,100\nx,m,3,8,333,,100\n", (1, 8)),
+        ("x,m,1,8,1000,,100\nx,m,2,8,1300,,130\nx,m,3,8,1310,,131\nx,m,4,8,1600,,160\n", (4, 8)),
+        ("x,m,3,8,1000,,100\n", (3, 8)),
+        ("x,m,1,8,1000,,100\nx,m,2,8,1400,,\n", (2, 8)),
+        ("x,m,1,16,1000,,100\nx,m,1,8,1000,,100\n", (1, 8)),
+    ],
+    ids=["flat", "falling", "two knees", "one point", "some power unknown", "equal points"],
+)
+def test_other_curves(tmp_path: Path, rows: str, expected: tuple[int, int]) -> None:
+    assert chosen(written(tmp_path, rows)) == expected
+
+
+def test_preemptions_are_named_and_can_be_limited() -> None:
+    by_model = {m["model"]: m for m in found(SUMMARY, "--max-preemptions", "0.1")}
+    rejected = {(p["replicas"], p["maxNumSeqs"]): p for p in by_model["opt-1.3b"]["rejected"]}
+    assert rejected[4, 256]["preemptionsPerRequest"] == 0.302
+    assert rejected[4, 256]["why"] == "0.30 preemptions a request exceed the limit of 0.10"
+    free = {m["model"]: m for m in found(SUMMARY)}["opt-1.3b"]
+    why = {(p["replicas"], p["maxNumSeqs"]): p["why"] for p in free["rejected"]}
+    assert why[4, 256].endswith("its KV cache ran full: 0.30 preemptions a request")
 
 
 def test_blank_power_is_unknown(tmp_path: Path) -> None:
@@ -154,6 +220,9 @@ def test_a_limit_needs_its_column(tmp_path: Path) -> None:
     result = run(path, "--slo-itl-p99", "50ms")
     assert result.exit_code == 1
     assert "column itl_p99_ms is missing" in result.stderr
+    result = run(path, "--max-preemptions", "1")
+    assert result.exit_code == 1
+    assert "column preemptions, prompts is missing" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["50", "0ms", "fast", "-5ms", "5m"])

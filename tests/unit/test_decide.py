@@ -295,6 +295,31 @@ def test_a_choice_that_changes_without_a_new_search_is_told() -> None:
     assert [e.reason for e in decision.events] == ["KneeFound"]
 
 
+def test_what_was_chosen_stays_while_another_point_is_better_only_within_the_doubt() -> None:
+    world = World(service())
+    status = world.run(60).status
+    assert status.calibration is not None and status.calibration.chosen is not None
+    assert status.calibration.chosen.replicas_per_pack == 2
+    noisy = {
+        "output_tokens_per_second": 10_700,
+        "confidence_tokens_per_second": 600,
+    }
+    frontier = tuple(
+        p.model_copy(update=noisy) if p.layout_replicas == p.replicas_per_pack == 1 else p
+        for p in status.frontier
+    )
+    again = status.model_copy(update={"frontier": frontier})
+    wanted = world.service.model_copy(update={"status": again})
+    kept = look(wanted, pack(world.state()), memory=world.memory)
+    assert kept.status.recommended_replicas_per_pack == 2
+    forgotten = again.calibration.model_copy(update={"chosen": None}) if again.calibration else None
+    wanted = world.service.model_copy(
+        update={"status": again.model_copy(update={"calibration": forgotten})}
+    )
+    anew = look(wanted, pack(world.state()), memory=world.memory)
+    assert anew.status.recommended_replicas_per_pack == 1
+
+
 def test_only_one_of_several_packs_explores_and_all_get_the_knee() -> None:
     two = service({"packs": 2})
     first = look(two, pack(pack_state()), pack(pack_state(), 1))

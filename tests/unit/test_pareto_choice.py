@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from builders import h100, point
 from slm_operator.pareto.choice import choose, judge
-from slm_operator.pareto.noise import dominates, significantly_more, significantly_thriftier
 from slm_operator.pareto.objective import Limits, Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.rulings import Rule
 
 BALANCED = Objective()
 
@@ -91,89 +89,84 @@ def test_nothing_measured_is_an_error() -> None:
         choose([], BALANCED)
 
 
-curves = st.lists(
-    st.tuples(st.floats(1, 1e5), st.floats(1, 1000), st.floats(0, 100)), min_size=1, max_size=8
-).map(lambda rows: [point(i + 1, t, w, confidence=min(c, t)) for i, (t, w, c) in enumerate(rows)])
+CURVES: dict[str, tuple[list[OperatingPoint], tuple[int, int]]] = {
+    # name: points, and the (replicas, max_num_seqs) that Balanced chooses
+    "flat: more replicas bring nothing": ([point(n, 1000, 100) for n in range(1, 5)], (1, 256)),
+    "falling: replicas are in each other's way": (
+        [point(n, 1000 / n, 100) for n in range(1, 5)],
+        (1, 256),
+    ),
+    "rising: each replica brings its share": (
+        [point(n, 1000 * n, 100 * n) for n in range(1, 5)],
+        (4, 256),
+    ),
+    "two knees, the second worth its replicas": (
+        [point(n, t, t / 10) for n, t in enumerate((1000, 1300, 1310, 1600, 1605), start=1)],
+        (4, 256),
+    ),
+    "two knees, the second not worth its replicas": (
+        [point(n, t, t / 10) for n, t in enumerate((1000, 1300, 1305, 1350, 1351), start=1)],
+        (2, 256),
+    ),
+    "noisy: no difference is certain": (
+        [point(n, t, 100, confidence=100) for n, t in enumerate((1000, 1090, 980, 1120), start=1)],
+        (1, 256),
+    ),
+    "one point": ([point(3, 1000, 100)], (3, 256)),
+    "power unknown for some rows": ([point(1, 1000, 100), point(2, 1400)], (2, 256)),
+    "equal points: the smaller batch": (
+        [point(1, 1000, 100, max_num_seqs=b) for b in (512, 256, 96)],
+        (1, 96),
+    ),
+    "one thrifty point that is slow": (
+        [point(1, 400, 20), point(1, 1000, 100, max_num_seqs=512)],
+        (1, 256),
+    ),
+}
 
 
-@given(curves)
-def test_the_choice_is_a_candidate_within_the_energy_limit(points: list[OperatingPoint]) -> None:
-    choice = choose(points, BALANCED)
-    assert choice.chosen in points
-    assert sum(v.chosen for v in choice.verdicts) == 1
-    assert any(v.on_frontier for v in choice.verdicts)
+@pytest.mark.parametrize("name", CURVES)
+def test_each_kind_of_curve_has_its_knee(name: str) -> None:
+    points, expected = CURVES[name]
+    chosen = choose(points, BALANCED).chosen.probe
+    assert (chosen.replicas, chosen.max_num_seqs) == expected
 
 
-@given(curves)
-def test_precise_points_keep_the_energy_limit(points: list[OperatingPoint]) -> None:
-    precise = [replace(p, confidence_tokens_per_second=0.0) for p in points]
-    energies = [p.joules_per_output_token or 0 for p in precise]
-    chosen = choose(precise, BALANCED).chosen
-    assert (chosen.joules_per_output_token or 0) <= min(energies) * 1.05 * (1 + 1e-9)
-
-
-@given(curves)
-def test_order_of_measurement_does_not_matter(points: list[OperatingPoint]) -> None:
-    assert choose(points, BALANCED).chosen == choose(points[::-1], BALANCED).chosen
-
-
-@given(curves)
-def test_no_point_dominates_one_that_dominates_it(points: list[OperatingPoint]) -> None:
-    for a in points:
-        assert not dominates(a, a)
-        for b in points:
-            assert not (dominates(a, b) and dominates(b, a))
-
-
-kinds = st.sampled_from(["Balanced", "MaxThroughput", "MinEnergyPerToken"])
-objectives = st.builds(Objective, kind=kinds)
-limits = st.builds(
-    Limits,
-    itl_p95_seconds=st.none() | st.floats(0.01, 0.1),
-    power_watts=st.none() | st.floats(1, 1000),
-)
-
-
-@given(curves, objectives, limits)
-def test_no_chosen_point_breaks_a_limit(
-    points: list[OperatingPoint], objective: Objective, limits: Limits
-) -> None:
-    found = judge(points, objective, limits)
-    if found.chosen is None:
-        assert all(limits.broken_by(p) for p in points)
-    else:
-        assert limits.broken_by(found.chosen) is None
-    assert all(v.why for v in found.verdicts)
-
-
-@given(curves, objectives)
-def test_no_point_is_better_in_both_ways_with_no_more_replicas(
-    points: list[OperatingPoint], objective: Objective
-) -> None:
-    chosen = choose(points, objective).chosen
-    for p in points:
-        if p.probe.replicas <= chosen.probe.replicas:
-            assert not (significantly_more(chosen, p) and significantly_thriftier(chosen, p))
-
-
-@given(curves)
-def test_the_least_energy_is_chosen_within_the_noise(points: list[OperatingPoint]) -> None:
-    chosen = choose(points, Objective(kind="MinEnergyPerToken")).chosen
-    assert not any(significantly_thriftier(chosen, p) for p in points)
-
-
-@given(curves)
-def test_the_most_throughput_is_chosen_within_the_noise(points: list[OperatingPoint]) -> None:
-    chosen = choose(points, Objective(kind="MaxThroughput")).chosen
-    assert not any(significantly_more(chosen, p) for p in points)
-
-
-@given(curves, st.floats(0, 0.2), st.floats(0, 0.2))
-def test_a_greater_wanted_gain_never_adds_replicas(
-    points: list[OperatingPoint], one: float, other: float
-) -> None:
-    lenient, strict = (
-        choose(points, Objective(min_throughput_gain=gain, max_energy_increase=10)).chosen
-        for gain in sorted((one, other))
+def test_all_infeasible_chooses_nothing_and_tells_what_comes_nearest() -> None:
+    points = [point(1, 1000, 300), point(2, 1400, 420), point(4, 1410, 460)]
+    limits = Limits(power_watts=250)
+    assert judge(points, BALANCED, limits).chosen is None
+    nearest = choose(points, BALANCED, limits)
+    assert nearest.chosen.probe.replicas == 1
+    assert nearest.broken is not None
+    assert nearest.broken.text == "300 W exceeds the power budget of 250 W"
+    assert nearest.sentence == (
+        "1 replica x 256 comes nearest to the limits, which no measured point keeps; "
+        "300 W exceeds the power budget of 250 W"
     )
-    assert strict.probe.replicas <= lenient.probe.replicas
+    assert [v.chosen for v in nearest.verdicts] == [True, False, False]
+    assert not any(v.on_frontier for v in nearest.verdicts)
+    assert nearest.verdicts[0].ruling.rule is Rule.NEAREST_TO_LIMITS
+
+
+def test_equal_excess_goes_to_fewer_replicas() -> None:
+    points = [point(4, 1410, 400), point(2, 1400, 400)]
+    assert choose(points, BALANCED, Limits(power_watts=200)).chosen.probe.replicas == 2
+
+
+def test_a_full_kv_cache_is_named_with_the_reason() -> None:
+    thrashing = replace(point(4, 10_679, 471), preemptions_per_request=0.302)
+    found = choose([h100(Probe(2, 2, 256)), thrashing], BALANCED)
+    assert found.chosen.probe.replicas == 2
+    assert found.verdicts[1].why.endswith("its KV cache ran full: 0.30 preemptions a request")
+
+
+def test_preemptions_can_be_limited() -> None:
+    thrashing = replace(point(2, 1400, 140), preemptions_per_request=0.302)
+    points = [replace(point(1, 1000, 100), preemptions_per_request=0.0), thrashing]
+    assert choose(points, BALANCED).chosen.probe.replicas == 2
+    bounded = choose(points, BALANCED, Limits(preemptions_per_request=0.1))
+    assert bounded.chosen.probe.replicas == 1
+    assert bounded.verdicts[1].why == "0.30 preemptions a request exceed the limit of 0.10"
+    none = choose(points, BALANCED, Limits(preemptions_per_request=0))
+    assert none.chosen.probe.replicas == 1

@@ -93,6 +93,15 @@ class MeasuringStatus(ApiModel):
     """Shortest window; a noisy one takes longer."""
 
 
+class LayoutStatus(ApiModel):
+    """How a pack's GPU is divided."""
+
+    replicas_per_pack: int
+    """Replicas that are started, all of them in rotation."""
+    max_num_seqs: int
+    """Sequences that each replica batches."""
+
+
 class CalibrationStatus(ApiModel):
     """Where the search stands."""
 
@@ -102,6 +111,9 @@ class CalibrationStatus(ApiModel):
     """Pending: waiting for a pack. Fixed: spec.replicasPerPack gives the count. Searching: trying
     replica counts. Confirming: measuring the winner in its own layout. Done: the count is known."""
     measuring: MeasuringStatus | None = None
+    chosen: LayoutStatus | None = None
+    """What was chosen last under this fingerprint. Only a point that is better beyond doubt
+    replaces it."""
 
 
 class Condition(ApiModel):

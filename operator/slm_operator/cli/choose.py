@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from slm_operator.cli.points_file import Row
-from slm_operator.pareto.choice import Judgement, Verdict, judge
+from slm_operator.pareto.choice import Judgement, judge
 from slm_operator.pareto.objective import Limits, Objective
 from slm_operator.pareto.points import OperatingPoint
+from slm_operator.pareto.repeats import pooled
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s)")
 
@@ -25,8 +26,9 @@ class ModelChoice:
 
     model: str
     judgement: Judgement
-    replaced: tuple[tuple[Row, Row], ...]
-    """Rows that measure a point anew, each with the one that counts: the last in the file."""
+    points: int
+    """Distinct ones; rows that repeat a point were pooled."""
+    rows: int
 
 
 def seconds(duration: str) -> float:
@@ -50,6 +52,8 @@ def document(found: Sequence[ModelChoice]) -> list[dict[str, Any]]:
     return [
         {
             "model": one.model,
+            "rows": one.rows,
+            "points": one.points,
             "chosen": next(
                 ({**_figures(v.point), "why": v.why} for v in one.judgement.verdicts if v.chosen),
                 None,
@@ -57,8 +61,7 @@ def document(found: Sequence[ModelChoice]) -> list[dict[str, Any]]:
             "why": one.judgement.sentence,
             "frontier": [_figures(v.point) for v in one.judgement.verdicts if v.on_frontier],
             "rejected": [
-                *({**_figures(v.point), "why": v.why} for v in _rejected(one)),
-                *({**_figures(old.point), "why": _anew(new)} for old, new in one.replaced),
+                {**_figures(v.point), "why": v.why} for v in one.judgement.verdicts if not v.chosen
             ],
         }
         for one in found
@@ -71,7 +74,7 @@ def text(found: Sequence[ModelChoice]) -> RenderableType:
     for one in found:
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
         table.add_column("", no_wrap=True)
-        for name in ("REPLICAS", "BATCH", "TOK/S", "W", "J/TOKEN", "ITL P99"):
+        for name in ("REPLICAS", "BATCH", "TOK/S", "W", "J/TOKEN", "ITL P99", "RUNS"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("FRONTIER", no_wrap=True)
         table.add_column("WHY NOT")
@@ -83,25 +86,19 @@ def text(found: Sequence[ModelChoice]) -> RenderableType:
                 "" if verdict.chosen else verdict.why,
                 style="bold" if verdict.chosen else "",
             )
-        for old, new in one.replaced:
-            table.add_row("", *_cells(old.point), "no", _anew(new), style="dim")
         parts += [Text(one.model, style="bold"), table, Text(one.judgement.sentence), Text()]
     return Group(*parts[:-1])
 
 
 def _choice(model: str, rows: list[Row], objective: Objective, limits: Limits) -> ModelChoice:
-    last = {row.point.probe: row for row in rows}
-    replaced = tuple((row, last[row.point.probe]) for row in rows if row != last[row.point.probe])
-    judgement = judge((row.point for row in last.values()), objective, limits)
-    return ModelChoice(model, judgement, replaced)
-
-
-def _rejected(one: ModelChoice) -> list[Verdict]:
-    return [verdict for verdict in one.judgement.verdicts if not verdict.chosen]
-
-
-def _anew(row: Row) -> str:
-    return f"line {row.line} measures the same point, and the last row counts"
+    points = pooled([row.point for row in rows])
+    note = ""
+    if len(points) < len(rows):
+        note = (
+            f"repeats were averaged ({len(rows)} rows, {len(points)} distinct points), and tell "
+            "how far figures may differ without meaning"
+        )
+    return ModelChoice(model, judge(points, objective, limits, note), len(points), len(rows))
 
 
 def _figures(point: OperatingPoint) -> dict[str, Any]:
@@ -109,10 +106,13 @@ def _figures(point: OperatingPoint) -> dict[str, Any]:
     return {
         "replicas": point.probe.replicas,
         "maxNumSeqs": point.probe.max_num_seqs,
-        "outputTokensPerSecond": point.output_tokens_per_second,
-        "powerWatts": point.power_watts,
+        "runs": point.runs,
+        "outputTokensPerSecond": round(point.output_tokens_per_second, 3),
+        "confidenceTokensPerSecond": round(point.confidence_tokens_per_second, 3),
+        "powerWatts": None if point.power_watts is None else round(point.power_watts, 3),
         "microjoulesPerOutputToken": None if energy is None else round(energy * 1e6),
         "itlP99Milliseconds": None if itl is None else round(itl * 1000, 3),
+        "preemptionsPerRequest": point.preemptions_per_request,
     }
 
 
@@ -125,4 +125,5 @@ def _cells(point: OperatingPoint) -> tuple[str, ...]:
         "-" if point.power_watts is None else f"{point.power_watts:,.0f}",
         "-" if energy is None else f"{energy:.4f}",
         "-" if itl is None else f"{itl * 1000:,.0f} ms",
+        str(point.runs),
     )

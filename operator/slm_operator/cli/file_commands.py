@@ -28,7 +28,8 @@ def choose(
             exists=True,
             dir_okay=False,
             help="CSV with model, replicas, max_num_seqs, output_tok_s, power_mean_w (blank where "
-            "unknown) and, for --slo-itl-p99, itl_p99_ms. Other columns are ignored.",
+            "unknown); --slo-itl-p99 needs itl_p99_ms, --max-preemptions needs preemptions and "
+            "prompts. Rows of one point are pooled; other columns are ignored.",
         ),
     ],
     objective: Annotated[
@@ -38,6 +39,10 @@ def choose(
         str | None, typer.Option(help="Longest time between tokens, such as 50ms.")
     ] = None,
     power_budget: Annotated[float | None, typer.Option(min=1, help="Watts of one GPU.")] = None,
+    max_preemptions: Annotated[
+        float | None,
+        typer.Option(min=0, help="Most preemptions a request, such as 0.1: KV caches run full."),
+    ] = None,
     min_throughput_gain_percent: Annotated[
         float, typer.Option(min=0, max=100, help="What each further replica must add.")
     ] = 3,
@@ -55,13 +60,15 @@ def choose(
         limits = Limits(
             itl_p99_seconds=choosing.seconds(slo_itl_p99) if slo_itl_p99 else None,
             power_watts=power_budget,
+            preemptions_per_request=max_preemptions,
         )
     except ValueError as error:
         fail(f"--slo-itl-p99: {error}")
     try:
-        rows = points_file.parse(
-            file.read_text(encoding="utf-8-sig"), (points_file.ITL_P99,) if slo_itl_p99 else ()
-        )
+        needed = (points_file.ITL_P99,) if slo_itl_p99 else ()
+        if max_preemptions is not None:
+            needed = (*needed, *points_file.PREEMPTIONS)
+        rows = points_file.parse(file.read_text(encoding="utf-8-sig"), needed)
     except (points_file.PointsFileError, UnicodeDecodeError) as error:
         fail(f"{file}: {error}")
     found = choosing.choices(rows, wanted, limits)

@@ -12,7 +12,8 @@ from slm_operator.pareto.points import OperatingPoint, Probe
 COLUMNS = ("model", "replicas", "max_num_seqs", "output_tok_s", "power_mean_w")
 """What a choice needs; ``power_mean_w`` may be blank where nothing measured it."""
 ITL_P99 = "itl_p99_ms"
-"""Needed for a limit of it alone."""
+PREEMPTIONS = ("preemptions", "prompts")
+"""How many, and of how many requests. These columns are needed for a limit of them alone."""
 
 
 class PointsFileError(Exception):
@@ -52,6 +53,9 @@ def _row(line: int, cells: Mapping[str, str | None]) -> Row:
     replicas, batch = (_whole(line, name, cells[name]) for name in ("replicas", "max_num_seqs"))
     power = _number(line, "power_mean_w", cells["power_mean_w"], may_be_blank=True)
     itl_milliseconds = _number(line, ITL_P99, cells.get(ITL_P99), may_be_blank=True)
+    preemptions, prompts = (
+        _number(line, name, cells.get(name), may_be_blank=True) for name in PREEMPTIONS
+    )
     return Row(
         line,
         model,
@@ -67,6 +71,9 @@ def _row(line: int, cells: Mapping[str, str | None]) -> Row:
             saturated_fraction=1.0,
             measured_at="",
             simulated=False,
+            preemptions_per_request=preemptions / prompts
+            if preemptions is not None and prompts
+            else None,
         ),
     )
 

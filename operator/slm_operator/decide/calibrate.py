@@ -10,6 +10,7 @@ from slm_operator.api.models import SLMService
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Unstartable
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.repeats import with_window
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step
 from slm_operator.pareto.window import Measurement, Measuring, Sample, WindowRules, evaluate
 from slm_worker.wire import Load, PackState, Plan, ReplicaPhase
@@ -38,6 +39,8 @@ class Calibration:
     measured: OperatingPoint | None
     """The point that this pass added."""
     memory: Memory
+    incumbent: Probe | None
+    """The layout that was chosen before this pass, under the same fingerprint."""
 
 
 def fingerprint(service: SLMService, worker_image: str, state: PackState | None) -> str:
@@ -118,9 +121,12 @@ def calibrate(
     state = explorer.agent if explorer else None
     mark = fingerprint(service, snapshot.worker_image, state)
     before = service.status.calibration
+    incumbent = None
     if before is None or not _same(before.fingerprint, mark):
         known = ()
-    here = Calibration(mark, known, None, None, None, None, memory)
+    elif (chosen := before.chosen) is not None:
+        incumbent = Probe(chosen.replicas_per_pack, chosen.replicas_per_pack, chosen.max_num_seqs)
+    here = Calibration(mark, known, None, None, None, None, memory, incumbent)
     if explorer is None or state is None:
         return here
     memory = replace(memory, explorer=explorer.uid)
@@ -129,7 +135,7 @@ def calibrate(
     space = search_space(service, state, memory)
     if not searches(service) or space is None or space.max_replicas < space.min_replicas:
         return replace(here, space=space, memory=_forget(memory))
-    step = next_step(space, known)
+    step = next_step(space, known, incumbent)
     if isinstance(step, Settle) or state.plan != plan(
         step.probe, calibration_load(service), state.plan
     ):
@@ -140,18 +146,20 @@ def calibrate(
         memory = replace(_forget(memory), unstartable=(*memory.unstartable, *failed))
         names = frozenset((u.replicas, u.max_num_seqs) for u in memory.unstartable)
         space = replace(space, unstartable=names)
-        return replace(here, space=space, step=next_step(space, known), memory=memory)
+        return replace(here, space=space, step=next_step(space, known, incumbent), memory=memory)
     memory = _remember(memory, state)
     window = evaluate(memory.samples, rules)
     if isinstance(window, Measuring):
         return replace(here, space=space, step=step, window=window, memory=memory)
     point = _point(step.probe, window, state, snapshot.now)
+    held = next((p for p in known if p.probe == step.probe), None)
+    point = point if held is None else with_window(held, point)
     points = (*(p for p in known if p.probe != step.probe), point)
     return replace(
         here,
         points=points,
         space=space,
-        step=next_step(space, points),
+        step=next_step(space, points, incumbent),
         measured=point,
         memory=_forget(memory),
     )
@@ -226,4 +234,5 @@ def _point(probe: Probe, window: Measurement, state: PackState, now: str) -> Ope
         saturated_fraction=window.saturated_fraction,
         measured_at=now,
         simulated=state.gpu.simulated,
+        preemptions_per_request=window.preemptions_per_request,
     )

@@ -9,6 +9,7 @@ from slm_operator.api.models import SLMService
 from slm_operator.api.status import (
     CalibrationStatus,
     HistoryEntry,
+    LayoutStatus,
     MeasuringStatus,
     SLMServiceStatus,
 )
@@ -110,6 +111,8 @@ def _target(service: SLMService, calibration: Calibration) -> Probe:
     """What a pack runs when it is not exploring."""
     if service.autoscaling.mode == "Auto" and isinstance(calibration.step, Settle):
         return running_layout(calibration.step.choice)
+    if service.autoscaling.mode == "Auto" and calibration.incumbent and searches(service):
+        return calibration.incumbent
     return resting_probe(service)
 
 
@@ -178,6 +181,7 @@ def _status(
             fingerprint=calibration.fingerprint,
             phase=_phase(calibration, service),
             measuring=_measuring(service, calibration, snapshot.now, rules),
+            chosen=_chosen_layout(calibration),
         ),
         conditions=conditions(service, packs, calibration, refused, snapshot.now),
         history=(*before.history, *entries)[-HISTORY_KEPT:],
@@ -196,6 +200,15 @@ def _found(service: SLMService, calibration: Calibration) -> SLMServiceStatus:
         operating_point=shown.operating_point(chosen) if chosen and auto else None,
         frontier=shown.frontier(calibration.points, calibration.space, step),
     )
+
+
+def _chosen_layout(calibration: Calibration) -> LayoutStatus | None:
+    step, probe = calibration.step, calibration.incumbent
+    if isinstance(step, Settle):
+        probe = running_layout(step.choice)
+    if probe is None:
+        return None
+    return LayoutStatus(replicas_per_pack=probe.replicas, max_num_seqs=probe.max_num_seqs)
 
 
 def _phase(calibration: Calibration, service: SLMService) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,26 +40,43 @@ class Limits:
     itl_p95_seconds: float | None = None
     itl_p99_seconds: float | None = None
     power_watts: float | None = None
+    preemptions_per_request: float | None = None
 
     def broken_by(self, point: OperatingPoint) -> Ruling | None:
         """The first limit that ``point`` breaks, with both numbers."""
-        for name, quantity, limit_seconds in (
-            ("TTFT p95", Quantity.TTFT_P95_MILLISECONDS, self.ttft_p95_seconds),
-            ("ITL p95", Quantity.ITL_P95_MILLISECONDS, self.itl_p95_seconds),
-            ("ITL p99", Quantity.ITL_P99_MILLISECONDS, self.itl_p99_seconds),
+        return next((said for excess, said in self._held_against(point) if excess > 0), None)
+
+    def excess(self, point: OperatingPoint) -> float:
+        """By what share ``point`` exceeds the limit that it breaks most; 0 when it keeps all."""
+        return max((0.0, *(excess for excess, _ in self._held_against(point))))
+
+    def _held_against(self, point: OperatingPoint) -> Iterator[tuple[float, Ruling]]:
+        """Of each limit that bounds something known: the excess as a share of it, and what it says
+        when it is broken."""
+        for name, quantity, limit in (
+            ("TTFT p95", Quantity.TTFT_P95_MILLISECONDS, _ms(self.ttft_p95_seconds)),
+            ("ITL p95", Quantity.ITL_P95_MILLISECONDS, _ms(self.itl_p95_seconds)),
+            ("ITL p99", Quantity.ITL_P99_MILLISECONDS, _ms(self.itl_p99_seconds)),
         ):
             value = quantity.of(point)
-            if value is None or limit_seconds is None:
-                continue
-            limit = limit_seconds * 1000
-            if value > limit:
+            if value is not None and limit is not None:
                 text = f"{name} {value:,.1f} ms exceeds the limit of {limit:,.1f} ms"
-                return ruling(Rule.LIMIT_BROKEN, quantity, point, limit, text)
+                yield value / limit - 1, ruling(Rule.LIMIT_BROKEN, quantity, point, limit, text)
         power, budget = point.power_watts, self.power_watts
-        if power is not None and budget is not None and power > budget:
+        if power is not None and budget is not None:
             text = f"{power:,.0f} W exceeds the power budget of {budget:,.0f} W"
-            return ruling(Rule.LIMIT_BROKEN, Quantity.POWER_WATTS, point, budget, text)
-        return None
+            said = ruling(Rule.LIMIT_BROKEN, Quantity.POWER_WATTS, point, budget, text)
+            yield power / budget - 1, said
+        lost, most = point.preemptions_per_request, self.preemptions_per_request
+        if lost is not None and most is not None:
+            text = f"{lost:.2f} preemptions a request exceed the limit of {most:.2f}"
+            quantity = Quantity.PREEMPTIONS_PER_REQUEST
+            said = ruling(Rule.LIMIT_BROKEN, quantity, point, most, text)
+            yield lost / most - 1 if most else lost, said
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
 
 
 NO_LIMITS = Limits()

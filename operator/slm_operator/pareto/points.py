@@ -45,6 +45,13 @@ class OperatingPoint:
     simulated: bool
     itl_p99_seconds: float | None = None
     """Known of published runs; windows measure p95."""
+    preemptions_per_request: float | None = None
+    """How often a request lost its KV cache and was computed again, on average."""
+    energy_confidence: float | None = None
+    """Half width of the 95 % confidence interval of the energy per token, as a share of it; None:
+    as uncertain as the throughput."""
+    runs: int = 1
+    """Measurements that were pooled into this one."""
 
     @property
     def joules_per_output_token(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from slm_operator.pareto.noise import (
@@ -17,12 +18,29 @@ from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.rulings import Quantity, Rule, Ruling, ruling
 from slm_operator.pareto.worth import (
+    energy_excess,
     joules,
     needed_tokens_per_second,
     required_ratio,
     thriftiest,
+    undoubted_tokens_per_second,
     worth_adding,
 )
+
+MANY_PREEMPTIONS = 0.1
+"""A request in ten computed again: its KV cache is too small for the batch, which is worth saying
+(four replicas of the published H100 measurements: 0.3)."""
+
+
+_LOST = {
+    Rule.ENERGY_ABOVE_LIMIT,
+    Rule.LESS_THROUGHPUT,
+    Rule.GAIN_TOO_SMALL,
+    Rule.GAIN_WITHIN_NOISE,
+    Rule.MORE_ENERGY,
+    Rule.ENERGY_NOT_LESS,
+    Rule.NOT_BEYOND_DOUBT,
+}
 
 
 def won(
@@ -60,6 +78,50 @@ def won(
         needed = max(p.output_tokens_per_second for p in rivals)
         rule = Rule.FEWER_SUFFICE
     return ruling(rule, Quantity.OUTPUT_TOKENS_PER_SECOND, chosen, needed, sentence)
+
+
+def kept(held: OperatingPoint, among: Sequence[OperatingPoint], sentence: str) -> Ruling:
+    """``held`` runs, and none of ``among`` is better beyond doubt."""
+    best = max(p.output_tokens_per_second for p in among)
+    quantity = Quantity.OUTPUT_TOKENS_PER_SECOND
+    return ruling(Rule.BENEFIT_OF_DOUBT, quantity, held, best, sentence)
+
+
+def costly(least: OperatingPoint, point: OperatingPoint, objective: Objective) -> Ruling:
+    """``point`` breaks the energy limit that ``least`` sets."""
+    return ruling(
+        Rule.ENERGY_ABOVE_LIMIT,
+        Quantity.MICROJOULES_PER_OUTPUT_TOKEN,
+        point,
+        joules(least) * (1 + objective.max_energy_increase) * 1e6,
+        f"{joules(point):.4f} J/token is {energy_excess(least, point):.1%} above the least, "
+        f"{joules(least):.4f}; "
+        f"maxEnergyIncreasePercent allows {objective.max_energy_increase:.0%}",
+    )
+
+
+def doubtful(
+    held: OperatingPoint, point: OperatingPoint, objective: Objective, times: float
+) -> Ruling:
+    """``point`` may be better than ``held``, which runs, but not beyond doubt."""
+    text = (
+        f"{point.output_tokens_per_second:,.0f} tok/s and {_energy(point)} are not better beyond "
+        f"doubt than the {held.output_tokens_per_second:,.0f} and {_energy(held)} of "
+        f"{held.probe}, which runs"
+    )
+    if objective.kind == "MinEnergyPerToken":
+        return _by_energy(Rule.NOT_BEYOND_DOUBT, held, point, text)
+    needed = undoubted_tokens_per_second(held, point, objective, times)
+    return ruling(Rule.NOT_BEYOND_DOUBT, Quantity.OUTPUT_TOKENS_PER_SECOND, point, needed, text)
+
+
+def with_preemptions(said: Ruling, point: OperatingPoint) -> Ruling:
+    """Names a KV cache that ran full, which is often the cause of what ``said`` tells."""
+    again = point.preemptions_per_request
+    if again is None or again < MANY_PREEMPTIONS or said.rule not in _LOST:
+        return said
+    full = f"; its KV cache ran full: {again:.2f} preemptions a request"
+    return replace(said, text=said.text + full)
 
 
 def lost(chosen: OperatingPoint, point: OperatingPoint, objective: Objective) -> Ruling:
@@ -158,6 +220,11 @@ def _not_worth(chosen: OperatingPoint, point: OperatingPoint, objective: Objecti
         f"{energy_noise(chosen, point):.1%} or above {joules(chosen):.4f}"
     )
     return _by_energy(Rule.ENERGY_NOT_LESS, chosen, point, text)
+
+
+def _energy(point: OperatingPoint) -> str:
+    energy = point.joules_per_output_token
+    return "unknown power" if energy is None else f"{energy:.4f} J/token"
 
 
 def _by_energy(rule: Rule, chosen: OperatingPoint, point: OperatingPoint, text: str) -> Ruling:

@@ -22,6 +22,8 @@ class Rule(StrEnum):
     FEWER_SUFFICE = "FewerSuffice"
     LEAST_ENERGY = "LeastEnergy"
     FEWER_WITHIN_NOISE = "FewerWithinNoise"
+    BENEFIT_OF_DOUBT = "BenefitOfDoubt"
+    NEAREST_TO_LIMITS = "NearestToLimits"
 
     # It lost.
     LIMIT_BROKEN = "LimitBroken"
@@ -31,6 +33,7 @@ class Rule(StrEnum):
     GAIN_WITHIN_NOISE = "GainWithinNoise"
     MORE_ENERGY = "MoreEnergy"
     ENERGY_NOT_LESS = "EnergyNotLess"
+    NOT_BEYOND_DOUBT = "NotBeyondDoubt"
 
     # It took no part in the choice.
     WALK_BEGAN = "WalkBegan"
@@ -59,6 +62,7 @@ class Quantity(StrEnum):
     TTFT_P95_MILLISECONDS = "ttftP95Milliseconds"
     ITL_P95_MILLISECONDS = "itlP95Milliseconds"
     ITL_P99_MILLISECONDS = "itlP99Milliseconds"
+    PREEMPTIONS_PER_REQUEST = "preemptionsPerRequest"
 
     def of(self, point: OperatingPoint) -> float | None:
         """This quantity of ``point``, in its unit; None where it is unknown."""
@@ -76,6 +80,8 @@ class Quantity(StrEnum):
                 return _milliseconds(point.itl_p95_seconds)
             case Quantity.ITL_P99_MILLISECONDS:
                 return _milliseconds(point.itl_p99_seconds)
+            case Quantity.PREEMPTIONS_PER_REQUEST:
+                return point.preemptions_per_request
 
 
 @dataclass(frozen=True)

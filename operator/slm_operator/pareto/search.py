@@ -23,7 +23,7 @@ from slm_operator.pareto.noise import compared
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.rulings import Rule
-from slm_operator.pareto.worth import costs_too_much, worth_adding
+from slm_operator.pareto.worth import costs_too_much, power_known, thriftiest, worth_adding
 
 LARGER_BATCH = 512
 """One replica at 256 or 512 sequences is the baseline that packing has to beat: the published
@@ -64,8 +64,11 @@ class Settle:
     """The points of the walk by rotation, in its order."""
 
 
-def next_step(space: SearchSpace, points: Iterable[OperatingPoint]) -> Measure | Settle:
-    """What to do after ``points``. A point outside the space plays no part."""
+def next_step(
+    space: SearchSpace, points: Iterable[OperatingPoint], incumbent: Probe | None = None
+) -> Measure | Settle:
+    """What to do after ``points``. A point outside the space plays no part. ``incumbent``: the
+    layout that was chosen before."""
     known = {p.probe: p for p in points if _inside(space, p.probe)}
     top = _largest_startable(space)
 
@@ -89,7 +92,8 @@ def next_step(space: SearchSpace, points: Iterable[OperatingPoint]) -> Measure |
     if missing is not None:
         return missing
     committed = [p for p in known.values() if p.probe.committed]
-    choice = choose(committed, space.objective, note=_beyond(walked, space.objective))
+    note = _beyond(walked, space.objective)
+    choice = choose(committed, space.objective, note=note, incumbent=incumbent)
     plain = Probe(1, 1, space.max_num_seqs)
     if choice.chosen.probe == larger and plain not in known and not _fails(space, plain):
         why = "is the larger batch worth its latency?"
@@ -124,7 +128,9 @@ def _missing_commitment(
             return Measure(own, "Confirming", Rule.FEWER_IN_OWN_LAYOUT, why)
         if here is None:
             continue
-        affordable = above is not None and not costs_too_much(above, committed, space.objective)
+        affordable = above is not None and not (
+            power_known(committed) and costs_too_much(thriftiest(committed), above, space.objective)
+        )
         if above is not None and affordable and worth_adding(here, above, space.objective):
             return None
         above = here

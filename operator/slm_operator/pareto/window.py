@@ -79,6 +79,8 @@ class Measurement:
     output_tokens: float | None
     power_capped_fraction: float
     """Share of the window in which the power limit held the clocks down."""
+    preemptions_per_request: float | None
+    """None while no request was completed."""
 
 
 def evaluate(samples: Sequence[Sample], rules: WindowRules) -> Measuring | Measurement:
@@ -244,6 +246,9 @@ def _measure(window: Sequence[Counters], elapsed: float, batches: int) -> Measur
         prompt_tokens=lengths[0] if lengths else None,
         output_tokens=lengths[1] if lengths else None,
         power_capped_fraction=capped / elapsed,
+        preemptions_per_request=(last.preemptions - first.preemptions) / completed
+        if (completed := last.requests_completed - first.requests_completed) > 0
+        else None,
     )
 
 

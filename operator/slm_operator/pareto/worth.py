@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from slm_operator.pareto.noise import significantly_more
+from slm_operator.pareto.noise import (
+    energy_confidence,
+    energy_noise,
+    significantly_more,
+    significantly_thriftier,
+    throughput_noise,
+)
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint
-from slm_operator.pareto.rulings import Quantity, Rule, Ruling, ruling
 
 
 def worth_adding(fewer: OperatingPoint, more: OperatingPoint, objective: Objective) -> bool:
@@ -33,36 +38,69 @@ def required_ratio(fewer: OperatingPoint, more: OperatingPoint, objective: Objec
     return float((1 + objective.min_throughput_gain) ** added)
 
 
+def power_known(points: Sequence[OperatingPoint]) -> bool:
+    """Whether energy can be compared: not while the power of some point is unknown."""
+    return all(p.joules_per_output_token is not None for p in points)
+
+
+def energy_bounds(points: Sequence[OperatingPoint], objective: Objective) -> bool:
+    """Whether the energy limit applies to ``points``."""
+    return objective.kind == "Balanced" and power_known(points)
+
+
+def energy_excess(least: OperatingPoint, point: OperatingPoint) -> float:
+    """By what share ``point`` spends more energy per token than ``least``."""
+    return joules(point) / max(joules(least), 1e-9) - 1
+
+
 def costs_too_much(
-    point: OperatingPoint, among: Sequence[OperatingPoint], objective: Objective
+    least: OperatingPoint, point: OperatingPoint, objective: Objective, times: float = 1.0
 ) -> bool:
-    """Whether ``point`` breaks the energy limit that the thriftiest of ``among`` sets; False while
-    power is unknown."""
-    if any(p.joules_per_output_token is None for p in among):
+    """Whether ``point`` breaks the energy limit that ``least`` sets, by more than ``times`` both
+    confidences."""
+    doubt = 0.0 if point is least else times * energy_confidence(least, point)
+    return energy_excess(least, point) - doubt > objective.max_energy_increase
+
+
+def seems_better(held: OperatingPoint, point: OperatingPoint, objective: Objective) -> bool:
+    """Whether ``point`` would be preferred to ``held``, did nothing run yet; limits aside."""
+    if objective.kind == "MinEnergyPerToken" and power_known([held, point]):
+        return significantly_thriftier(held, point)
+    if point.probe.replicas >= held.probe.replicas:
+        return worth_adding(held, point, objective)
+    return not worth_adding(point, held, objective)
+
+
+def displaces(
+    held: OperatingPoint,
+    point: OperatingPoint,
+    among: Sequence[OperatingPoint],
+    objective: Objective,
+    times: float,
+) -> bool:
+    """Whether ``point`` is better than ``held``, which runs, beyond doubt: its throughput less what
+    its further replicas have to earn (or plus what the fewer ones save) by more than ``times`` the
+    noise, and its energy within the limit by as much. MinEnergyPerToken: its energy alone."""
+    if objective.kind == "MinEnergyPerToken" and power_known(among):
+        return significantly_thriftier(held, point, times)
+    if point.output_tokens_per_second <= undoubted_tokens_per_second(held, point, objective, times):
         return False
-    return energy_excess(thriftiest(among), point, objective) is not None
+    return not energy_bounds(among, objective) or all(
+        energy_excess(other, point) + energy_noise(other, point, times)
+        <= objective.max_energy_increase
+        for other in among
+        if other is not point
+    )
 
 
-def energy_excess(
-    least: OperatingPoint, point: OperatingPoint, objective: Objective
-) -> Ruling | None:
-    """Why ``point`` costs too much energy per token; None when the limit holds within the noise."""
-    energy, lowest = point.joules_per_output_token or 0.0, least.joules_per_output_token or 0.0
-    excess = energy / max(lowest, 1e-9) - 1
-    confidences = (
-        p.confidence_tokens_per_second / max(p.output_tokens_per_second, 1e-9)
-        for p in (least, point)
-    )
-    if excess - math.hypot(*confidences) <= objective.max_energy_increase:
-        return None
-    return ruling(
-        Rule.ENERGY_ABOVE_LIMIT,
-        Quantity.MICROJOULES_PER_OUTPUT_TOKEN,
-        point,
-        lowest * (1 + objective.max_energy_increase) * 1e6,
-        f"{energy:.4f} J/token is {excess:.1%} above the least, {lowest:.4f}; "
-        f"maxEnergyIncreasePercent allows {objective.max_energy_increase:.0%}",
-    )
+def undoubted_tokens_per_second(
+    held: OperatingPoint, point: OperatingPoint, objective: Objective, times: float
+) -> float:
+    """Output tokens/s from which on ``point`` serves more than ``held`` beyond doubt, replicas
+    taken into account."""
+    ratio = required_ratio(held, point, objective) / required_ratio(point, held, objective)
+    noise = throughput_noise(held, point, times)
+    return ratio * held.output_tokens_per_second + max(1.0, ratio) * noise
 
 
 def thriftiest(points: Sequence[OperatingPoint]) -> OperatingPoint:
@@ -70,5 +108,6 @@ def thriftiest(points: Sequence[OperatingPoint]) -> OperatingPoint:
 
 
 def joules(point: OperatingPoint) -> float:
+    """Energy of an output token; infinite while unknown."""
     energy = point.joules_per_output_token
     return math.inf if energy is None else energy
