@@ -55,6 +55,16 @@ ACCEPTED = [
     ),
     pytest.param(
         spec(
+            autoscaling={
+                "objective": "MinEnergyPerToken",
+                "slo": {"ttftP95": "0.5s", "itlP95": "12.5ms"},
+                "powerBudgetWatts": 400,
+            }
+        ),
+        id="objective and limits",
+    ),
+    pytest.param(
+        spec(
             engine={
                 "args": ["--" + "a" * 1022] * 64,
                 "env": [{"name": f"{'A' * 126}{i:02}", "value": "v" * 4096} for i in range(64)],
@@ -177,9 +187,27 @@ REFUSED = [
         id="unknown engine",
     ),
     pytest.param(
-        spec(autoscaling={"objective": "MaxThroughput"}),
-        ["spec.autoscaling.objective", 'supported values: "Balanced"'],
-        id="objective that does not work yet",
+        spec(autoscaling={"objective": "Fast"}),
+        [
+            "spec.autoscaling.objective",
+            'supported values: "Balanced", "MaxThroughput", "MinEnergyPerToken"',
+        ],
+        id="unknown objective",
+    ),
+    pytest.param(
+        spec(autoscaling={"slo": {"itlP95": "50"}}),
+        ["spec.autoscaling.slo.itlP95 is '50'", "such as 50ms or 0.5s"],
+        id="latency without a unit",
+    ),
+    pytest.param(
+        spec(autoscaling={"slo": {"ttftP95": "0.0s"}}),
+        ["spec.autoscaling.slo.ttftP95 is '0.0s'", "a duration above zero"],
+        id="latency of zero",
+    ),
+    pytest.param(
+        spec(autoscaling={"powerBudgetWatts": 0}),
+        ["spec.autoscaling.powerBudgetWatts", "greater than or equal to 1"],
+        id="no power",
     ),
     pytest.param(
         spec(gpu={"memoryReserve": "4 GB"}),

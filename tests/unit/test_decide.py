@@ -15,7 +15,7 @@ from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.pareto.window import WindowRules
 from slm_worker.planning.memory import ModelFootprint
 from slm_worker.planning.packing import max_replicas
-from slm_worker.wire import Counters, GpuHealth, PackState, Plan, Problem, ReplicaPhase
+from slm_worker.wire import Counters, GpuHealth, Histogram, PackState, Plan, Problem, ReplicaPhase
 
 RULES = WindowRules(min_seconds=5, max_seconds=10, warmup_seconds=1)
 
@@ -23,8 +23,11 @@ RULES = WindowRules(min_seconds=5, max_seconds=10, warmup_seconds=1)
 class World:
     """A service with one pack that follows its plans and counts as the published curve says."""
 
-    def __init__(self, wanted: SLMService, max_replicas: int = 8) -> None:
+    def __init__(
+        self, wanted: SLMService, max_replicas: int = 8, itl_seconds: float | None = None
+    ) -> None:
         self.service = wanted
+        self.itl_seconds = itl_seconds
         self.memory = Memory()
         self.max_replicas = max_replicas
         self.plan: Plan | None = None
@@ -45,6 +48,7 @@ class World:
             energy_millijoules=int(self.millijoules),
             saturated_seconds=self.saturated,
             replica_starts=self.starts,
+            itl=self.latencies(),
         )
         return pack_state(
             self.plan,
@@ -52,6 +56,16 @@ class World:
             counters=counters,
             max_replicas=self.max_replicas,
             settled_since_seconds=self.settled_since,
+        )
+
+    def latencies(self) -> Histogram:
+        if self.itl_seconds is None:
+            return Histogram()
+        count = int(self.tokens)
+        return Histogram(
+            bounds_seconds=(self.itl_seconds * 0.999, self.itl_seconds),
+            cumulative=(0, count),
+            count=count,
         )
 
     def tick(self) -> Decision:

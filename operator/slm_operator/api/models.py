@@ -179,6 +179,23 @@ class CalibrationSpec(ApiModel):
     """Output length of that load, in tokens. Use the mean of your traffic."""
 
 
+class Slo(ApiModel):
+    """Latencies that a full pack must keep."""
+
+    ttft_p95: (
+        Annotated[str, Field(max_length=16, json_schema_extra=rules.validations(rules.TTFT_P95))]
+        | None
+    ) = None
+    """Longest time to the first token, 95th percentile, such as 500ms. Measured while requests
+    wait, since only a full pack tells its capacity."""
+    itl_p95: (
+        Annotated[str, Field(max_length=16, json_schema_extra=rules.validations(rules.ITL_P95))]
+        | None
+    ) = None
+    """Longest time between two tokens, 95th percentile, such as 50ms. Where the batch is left open
+    and 256 sequences break it, smaller batches are tried."""
+
+
 class Autoscaling(ApiModel):
     """How the replica count is found."""
 
@@ -192,13 +209,21 @@ class Autoscaling(ApiModel):
     """Fewest replicas on one GPU."""
     max_replicas_per_pack: ReplicaCount = 8
     """Most replicas on one GPU. Never more than fit into its memory."""
-    objective: Literal["Balanced"] = "Balanced"
+    objective: Literal["Balanced", "MaxThroughput", "MinEnergyPerToken"] = "Balanced"
     """Which measured point wins. Balanced: the most throughput within the limits of
-    maxEnergyIncreasePercent and minThroughputGainPercent."""
+    maxEnergyIncreasePercent and minThroughputGainPercent. MaxThroughput: the most throughput,
+    whatever its energy. MinEnergyPerToken: the least energy per token. Differences within the noise
+    go to fewer replicas."""
     min_throughput_gain_percent: Percent = 3
     """What each further replica must add to the throughput, in percent."""
     max_energy_increase_percent: Percent = 5
     """How far energy per token may lie above the least measured, in percent."""
+    slo: Slo | None = None
+    """Latencies that a point must keep to be chosen. Left out: none. When no point keeps them, the
+    one that comes nearest runs, and SLOMet says so."""
+    power_budget_watts: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Most power that the GPU of one pack may draw, in watts. Left out: no limit. When no point
+    keeps it, the one that comes nearest runs, and PowerBudgetMet says so."""
     calibration: CalibrationSpec = CalibrationSpec()
     """How the operating points are measured."""
 

@@ -137,6 +137,18 @@ MEMORY_RESERVE = _rule(
     ),
 )
 
+
+def _latency(field: str) -> Rule:
+    """Of a duration above zero, in seconds or milliseconds."""
+    return _rule(
+        "self.matches('^[0-9]{1,6}([.][0-9]{1,3})?(ms|s)$') && !self.matches('^[0.]+(ms|s)$')",
+        _about(field, "write a duration above zero in ms or s, such as 50ms or 0.5s"),
+    )
+
+
+TTFT_P95 = _latency("spec.autoscaling.slo.ttftP95")
+ITL_P95 = _latency("spec.autoscaling.slo.itlP95")
+
 REPLICA_BOUNDS = _rule(
     "self.minReplicasPerPack <= self.maxReplicasPerPack",
     _text(

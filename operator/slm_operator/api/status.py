@@ -68,6 +68,9 @@ class FrontierPoint(Figures):
     """Length of the measurement."""
     saturated_percent: int
     """Share of the window in which every replica in rotation was full with requests waiting."""
+    preemptions_per_hundred_requests: int | None = None
+    """How often requests lost their KV cache and were computed again; absent while no request was
+    completed."""
     simulated: bool
     """Whether the figures come from a simulated GPU."""
     on_frontier: bool

@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass, replace
 
 from slm_operator.api.models import SLMService
+from slm_operator.decide.limits import limits, objective
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Unstartable
-from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.repeats import with_window
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step
@@ -88,17 +88,14 @@ def search_space(service: SLMService, state: PackState, memory: Memory) -> Searc
     if state.packing is None:
         return None
     autoscaling = service.autoscaling
-    limits = [autoscaling.max_replicas_per_pack, state.packing.max_replicas]
     given = service.spec.engine.max_num_seqs
     return SearchSpace(
         min_replicas=autoscaling.min_replicas_per_pack,
-        max_replicas=min(limits),
+        max_replicas=min(autoscaling.max_replicas_per_pack, state.packing.max_replicas),
         max_num_seqs=given or DEFAULT_MAX_NUM_SEQS,
         batch_is_free=given is None,
-        objective=Objective(
-            min_throughput_gain=autoscaling.min_throughput_gain_percent / 100,
-            max_energy_increase=autoscaling.max_energy_increase_percent / 100,
-        ),
+        objective=objective(service),
+        limits=limits(service),
         unstartable=frozenset((u.replicas, u.max_num_seqs) for u in memory.unstartable),
     )
 

@@ -6,28 +6,17 @@ Messages hold nothing that changes from second to second, so that an unchanged s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import Condition
 from slm_operator.decide.calibrate import Calibration, searches
+from slm_operator.decide.limits import power_budget_met, slo_met
+from slm_operator.decide.said import Said, State
 from slm_operator.decide.snapshot import Pack, Trouble
 from slm_operator.pareto.search import Measure, Settle
 from slm_worker.planning.packing import with_remedies
 from slm_worker.planning.remedies import remedies
 from slm_worker.wire import PackState, ReplicaPhase
-
-State = Literal["True", "False", "Unknown"]
-
-
-@dataclass(frozen=True)
-class Said:
-    type: str
-    status: State
-    reason: str
-    message: str
-
 
 WINDOW_REASONS = {
     "NotSaturated": "the window is not saturated: every replica in rotation has to be full with "
@@ -60,6 +49,8 @@ def conditions(
         _metrics_available(packs, calibration),
         _calibrated(service, packs, calibration),
         _scaling_active(service),
+        slo_met(service, calibration.step),
+        power_budget_met(service, calibration.step),
     )
     before = {c.type: c for c in service.status.conditions}
     return tuple(_dated(s, before.get(s.type), service.generation, now) for s in said)

@@ -33,6 +33,9 @@ def read(frontier: Iterable[FrontierPoint]) -> tuple[OperatingPoint, ...]:
             saturated_fraction=p.saturated_percent / 100,
             measured_at=p.measured_at,
             simulated=p.simulated,
+            preemptions_per_request=None
+            if p.preemptions_per_hundred_requests is None
+            else p.preemptions_per_hundred_requests / 100,
         )
         for p in frontier
     )
@@ -48,7 +51,9 @@ def frontier(
     choice = (
         step.choice
         if isinstance(step, Settle)
-        else choose(points, space.objective if space else Objective())
+        else choose(points, space.objective, space.limits)
+        if space
+        else choose(points, Objective())
     )
     verdicts = {v.point.probe: v for v in choice.verdicts}
     told = walk_rulings(step.walked, space.objective) if isinstance(step, Settle) and space else {}
@@ -86,11 +91,12 @@ def figures(point: OperatingPoint) -> str:
 
 
 def duration(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{round(seconds * 1000)}ms"
+    """To a tenth of a millisecond, since an SLO of a few is held against it."""
+    return None if seconds is None else f"{seconds * 1000:.1f}".removesuffix(".0") + "ms"
 
 
 def seconds(duration: str | None) -> float | None:
-    return None if duration is None else int(duration.removesuffix("ms")) / 1000
+    return None if duration is None else float(duration.removesuffix("ms")) / 1000
 
 
 def _frontier_point(
@@ -114,6 +120,9 @@ def _frontier_point(
         saturated_percent=round(point.saturated_fraction * 100),
         measured_at=point.measured_at,
         simulated=point.simulated,
+        preemptions_per_hundred_requests=None
+        if point.preemptions_per_request is None
+        else round(point.preemptions_per_request * 100),
         on_frontier=verdict is not None and verdict.on_frontier,
         chosen=settled and verdict is not None and verdict.chosen,
         why=why,

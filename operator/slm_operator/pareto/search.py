@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from slm_operator.pareto.choice import Choice, choose
 from slm_operator.pareto.noise import compared
-from slm_operator.pareto.objective import Objective
+from slm_operator.pareto.objective import NO_LIMITS, Limits, Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.rulings import Rule
 from slm_operator.pareto.worth import costs_too_much, power_known, thriftiest, worth_adding
@@ -42,6 +42,8 @@ class SearchSpace:
     objective: Objective
     unstartable: frozenset[tuple[int, int]] = frozenset()
     """Layouts (replicas, max_num_seqs) that could not be started."""
+    limits: Limits = NO_LIMITS
+    """What a point must keep to be chosen."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def next_step(
         return missing
     committed = [p for p in known.values() if p.probe.committed]
     note = _beyond(walked, space.objective)
-    choice = choose(committed, space.objective, note=note, incumbent=incumbent)
+    choice = choose(committed, space.objective, space.limits, note, incumbent)
     plain = Probe(1, 1, space.max_num_seqs)
     if choice.chosen.probe == larger and plain not in known and not _fails(space, plain):
         why = "is the larger batch worth its latency?"
