@@ -66,7 +66,9 @@ async def test_the_knee_is_found_and_no_request_is_lost(
     assert "2 replicas x 256 is Pareto-optimal" in status.history[-1].message
     events = await service.events()
     assert set(events) <= NO_FAULT, events
-    assert events["KneeFound"] == status.history[-1].message
+    rule, _, message = events["KneeFound"].partition("): ")
+    assert rule.startswith("StepWorthIt (outputTokensPerSecond ")
+    assert message == status.history[-1].message
 
     state = await service.agent_until("the load has ended", lambda s: s.load.in_flight == 0)
     assert state.plan is not None and state.plan.load is None

@@ -78,6 +78,8 @@ def test_every_list_says_how_it_merges(root: Schema) -> None:
         ".status.frontier": ("atomic", None),
         ".status.conditions": ("map", ["type"]),
         ".status.history": ("atomic", None),
+        ".status.history[].inputs": ("map", ["name"]),
+        ".status.history[].alternatives": ("atomic", None),
     }
 
 

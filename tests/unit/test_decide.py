@@ -119,7 +119,13 @@ def test_it_walks_to_two_replicas_and_says_why() -> None:
     assert (point.replicas_per_pack, point.output_tokens_per_second) == (2, 10642)
     assert point.joules_per_output_token == "0.0416"
     assert condition(decision, "Calibrated")[:2] == ("True", "KneeFound")
-    assert decision.status.history[-1].reason == "KneeFound"
+    assert [(e.reason, e.rule) for e in decision.status.history] == [
+        ("Probed", "NextInRotation"),
+        ("Probed", "NextInRotation"),
+        ("Probed", "OwnLayout"),
+        ("Probed", "FewerInOwnLayout"),
+        ("KneeFound", "StepWorthIt"),
+    ]
     assert [p.chosen for p in decision.status.frontier] == [False, False, False, True, False]
 
 
@@ -239,6 +245,16 @@ def test_a_layout_that_cannot_start_is_given_up_for_what_did_start() -> None:
     assert [(u.replicas, u.max_num_seqs) for u in decision.memory.unstartable] == [(4, 256)]
     assert [p.layout.replicas for _, p in decision.plans] == [3]
     assert "LayoutFailed" in [e.reason for e in decision.events]
+    (entry,) = decision.status.history
+    assert (entry.rule, entry.from_, entry.to) == (
+        "LayoutFailed",
+        "4 replicas x 256",
+        "1 replica x 256 (of 3 started)",
+    )
+    told = world.service.model_copy(update={"status": decision.status})
+    restarted = look(told, pack(state))
+    assert restarted.events == (), "an operator that restarts tells nothing twice"
+    assert restarted.status.history == decision.status.history
     once = failing.model_copy(update={"failures": 1})
     healing = state.model_copy(update={"replicas": (*state.replicas[:3], once)})
     assert look(world.service, pack(healing)).memory.unstartable == ()
@@ -306,7 +322,9 @@ def test_a_choice_that_changes_without_a_new_search_is_told() -> None:
     changed = service({"autoscaling": demanding}, world.service.status)
     decision = look(changed, pack(world.state()), memory=world.memory)
     assert decision.status.recommended_replicas_per_pack == 1
-    assert [e.reason for e in decision.events] == ["KneeFound"]
+    (event,) = decision.events
+    assert event.reason == "KneeFound"
+    assert event.message.startswith("FewerSuffice (outputTokensPerSecond 7,887 against 11,830): ")
 
 
 def test_what_was_chosen_stays_while_another_point_is_better_only_within_the_doubt() -> None:

@@ -46,7 +46,17 @@ CASES = [
         (point(1, 1000, 100), point(1, 1200, 120, max_num_seqs=512)),
         (TOKENS, 1200, 1000),
     ),
-    Case(Rule.FEWER_SUFFICE, (point(2, 1010, 101), point(1, 1000, 100)), (TOKENS, 1000, 1010)),
+    Case(Rule.FEWER_SUFFICE, (point(2, 1010, 101), point(1, 1000, 100)), (TOKENS, 1000, 1030)),
+    Case(
+        Rule.FEWER_SUFFICE,
+        (point(2, 1010, 101), point(1, 1000, 100, confidence=40)),
+        (TOKENS, 1000, 1040),
+    ),
+    Case(
+        Rule.THRIFTIER,
+        (point(1, 1000, 100), point(1, 1005, 96, max_num_seqs=512)),
+        (ENERGY, 96 / 1005 * 1e6, 100_000),
+    ),
     Case(
         Rule.LEAST_ENERGY,
         (point(1, 1000, 110), point(2, 1000, 100)),
@@ -203,7 +213,9 @@ limits = st.builds(
     itl_p95_seconds=st.none() | st.floats(0.01, 0.1),
     power_watts=st.none() | st.floats(1, 1000),
 )
-MUST_REACH = {Rule.LESS_THROUGHPUT, Rule.GAIN_TOO_SMALL, Rule.GAIN_WITHIN_NOISE}
+MUST_REACH = {Rule.FEWER_SUFFICE, Rule.LESS_THROUGHPUT, Rule.GAIN_TOO_SMALL, Rule.GAIN_WITHIN_NOISE}
+SERVES_ENOUGH = {Rule.STEP_WORTH_IT}
+SPENDS_LITTLE = {Rule.LEAST_ENERGY, Rule.THRIFTIER}
 MUST_NOT_PASS = {Rule.LIMIT_BROKEN, Rule.ENERGY_ABOVE_LIMIT, Rule.MORE_ENERGY}
 
 
@@ -222,6 +234,7 @@ def test_a_rulings_numbers_are_those_of_its_point_and_on_the_side_that_it_says(
             assert comparison.value <= comparison.bound
         if rule in MUST_NOT_PASS:
             assert comparison.value >= comparison.bound
-        if rule is Rule.STEP_WORTH_IT:
-            assert verdict.chosen
+        if rule in SERVES_ENOUGH:
             assert comparison.value >= comparison.bound
+        if rule in SPENDS_LITTLE:
+            assert comparison.value <= comparison.bound

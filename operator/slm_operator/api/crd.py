@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from copy import deepcopy
 from typing import Any
 
 import yaml
@@ -133,7 +134,8 @@ def _structural(schema: Schema, definitions: Schema) -> Schema:
         elif key == "properties":
             result[key] = {name: _structural(each, definitions) for name, each in value.items()}
         elif key in _KEPT:
-            result[key] = value
+            # A model that is used twice would become a YAML alias.
+            result[key] = deepcopy(value)
         elif key not in _LEFT_OUT:
             raise ValueError(f"{key}: {value!r} has no place in a structural schema: handle it")
     return result

@@ -22,11 +22,20 @@ def _cut(limit: int) -> BeforeValidator:
 
 Text = Annotated[str, _cut(4096), Field(max_length=4096)]
 ShortText = Annotated[str, _cut(253), Field(max_length=253)]
+Word = Annotated[str, _cut(64), Field(max_length=64)]
 Timestamp = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
 """RFC 3339, UTC."""
 Duration = Annotated[str, Field(max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(us|ms|s)$")]
 
+INPUTS_KEPT = 16
+ALTERNATIVES_KEPT = 8
+HISTORY_KEPT = 10
+
 ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
+
+
+def _keyed_by(field: str) -> dict[str, Any]:
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
 
 
 class Figures(ApiModel):
@@ -57,13 +66,33 @@ class OperatingPointStatus(Figures):
     """The same energy in joules, for reading."""
 
 
-class FrontierPoint(Figures):
-    """A measured point, and what became of it."""
+class Compared(ApiModel):
+    """The two numbers that a rule held against each other."""
+
+    quantity: Word
+    """What they measure; its name has the unit, such as outputTokensPerSecond."""
+    value: int
+    """The point's own."""
+    bound: int
+    """What it was held against: a limit, or what another point made necessary."""
+
+
+class JudgedPoint(Figures):
+    """A measured point and the rule that judged it."""
 
     layout_replicas: int
     """Replicas that were started; more than replicasPerPack when probed by rotation."""
     confidence_tokens_per_second: int
     """Half width of the throughput's 95 % confidence interval."""
+    rule: Word | None = None
+    """The rule that decided, by its name; the documentation lists each."""
+    compared: Compared | None = None
+    """What the rule compared; absent where it compares nothing."""
+
+
+class FrontierPoint(JudgedPoint):
+    """A measured point, and what became of it."""
+
     window_seconds: int
     """Length of the measurement."""
     saturated_percent: int
@@ -136,6 +165,22 @@ class Condition(ApiModel):
     """The metadata.generation that this is about."""
 
 
+class Alternative(JudgedPoint):
+    """A point that a decision passed over."""
+
+    why: ShortText
+    """What spoke against it, with both numbers."""
+
+
+class Input(ApiModel):
+    """A figure that a decision read, apart from the points."""
+
+    name: Word
+    """Its name, with the unit, such as minThroughputGainPercent."""
+    value: Word
+    """A number, or a word."""
+
+
 class HistoryEntry(ApiModel):
     """One decision."""
 
@@ -146,9 +191,23 @@ class HistoryEntry(ApiModel):
     to: ShortText
     """What runs from then on."""
     reason: ShortText
-    """A CamelCase word."""
+    """A CamelCase word: what kind of decision it is."""
+    rule: Word | None = None
+    """The rule that decided, by its name; the documentation lists each."""
     message: Text
     """The reason in words."""
+    inputs: Annotated[
+        tuple[Input, ...], Field(max_length=INPUTS_KEPT, json_schema_extra=_keyed_by("name"))
+    ] = ()
+    """What was asked for when it was taken: objective, tolerances and limits."""
+    point: JudgedPoint | None = None
+    """The point that was chosen, or the one that was just measured."""
+    alternatives: Annotated[
+        tuple[Alternative, ...], Field(max_length=ALTERNATIVES_KEPT, json_schema_extra=ATOMIC)
+    ] = ()
+    """The points that it was chosen among, each with what spoke against it."""
+    alternatives_omitted: int = 0
+    """How many more there were, with less throughput than these."""
 
 
 class SLMServiceStatus(ApiModel):
@@ -176,17 +235,11 @@ class SLMServiceStatus(ApiModel):
     calibration: CalibrationStatus | None = None
     conditions: Annotated[
         tuple[Condition, ...],
-        Field(
-            max_length=16,
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-            },
-        ),
+        Field(max_length=16, json_schema_extra=_keyed_by("type")),
     ] = ()
     """Ready and other aspects of the state, each with its cause."""
     history: Annotated[
-        tuple[HistoryEntry, ...], Field(max_length=10, json_schema_extra=ATOMIC)
+        tuple[HistoryEntry, ...], Field(max_length=HISTORY_KEPT, json_schema_extra=ATOMIC)
     ] = ()
     """The last ten decisions, oldest first."""
 

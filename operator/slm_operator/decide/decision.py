@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import (
+    HISTORY_KEPT,
     CalibrationStatus,
     HistoryEntry,
     LayoutStatus,
     MeasuringStatus,
     SLMServiceStatus,
 )
+from slm_operator.decide import explanation
 from slm_operator.decide import points as shown
 from slm_operator.decide.calibrate import (
     Calibration,
@@ -24,6 +26,7 @@ from slm_operator.decide.calibrate import (
     searches,
 )
 from slm_operator.decide.conditions import conditions, ready_replicas, started
+from slm_operator.decide.explanation import Explanation
 from slm_operator.decide.pods import PodChanges, pod_changes
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.pareto.points import Probe
@@ -35,7 +38,6 @@ from slm_worker.wire import Plan
 MEASURING_POLL_SECONDS = 1.0
 STARTING_POLL_SECONDS = 2.0
 STEADY_POLL_SECONDS = 15.0
-HISTORY_KEPT = 10
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,15 @@ def decide(
     known = shown.read(service.status.frontier)
     calibration = calibrate(snapshot, explorer, known, rules)
     plans = _plans(service, serving, explorer, calibration)
-    entries = _history(service, calibration, snapshot)
+    explained = _explanations(calibration, snapshot)
+    entries = tuple(explanation.entry(e, snapshot.now) for e in explained)
     status = _status(snapshot, calibration, serving, entries, refused, rules)
+    told = (Event("Normal", e.reason, e.telling) for e in explained)
     return Decision(
         pods=pod_changes(snapshot.packs, service.spec.packs, template_hash),
         plans=plans,
         status=status,
-        events=(*_decided(entries), *_warnings(service.status, status)),
+        events=(*told, *_warnings(service.status, status)),
         memory=calibration.memory,
         poll_seconds=_poll_seconds(calibration, status),
     )
@@ -116,44 +120,20 @@ def _target(service: SLMService, calibration: Calibration) -> Probe:
     return resting_probe(service)
 
 
-def _history(
-    service: SLMService, calibration: Calibration, snapshot: Snapshot
-) -> tuple[HistoryEntry, ...]:
+def _explanations(calibration: Calibration, snapshot: Snapshot) -> tuple[Explanation, ...]:
     """What this pass decided anew."""
-    entries = [
-        HistoryEntry(
-            time=snapshot.now,
-            from_=f"{u.replicas} replicas x {u.max_num_seqs}",
-            to=str(calibration.step.probe) if isinstance(calibration.step, Measure) else "",
-            reason="LayoutFailed",
-            message=f"it could not be started: {u.why}",
-        )
+    service, step, measured = snapshot.service, calibration.step, calibration.measured
+    found = [
+        explanation.layout_failed(u, step)
         for u in calibration.memory.unstartable
         if u not in snapshot.memory.unstartable
     ]
-    step, measured = calibration.step, calibration.measured
-    if measured is not None and isinstance(step, Measure):
-        entries.append(
-            HistoryEntry(
-                time=snapshot.now,
-                from_=str(measured.probe),
-                to=str(step.probe),
-                reason="Probed",
-                message=f"{shown.figures(measured)}; next: {step.why}",
-            )
-        )
+    if measured is not None and isinstance(step, Measure) and calibration.space is not None:
+        objective = calibration.space.objective
+        found.append(explanation.probed(service, measured, calibration.points, step, objective))
     if isinstance(step, Settle) and _is_news(service, step):
-        reason = "KneeFound" if service.autoscaling.mode == "Auto" else "KneeRecommended"
-        entries.append(
-            HistoryEntry(
-                time=snapshot.now,
-                from_=str(measured.probe) if measured else "",
-                to=str(running_layout(step.choice)),
-                reason=reason,
-                message=step.choice.sentence,
-            )
-        )
-    return tuple(entries)
+        found.append(explanation.knee(service, measured, step))
+    return tuple(e for e in found if not explanation.is_told(e, service.status.history))
 
 
 def _status(
@@ -256,10 +236,6 @@ def _measuring(
         since=before.since if before and same else now,
         window_seconds=round(rules.warmup_seconds + rules.min_seconds),
     )
-
-
-def _decided(entries: tuple[HistoryEntry, ...]) -> tuple[Event, ...]:
-    return tuple(Event("Normal", e.reason, e.message) for e in entries)
 
 
 def _warnings(before: SLMServiceStatus, after: SLMServiceStatus) -> tuple[Event, ...]:

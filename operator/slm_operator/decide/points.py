@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from slm_operator.api.status import FrontierPoint, OperatingPointStatus
+from slm_operator.api.status import Compared, FrontierPoint, OperatingPointStatus
 from slm_operator.pareto.choice import Verdict, choose
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
@@ -67,16 +68,26 @@ def frontier(
 def operating_point(point: OperatingPoint) -> OperatingPointStatus:
     energy = point.joules_per_output_token
     return OperatingPointStatus(
-        replicas_per_pack=point.probe.replicas,
-        max_num_seqs=point.probe.max_num_seqs,
-        output_tokens_per_second=round(point.output_tokens_per_second),
-        power_watts=_rounded(point.power_watts),
-        microjoules_per_output_token=None if energy is None else round(energy * 1e6),
+        **_figures(point),
         joules_per_output_token=None if energy is None else f"{energy:.4f}",
-        ttft_p95=duration(point.ttft_p95_seconds),
-        itl_p95=duration(point.itl_p95_seconds),
-        measured_at=point.measured_at,
     )
+
+
+def judged(point: OperatingPoint, ruling: Ruling | None) -> dict[str, Any]:
+    """The fields of an api JudgedPoint."""
+    compared = ruling.comparison if ruling else None
+    return {
+        **_figures(point),
+        "layout_replicas": point.probe.layout_replicas,
+        "confidence_tokens_per_second": round(point.confidence_tokens_per_second),
+        "rule": ruling.rule.value if ruling else None,
+        "compared": compared
+        and Compared(
+            quantity=compared.quantity.value,
+            value=round(compared.value),
+            bound=round(compared.bound),
+        ),
+    }
 
 
 def figures(point: OperatingPoint) -> str:
@@ -102,31 +113,34 @@ def seconds(duration: str | None) -> float | None:
 def _frontier_point(
     point: OperatingPoint, verdict: Verdict | None, settled: bool, otherwise: Ruling
 ) -> FrontierPoint:
-    energy = point.joules_per_output_token
-    why = otherwise.text
-    if verdict is not None:
-        why = verdict.why if settled or not verdict.chosen else f"best so far: {verdict.why}"
+    ruling = otherwise if verdict is None else verdict.ruling
+    so_far = verdict is not None and verdict.chosen and not settled
     return FrontierPoint(
-        layout_replicas=point.probe.layout_replicas,
-        replicas_per_pack=point.probe.replicas,
-        max_num_seqs=point.probe.max_num_seqs,
-        output_tokens_per_second=round(point.output_tokens_per_second),
-        confidence_tokens_per_second=round(point.confidence_tokens_per_second),
-        power_watts=_rounded(point.power_watts),
-        microjoules_per_output_token=None if energy is None else round(energy * 1e6),
-        ttft_p95=duration(point.ttft_p95_seconds),
-        itl_p95=duration(point.itl_p95_seconds),
+        **judged(point, ruling),
         window_seconds=round(point.window_seconds),
         saturated_percent=round(point.saturated_fraction * 100),
-        measured_at=point.measured_at,
         simulated=point.simulated,
         preemptions_per_hundred_requests=None
         if point.preemptions_per_request is None
         else round(point.preemptions_per_request * 100),
         on_frontier=verdict is not None and verdict.on_frontier,
         chosen=settled and verdict is not None and verdict.chosen,
-        why=why,
+        why=f"best so far: {ruling.text}" if so_far else ruling.text,
     )
+
+
+def _figures(point: OperatingPoint) -> dict[str, Any]:
+    energy = point.joules_per_output_token
+    return {
+        "replicas_per_pack": point.probe.replicas,
+        "max_num_seqs": point.probe.max_num_seqs,
+        "output_tokens_per_second": round(point.output_tokens_per_second),
+        "power_watts": _rounded(point.power_watts),
+        "microjoules_per_output_token": None if energy is None else round(energy * 1e6),
+        "ttft_p95": duration(point.ttft_p95_seconds),
+        "itl_p95": duration(point.itl_p95_seconds),
+        "measured_at": point.measured_at,
+    }
 
 
 def _watts(point: FrontierPoint) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -58,26 +59,22 @@ def won(
     if objective.kind == "MinEnergyPerToken" and not throughput_only:
         rival = thriftiest(rivals)
         least = joules(chosen) <= joules(rival)
-        return ruling(
-            Rule.LEAST_ENERGY if least else Rule.FEWER_WITHIN_NOISE,
-            Quantity.MICROJOULES_PER_OUTPUT_TOKEN,
-            chosen,
-            joules(rival) * 1e6,
-            sentence,
-        )
-    size = (chosen.probe.replicas, chosen.probe.max_num_seqs)
-    beaten = [
-        p
-        for p in rivals
-        if (p.probe.replicas, p.probe.max_num_seqs) < size and worth_adding(p, chosen, objective)
-    ]
+        rule = Rule.LEAST_ENERGY if least else Rule.FEWER_WITHIN_NOISE
+        return _by_energy(rule, rival, chosen, sentence)
+    smaller = [p for p in rivals if _size(p) < _size(chosen)]
+    beaten = [p for p in smaller if worth_adding(p, chosen, objective)]
     if beaten:
         needed = max(needed_tokens_per_second(p, chosen, objective) for p in beaten)
-        rule = Rule.STEP_WORTH_IT
-    else:
-        needed = max(p.output_tokens_per_second for p in rivals)
-        rule = Rule.FEWER_SUFFICE
-    return ruling(rule, Quantity.OUTPUT_TOKENS_PER_SECOND, chosen, needed, sentence)
+        return ruling(
+            Rule.STEP_WORTH_IT, Quantity.OUTPUT_TOKENS_PER_SECOND, chosen, needed, sentence
+        )
+    costlier = [p for p in smaller if significantly_thriftier(p, chosen)]
+    if costlier:
+        return _by_energy(Rule.THRIFTIER, thriftiest(costlier), chosen, sentence)
+    needed = min(
+        (_worth_from(chosen, p, objective) for p in rivals if p not in smaller), default=math.inf
+    )
+    return ruling(Rule.FEWER_SUFFICE, Quantity.OUTPUT_TOKENS_PER_SECOND, chosen, needed, sentence)
 
 
 def kept(held: OperatingPoint, among: Sequence[OperatingPoint], sentence: str) -> Ruling:
@@ -227,5 +224,17 @@ def _energy(point: OperatingPoint) -> str:
     return "unknown power" if energy is None else f"{energy:.4f} J/token"
 
 
-def _by_energy(rule: Rule, chosen: OperatingPoint, point: OperatingPoint, text: str) -> Ruling:
-    return ruling(rule, Quantity.MICROJOULES_PER_OUTPUT_TOKEN, point, joules(chosen) * 1e6, text)
+def _worth_from(fewer: OperatingPoint, more: OperatingPoint, objective: Objective) -> float:
+    """Output tokens/s that ``more`` has to exceed to be worth adding to ``fewer``."""
+    return max(
+        needed_tokens_per_second(fewer, more, objective),
+        fewer.output_tokens_per_second + throughput_noise(fewer, more),
+    )
+
+
+def _size(point: OperatingPoint) -> tuple[int, int]:
+    return point.probe.replicas, point.probe.max_num_seqs
+
+
+def _by_energy(rule: Rule, other: OperatingPoint, point: OperatingPoint, text: str) -> Ruling:
+    return ruling(rule, Quantity.MICROJOULES_PER_OUTPUT_TOKEN, point, joules(other) * 1e6, text)

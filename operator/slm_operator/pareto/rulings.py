@@ -20,6 +20,7 @@ class Rule(StrEnum):
     ONLY_POINT = "OnlyPoint"
     STEP_WORTH_IT = "StepWorthIt"
     FEWER_SUFFICE = "FewerSuffice"
+    THRIFTIER = "Thriftier"
     LEAST_ENERGY = "LeastEnergy"
     FEWER_WITHIN_NOISE = "FewerWithinNoise"
     BENEFIT_OF_DOUBT = "BenefitOfDoubt"

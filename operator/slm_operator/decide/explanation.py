@@ -1,0 +1,170 @@
+"""Decisions as values: what was decided, by which rule, from which figures, instead of what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slm_operator.api.models import SLMService
+from slm_operator.api.status import (
+    ALTERNATIVES_KEPT,
+    INPUTS_KEPT,
+    Alternative,
+    HistoryEntry,
+    Input,
+    JudgedPoint,
+)
+from slm_operator.decide import points as shown
+from slm_operator.decide.snapshot import Unstartable
+from slm_operator.pareto.choice import Verdict, choose
+from slm_operator.pareto.objective import Objective
+from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.reasons import walk_rulings
+from slm_operator.pareto.rulings import Rule, Ruling
+from slm_operator.pareto.search import Measure, Settle, running_layout
+
+KNEE_REASONS = ("KneeFound", "KneeRecommended")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One decision, with all that it takes to check it."""
+
+    reason: str
+    """A CamelCase word: what kind of decision it is."""
+    rule: Rule
+    came_from: str
+    """What ran before, in words; empty when nothing did."""
+    to: str
+    message: str
+    inputs: tuple[Input, ...] = ()
+    point: OperatingPoint | None = None
+    """The point that was chosen, or the one that was just measured."""
+    ruling: Ruling | None = None
+    """What the rule said of ``point``."""
+    alternatives: tuple[Verdict, ...] = ()
+    """The points that were passed over."""
+
+    @property
+    def telling(self) -> str:
+        """For an event: the rule and its two numbers, then the sentence."""
+        compared = self.ruling.comparison if self.ruling else None
+        if compared is None:
+            return f"{self.rule.value}: {self.message}"
+        numbers = f"{compared.quantity.value} {compared.value:,.0f} against {compared.bound:,.0f}"
+        return f"{self.rule.value} ({numbers}): {self.message}"
+
+
+def inputs(service: SLMService) -> tuple[Input, ...]:
+    """What a choice reads of the spec: tolerances and bounds."""
+    autoscaling = service.autoscaling
+    return (
+        Input(name="objective", value=autoscaling.objective),
+        Input(name="minThroughputGainPercent", value=str(autoscaling.min_throughput_gain_percent)),
+        Input(name="maxEnergyIncreasePercent", value=str(autoscaling.max_energy_increase_percent)),
+        Input(name="minReplicasPerPack", value=str(autoscaling.min_replicas_per_pack)),
+        Input(name="maxReplicasPerPack", value=str(autoscaling.max_replicas_per_pack)),
+    )
+
+
+def probed(
+    service: SLMService,
+    measured: OperatingPoint,
+    points: Sequence[OperatingPoint],
+    step: Measure,
+    objective: Objective,
+) -> Explanation:
+    """One point was measured, and which comes next."""
+    return Explanation(
+        reason="Probed",
+        rule=step.rule,
+        came_from=str(measured.probe),
+        to=str(step.probe),
+        message=f"{shown.figures(measured)}; next: {step.why}",
+        inputs=inputs(service),
+        point=measured,
+        ruling=_so_far(measured, points, objective),
+    )
+
+
+def knee(service: SLMService, measured: OperatingPoint | None, step: Settle) -> Explanation:
+    """The search is over. ``measured``: the point that ended it, if one did."""
+    choice = step.choice
+    (ruling,) = (v.ruling for v in choice.verdicts if v.chosen)
+    return Explanation(
+        reason="KneeFound" if service.autoscaling.mode == "Auto" else "KneeRecommended",
+        rule=ruling.rule,
+        came_from=str(measured.probe) if measured else "",
+        to=str(running_layout(choice)),
+        message=choice.sentence,
+        inputs=inputs(service),
+        point=choice.chosen,
+        ruling=ruling,
+        alternatives=tuple(v for v in choice.verdicts if not v.chosen),
+    )
+
+
+def layout_failed(failed: Unstartable, step: Measure | Settle | None) -> Explanation:
+    """A layout could not be started and is left out."""
+    layout = Probe(failed.replicas, failed.replicas, failed.max_num_seqs)
+    return Explanation(
+        reason="LayoutFailed",
+        rule=Rule.LAYOUT_FAILED,
+        came_from=str(layout),
+        to=str(step.probe) if isinstance(step, Measure) else "",
+        message=f"it could not be started: {failed.why}",
+    )
+
+
+def entry(one: Explanation, now: str) -> HistoryEntry:
+    """``one`` as the status keeps it: whole, but for the slowest of many alternatives."""
+    fastest = sorted(one.alternatives, key=lambda v: -v.point.output_tokens_per_second)
+    kept = fastest[:ALTERNATIVES_KEPT]
+    return HistoryEntry(
+        time=now,
+        from_=one.came_from,
+        to=one.to,
+        reason=one.reason,
+        rule=one.rule.value,
+        message=one.message,
+        inputs=one.inputs[:INPUTS_KEPT],
+        point=one.point and JudgedPoint(**shown.judged(one.point, one.ruling)),
+        alternatives=tuple(
+            Alternative(**shown.judged(v.point, v.ruling), why=v.why)
+            for v in one.alternatives
+            if v in kept
+        ),
+        alternatives_omitted=len(fastest) - len(kept),
+    )
+
+
+def is_told(one: Explanation, history: Sequence[HistoryEntry]) -> bool:
+    """Whether ``one`` was told since the last knee, as when a restarted operator meets again what
+    it no longer knows of."""
+    for before in reversed(history):
+        if before.reason in KNEE_REASONS:
+            return False
+        if (before.reason, before.from_, before.message) == (
+            one.reason,
+            one.came_from,
+            one.message,
+        ):
+            return True
+    return False
+
+
+def _so_far(
+    measured: OperatingPoint, points: Sequence[OperatingPoint], objective: Objective
+) -> Ruling | None:
+    """What the rules say of a point in mid-search: as a step of the walk, or among all points."""
+    probe = measured.probe
+    fewer = [
+        p
+        for p in points
+        if (p.probe.layout_replicas, p.probe.max_num_seqs)
+        == (probe.layout_replicas, probe.max_num_seqs)
+        and p.probe.replicas == probe.replicas - 1
+    ]
+    if not probe.committed:
+        return walk_rulings([*fewer, measured], objective)[probe]
+    return next((v.ruling for v in choose(points, objective).verdicts if v.point is measured), None)
