@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -189,7 +190,8 @@ class Service:
         return {
             event["reason"]: event["message"]
             for event in found
-            if event["involvedObject"]["name"] == self.name
+            if (event["involvedObject"]["kind"], event["involvedObject"]["name"])
+            == (KIND, self.name)
         }
 
     async def agent(self, ordinal: int = 0) -> PackState:
@@ -332,12 +334,19 @@ async def counted(stack: Stack, metric: str) -> float:
 async def kubectl(stack: Stack, *arguments: str) -> str:
     """Standard output of a kubectl command of the administrator."""
     binaries = await asyncio.to_thread(find_or_build, print)
+    return await _output(str(binaries.kubectl), f"--kubeconfig={stack.kubeconfig}", *arguments)
+
+
+async def slmctl(stack: Stack, *arguments: str) -> str:
+    """Standard output of an slmctl command of the administrator."""
+    main = "from slm_operator.cli.app import main; main()"
+    where = ("--namespace=default", f"--kubeconfig={stack.kubeconfig}")
+    return await _output(sys.executable, "-c", main, *arguments, *where)
+
+
+async def _output(*command: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        str(binaries.kubectl),
-        f"--kubeconfig={stack.kubeconfig}",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     output, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from operator_rig import NewService, kubectl, searching, write_model
+from operator_rig import NewService, kubectl, searching, slmctl, write_model
 from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import FrontierPoint
@@ -80,6 +81,31 @@ async def test_the_knee_is_found_and_no_request_is_lost(
     assert columns["TOK/S"] == str(operating.output_tokens_per_second)
     assert columns["J/TOK"] == operating.joules_per_output_token
     assert (columns["READY"], columns["REASON"]) == ("True", "Serving")
+
+    told = json.loads(await slmctl(operator_stack, "explain", service.name, "--output=json"))
+    assert (told["runs"]["layout"], told["runs"]["rule"]) == ("2 replicas x 256", "StepWorthIt")
+    assert told["runs"]["since"] == status.history[-1].time
+    assert told["chosen"]["compared"]["value"] == best.output_tokens_per_second
+    alternatives = {
+        (p["layoutReplicas"], p["replicasPerPack"], p["maxNumSeqs"]): p["rule"]
+        for p in told["alternatives"]
+    }
+    assert alternatives == {
+        (3, 3, 256): "GainTooSmall",
+        (1, 1, 512): "LessThroughput",
+        (3, 1, 256): "WalkBegan",
+        (3, 2, 256): "WalkWentOn",
+    }
+    assert [e["rule"] for e in told["history"]] == [
+        "NextInRotation",
+        "NextInRotation",
+        "LargerBatch",
+        "OwnLayout",
+        "StepWorthIt",
+    ]
+    text = " ".join((await slmctl(operator_stack, "explain", service.name)).split())
+    assert "3 replicas x 256 would have to serve more than" in text
+    assert "Trouble none" in text
 
 
 async def test_an_operator_killed_in_mid_search_resumes_from_the_status(

@@ -10,11 +10,11 @@ from slm_operator.api.status import (
     CalibrationStatus,
     Condition,
     FrontierPoint,
-    HistoryEntry,
     MeasuringStatus,
     SLMServiceStatus,
 )
 from slm_operator.cli.outcome import Outcome, Requests
+from slm_operator.decide import explanation
 from slm_operator.decide import points as shown
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
@@ -120,7 +120,8 @@ def searching() -> SLMServiceStatus:
 
 def found(space: SearchSpace = H100_SPACE, curve: Curve = h100) -> SLMServiceStatus:
     """The search has ended."""
-    choice = searched(space, curve)[1].choice
+    end = searched(space, curve)[1]
+    choice = end.choice
     return SLMServiceStatus(
         packs=1,
         ready_packs=1,
@@ -134,9 +135,7 @@ def found(space: SearchSpace = H100_SPACE, curve: Curve = h100) -> SLMServiceSta
             condition("Ready", "True", "Serving"),
             condition("Calibrated", "True", "KneeFound", choice.sentence),
         ),
-        history=(
-            HistoryEntry(time=NOW, from_="", to="2", reason="KneeFound", message=choice.sentence),
-        ),
+        history=(explanation.entry(explanation.knee(service(), None, end), NOW),),
     )
 
 

@@ -131,7 +131,7 @@ def test_points_of_a_service_that_no_operator_saw_asks_for_it(
 def test_a_refusal_is_one_line_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, cluster: Cluster, said: str
 ) -> None:
-    for command in ("get", "points"):
+    for command in ("get", "points", "explain"):
         result = slmctl(monkeypatch, cluster, command, "chatt")
         assert result.exit_code == 1
         assert result.stdout == ""
@@ -144,12 +144,18 @@ def test_an_object_of_a_newer_release_names_the_field(monkeypatch: pytest.Monkey
     stored["spec"] = {"model": {"uri": "hf://a/b"}, "engine": {"kind": "Newer"}}
     result = slmctl(monkeypatch, Cluster(stored), "get", "chat")
     assert result.exit_code == 1
-    assert "engine.kind" in result.stderr
+    assert "does not fit this slmctl (spec.engine.kind: " in result.stderr
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("points",), ("nonsense",), ("get", "-o", "yaml"), ("get", "--kubeconfig", "/no/such/file")],
+    [
+        ("points",),
+        ("explain",),
+        ("nonsense",),
+        ("get", "-o", "yaml"),
+        ("get", "--kubeconfig", "/no/such/file"),
+    ],
 )
 def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, list(arguments))

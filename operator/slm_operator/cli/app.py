@@ -16,6 +16,7 @@ app = typer.Typer(
 for command in (
     cluster_commands.get,
     cluster_commands.points,
+    cluster_commands.explain,
     file_commands.choose,
     file_commands.plan,
     file_commands.gpus,

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from slm_operator.api.models import SLMService
+from slm_operator.api.models import SLMService, SLMServiceSpec
+from slm_operator.cli import account as accounts
+from slm_operator.cli import explain as explaining
 from slm_operator.cli import lookup, tables
 from slm_operator.cli.terminal import (
     KubeconfigOption,
@@ -85,6 +87,25 @@ def points(
     return shown.print(now or tables.standing(service))
 
 
+def explain(
+    name: Annotated[str, typer.Argument(help="An SLMService.")],
+    namespace: NamespaceOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Explains what a service runs: the rule that chose it, with its figures, what spoke against
+    each alternative, what would change the decision, and the last ten decisions."""
+    where = namespace or lookup.default_namespace(kubeconfig)
+    try:
+        obj = lookup.run(kubeconfig, lambda kube: lookup.service(kube, where, name))
+        told = accounts.account(_read(obj))
+    except (lookup.LookupFailedError, accounts.NotExplainedError) as error:
+        fail(str(error))
+    if output is Output.JSON:
+        return print_json(accounts.document(told))
+    return console().print(explaining.text(told, datetime.now(UTC)))
+
+
 def _show_one(obj: Object, output: Output) -> None:
     if output is Output.JSON:
         return print_json(obj)
@@ -96,7 +117,8 @@ def _read(obj: Object) -> SLMService:
         return SLMService.from_object(obj)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        part = "spec" if error.title == SLMServiceSpec.__name__ else "status"
+        field = ".".join(map(str, (part, *first["loc"])))
         fail(
             f"SLMService {obj['metadata']['name']} does not fit this slmctl ({field}: "
             f"{first['msg']}): use the slmctl of the operator's release"

@@ -10,7 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from slm_operator.api.models import SLMService
-from slm_operator.api.status import Condition, Figures, FrontierPoint, SLMServiceStatus
+from slm_operator.api.status import (
+    Condition,
+    Figures,
+    FrontierPoint,
+    JudgedPoint,
+    SLMServiceStatus,
+)
 from slm_operator.cli.picture import picture
 from slm_operator.cli.plot import plot
 
@@ -148,7 +154,7 @@ def joules(figures: Figures) -> str:
     return UNKNOWN if energy is None else f"{energy / 1e6:.4f}"
 
 
-def point_name(point: FrontierPoint) -> str:
+def point_name(point: JudgedPoint) -> str:
     plural = "s" if point.replicas_per_pack > 1 else ""
     text = f"{point.replicas_per_pack} replica{plural} x {point.max_num_seqs}"
     if point.layout_replicas == point.replicas_per_pack:

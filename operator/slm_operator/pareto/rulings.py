@@ -13,8 +13,8 @@ from slm_operator.pareto.points import OperatingPoint
 
 
 class Rule(StrEnum):
-    """The closed vocabulary of decisions: what made a point win, what made it lose, and why one is
-    measured next."""
+    """The closed vocabulary of decisions: what made a point win or lose, why one is measured next,
+    and why one runs that was not chosen."""
 
     # It won.
     ONLY_POINT = "OnlyPoint"
@@ -49,6 +49,11 @@ class Rule(StrEnum):
     FEWER_IN_OWN_LAYOUT = "FewerInOwnLayout"
     SMALLER_BATCH = "SmallerBatch"
     WHAT_STARTS = "WhatStarts"
+
+    # It runs without a choice.
+    BEING_MEASURED = "BeingMeasured"
+    FIXED_BY_SPEC = "FixedBySpec"
+    FEWEST_ALLOWED = "FewestAllowed"
 
     # It cannot be had.
     LAYOUT_FAILED = "LayoutFailed"

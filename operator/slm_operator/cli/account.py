@@ -1,0 +1,211 @@
+"""What there is to explain of a service: what runs, which rule chose it over what, and what the
+operator waits for. Pure: everything is read from the service's status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from slm_operator.api.models import SLMService
+from slm_operator.api.status import Condition, FrontierPoint, HistoryEntry, Input, JudgedPoint
+from slm_operator.cli import tables
+from slm_operator.decide.calibrate import resting_probe, searches
+from slm_operator.decide.explanation import inputs
+from slm_operator.pareto.rulings import Quantity, Rule
+
+LOST = frozenset(
+    {
+        Rule.LIMIT_BROKEN,
+        Rule.ENERGY_ABOVE_LIMIT,
+        Rule.LESS_THROUGHPUT,
+        Rule.GAIN_TOO_SMALL,
+        Rule.GAIN_WITHIN_NOISE,
+        Rule.MORE_ENERGY,
+        Rule.ENERGY_NOT_LESS,
+        Rule.WALK_STOPPED,
+    }
+)
+"""The rules by which a point lost, in the choice or before it."""
+PROGRESS = ("Searching", "Confirming", "Starting", "FixedReplicas", "RecommendOnly")
+"""Reasons of a false condition that is nothing to mend."""
+ANEW = (
+    "another model, engine, image, argument, calibration load or GPU: then every point is "
+    "measured anew"
+)
+
+
+class NotExplainedError(Exception):
+    """There is nothing to explain; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """What the packs run now."""
+
+    what: str
+    rule: str
+    why: str
+    since: str | None
+    """RFC 3339; None when the status no longer tells."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """All that a person on call asks about a service's decisions."""
+
+    service: SLMService
+    running: Running
+    chosen: FrontierPoint | None
+    """The Pareto-optimal point, once it is known; in mode Recommend it does not run."""
+    asked: tuple[Input, ...]
+    alternatives: tuple[FrontierPoint, ...]
+    """Those that lost first, then those that took no part."""
+    would_change: tuple[str, ...]
+    """What would have to be otherwise for another decision."""
+    waits_for: str
+    troubles: tuple[Condition, ...]
+    """The conditions that keep the service from what was decided, one of each cause."""
+
+    @property
+    def history(self) -> tuple[HistoryEntry, ...]:
+        return self.service.status.history
+
+
+def account(service: SLMService) -> Account:
+    """Raises NotExplainedError when nothing was decided, or by an operator that kept no rules."""
+    status = service.status
+    if searches(service) and not status.frontier and not status.history:
+        now = tables.measuring(status) or tables.standing(service)
+        raise NotExplainedError(f"nothing has been decided for {service.name} yet: {now}")
+    if status.frontier and not any(p.rule for p in status.frontier):
+        raise NotExplainedError(
+            f"the status of {service.name} was written by an operator of an earlier release, which "
+            "kept no rules: run the operator of this slmctl's release, or see what was measured "
+            f"with `slmctl points {service.name}`"
+        )
+    chosen = next((p for p in status.frontier if p.chosen), None)
+    alternatives = sorted(
+        (p for p in status.frontier if p is not chosen), key=lambda p: p.rule not in LOST
+    )
+    return Account(
+        service=service,
+        running=_running(service, chosen),
+        chosen=chosen,
+        asked=inputs(service),
+        alternatives=tuple(alternatives),
+        would_change=(*_would_change(alternatives), ANEW) if chosen else (),
+        waits_for=tables.measuring(status) or _waits_for(service, chosen),
+        troubles=_troubles(status.conditions),
+    )
+
+
+def document(told: Account) -> dict[str, Any]:
+    """For scripts; points and decisions as the status holds them."""
+    service, running = told.service, told.running
+    status = service.status
+    return {
+        "name": service.name,
+        "namespace": service.namespace,
+        "simulated": tables.simulated(service),
+        "runs": {
+            "layout": running.what,
+            "since": running.since,
+            "rule": running.rule,
+            "why": running.why,
+            "packs": service.spec.packs,
+            "readyPacks": status.ready_packs,
+            "replicas": status.replicas,
+            "readyReplicas": status.ready_replicas,
+        },
+        "chosen": told.chosen and _stored(told.chosen),
+        "inputs": {i.name: i.value for i in told.asked},
+        "alternatives": [_stored(p) for p in told.alternatives],
+        "wouldChange": list(told.would_change),
+        "waitsFor": told.waits_for,
+        "troubles": [_stored(c) for c in told.troubles],
+        "history": [_stored(e) for e in told.history],
+    }
+
+
+def needed(point: JudgedPoint) -> str:
+    """What a point that lost would have had to show, against what it did; empty for a rule that
+    compares nothing."""
+    if point.compared is None:
+        return ""
+    quantity, value, bound = point.compared.quantity, point.compared.value, point.compared.bound
+    apart = (
+        f" ({abs(value / bound - 1):.1%} {'less' if value < bound else 'more'})" if bound else ""
+    )
+    match quantity:
+        case Quantity.OUTPUT_TOKENS_PER_SECOND:
+            return f"would have to serve more than {bound:,} tok/s; it served {value:,}{apart}"
+        case Quantity.MICROJOULES_PER_OUTPUT_TOKEN:
+            return (
+                f"would have to spend less than {bound / 1e6:.4f} J/token; it spent "
+                f"{value / 1e6:.4f}{apart}"
+            )
+    return f"would have to keep {quantity} within {bound:,}; it had {value:,}{apart}"
+
+
+def _running(service: SLMService, chosen: FrontierPoint | None) -> Running:
+    status = service.status
+    calibrated = status.condition("Calibrated")
+    if status.calibration is not None and status.calibration.measuring is not None:
+        now = status.calibration.measuring
+        probe = f"{now.replicas_per_pack} of {now.layout_replicas} replicas x {now.max_num_seqs}"
+        why = "one pack runs what is being measured"
+        if service.spec.packs > 1:
+            why += f"; the others run {resting_probe(service)}"
+        return Running(probe, Rule.BEING_MEASURED, why, now.since)
+    if chosen is not None and service.autoscaling.mode == "Auto":
+        return Running(
+            tables.point_name(chosen), chosen.rule or "", chosen.why, _decided_at(service, chosen)
+        )
+    resting = str(resting_probe(service))
+    since = calibrated.last_transition_time if calibrated else None
+    if service.spec.replicas_per_pack is not None:
+        why = f"spec.replicasPerPack fixes {service.spec.replicas_per_pack} replicas on each GPU"
+        return Running(resting, Rule.FIXED_BY_SPEC, why, since)
+    why = "no count is chosen, so the fewest run that minReplicasPerPack allows"
+    return Running(resting, Rule.FEWEST_ALLOWED, why, since)
+
+
+def _decided_at(service: SLMService, chosen: FrontierPoint) -> str | None:
+    """When ``chosen`` became what runs; None when the ten decisions kept no longer reach so far."""
+    for entry in reversed(service.status.history):
+        if entry.reason == "KneeFound":
+            about = entry.point
+            same = about is not None and _probe(about) == _probe(chosen)
+            return entry.time if same else None
+    return None
+
+
+def _would_change(alternatives: Iterable[FrontierPoint]) -> list[str]:
+    return [
+        f"{tables.point_name(p)} {what}"
+        for p in alternatives
+        if p.rule in LOST and (what := needed(p))
+    ]
+
+
+def _waits_for(service: SLMService, chosen: FrontierPoint | None) -> str:
+    if chosen is None and searches(service):
+        return tables.standing(service)
+    return "nothing: the decision stands until one of its inputs changes"
+
+
+def _troubles(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    found: dict[str, Condition] = {}
+    for condition in conditions:
+        if condition.status == "False" and condition.reason not in PROGRESS:
+            found.setdefault(condition.reason, condition)
+    return tuple(found.values())
+
+
+def _probe(point: JudgedPoint) -> tuple[int, int]:
+    return point.replicas_per_pack, point.max_num_seqs
+
+
+def _stored(model: FrontierPoint | Condition | HistoryEntry) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
