@@ -75,6 +75,11 @@ def test_one_point_without_power_makes_energy_incomparable() -> None:
     assert choose([point(1, 129, 50), point(2, 249)], BALANCED).throughput_only
 
 
+def test_a_device_that_reports_no_power_is_compared_without_dividing_by_it() -> None:
+    found = judge([point(1, 1000, 0), point(2, 1010, 100)], Objective("MaxThroughput"))
+    assert found.chosen is not None and found.chosen.probe.replicas == 1
+
+
 def test_a_committed_layout_replaces_its_rotation() -> None:
     choice = choose(
         [point(1, 900, 100, layout=4), point(2, 1500, 150, layout=4), point(2, 1400, 150)],

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import h100, point
-from slm_operator.pareto.choice import candidates, judge
+from slm_operator.pareto.choice import candidates, choose, judge
+from slm_operator.pareto.noise import NOISE_FLOOR, beyond_doubt
 from slm_operator.pareto.objective import NO_LIMITS, Limits, Objective, ObjectiveKind
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.reasons import walk_rulings
@@ -30,8 +32,12 @@ class Case:
     comparison: tuple[Quantity, float, float] | None
     objective: ObjectiveKind = "Balanced"
     limits: Limits = NO_LIMITS
+    incumbent: Probe | None = None
 
 
+ONE = Probe(1, 1, 256)
+TWICE = beyond_doubt(1)
+"""By what factor confidences are widened where one point might replace what runs."""
 CASES = [
     Case(Rule.ONLY_POINT, (point(1, 1000, 100),), None),
     Case(
@@ -74,6 +80,37 @@ CASES = [
         (point(1, 1000, 100), point(2, 1500, 150)),
         (Quantity.POWER_WATTS, 150, 120),
         limits=Limits(power_watts=120),
+    ),
+    Case(
+        Rule.BENEFIT_OF_DOUBT,
+        (point(2, 1050, 104, confidence=30), point(1, 1000, 100, confidence=30)),
+        (TOKENS, 1000, 1050),
+        incumbent=ONE,
+    ),
+    Case(
+        Rule.NOT_BEYOND_DOUBT,
+        (point(1, 1000, 100, confidence=30), point(2, 1050, 104, confidence=30)),
+        (TOKENS, 1050, 1.03 * (1000 + TWICE * math.hypot(30, 30))),
+        incumbent=ONE,
+    ),
+    Case(
+        Rule.NOT_BEYOND_DOUBT,
+        (point(1, 1000, 100), point(2, 1500, 157)),
+        (ENERGY, 157 / 1500 * 1e6, 100_000 * (1.05 - NOISE_FLOOR)),
+        incumbent=ONE,
+    ),
+    Case(
+        Rule.NOT_BEYOND_DOUBT,
+        (point(1, 1000, 100, confidence=10), point(2, 1000, 98, confidence=10)),
+        (ENERGY, 98_000, 100_000 * (1 - TWICE * math.hypot(0.01, 0.01))),
+        "MinEnergyPerToken",
+        incumbent=ONE,
+    ),
+    Case(
+        Rule.LIMIT_BROKEN,
+        (replace(point(2, 1500, 150), preemptions_per_request=0.3),),
+        (Quantity.PREEMPTIONS_PER_THOUSAND_REQUESTS, 300, 100),
+        limits=Limits(preemptions_per_request=0.1),
     ),
     Case(
         Rule.LIMIT_BROKEN,
@@ -121,7 +158,7 @@ CASES = [
 
 
 def said_of(case: Case, one: OperatingPoint) -> Ruling:
-    found = judge(case.points, Objective(case.objective), case.limits)
+    found = judge(case.points, Objective(case.objective), case.limits, incumbent=case.incumbent)
     (ruling,) = [v.ruling for v in found.verdicts if v.point is one]
     return ruling
 
@@ -137,6 +174,14 @@ def test_the_rule_that_decides_is_named_with_both_of_its_numbers(case: Case) -> 
         assert ruling.comparison is not None
         assert ruling.comparison.quantity is quantity
         assert (ruling.comparison.value, ruling.comparison.bound) == pytest.approx((value, bound))
+
+
+def test_where_none_keeps_the_limits_the_nearest_is_told_with_the_limit_that_it_breaks() -> None:
+    points = [point(1, 1000, 100), point(2, 1500, 150)]
+    found = choose(points, Objective(), Limits(power_watts=90))
+    (ruling,) = [v.ruling for v in found.verdicts if v.chosen]
+    assert ruling.rule is Rule.NEAREST_TO_LIMITS
+    assert ruling.comparison == Comparison(Quantity.POWER_WATTS, 100, 90)
 
 
 def test_the_walk_tells_how_it_began_went_on_and_stopped() -> None:
@@ -190,7 +235,7 @@ def test_each_step_of_the_search_names_its_rule() -> None:
 curves = st.lists(
     st.tuples(
         st.floats(1, 1e5),
-        st.none() | st.floats(1, 1000),
+        st.none() | st.floats(0, 1000),
         st.floats(0, 0.2),
         st.sampled_from([64, 256, 512]),
     ),
@@ -213,17 +258,20 @@ limits = st.builds(
     itl_p95_seconds=st.none() | st.floats(0.01, 0.1),
     power_watts=st.none() | st.floats(1, 1000),
 )
+incumbents = st.none() | st.builds(
+    Probe, st.just(1), st.integers(1, 8), st.sampled_from([64, 256, 512])
+)
 MUST_REACH = {Rule.FEWER_SUFFICE, Rule.LESS_THROUGHPUT, Rule.GAIN_TOO_SMALL, Rule.GAIN_WITHIN_NOISE}
 SERVES_ENOUGH = {Rule.STEP_WORTH_IT}
 SPENDS_LITTLE = {Rule.LEAST_ENERGY, Rule.THRIFTIER}
 MUST_NOT_PASS = {Rule.LIMIT_BROKEN, Rule.ENERGY_ABOVE_LIMIT, Rule.MORE_ENERGY}
 
 
-@given(curves, objectives, limits)
+@given(curves, objectives, limits, incumbents)
 def test_a_rulings_numbers_are_those_of_its_point_and_on_the_side_that_it_says(
-    points: list[OperatingPoint], objective: Objective, limits: Limits
+    points: list[OperatingPoint], objective: Objective, limits: Limits, incumbent: Probe | None
 ) -> None:
-    found = judge(points, objective, limits)
+    found = judge(points, objective, limits, incumbent=incumbent)
     assert [v.point for v in found.verdicts] == candidates(points)
     for verdict in found.verdicts:
         rule, comparison = verdict.ruling.rule, verdict.ruling.comparison
@@ -233,6 +281,10 @@ def test_a_rulings_numbers_are_those_of_its_point_and_on_the_side_that_it_says(
         if rule in MUST_REACH:
             assert comparison.value <= comparison.bound
         if rule in MUST_NOT_PASS:
+            assert comparison.value >= comparison.bound
+        if rule is Rule.NOT_BEYOND_DOUBT and comparison.quantity is TOKENS:
+            assert comparison.value <= comparison.bound
+        if rule is Rule.NOT_BEYOND_DOUBT and comparison.quantity is ENERGY:
             assert comparison.value >= comparison.bound
         if rule in SERVES_ENOUGH:
             assert comparison.value >= comparison.bound

@@ -8,25 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from slm_operator.api.models import SLMService
-from slm_operator.api.status import Condition, FrontierPoint, HistoryEntry, Input, JudgedPoint
+from slm_operator.api.status import (
+    CalibrationStatus,
+    Condition,
+    FrontierPoint,
+    HistoryEntry,
+    Input,
+    JudgedPoint,
+)
 from slm_operator.cli import tables
 from slm_operator.decide.calibrate import resting_probe, searches
 from slm_operator.decide.explanation import inputs
-from slm_operator.pareto.rulings import Quantity, Rule
+from slm_operator.pareto.points import Probe
+from slm_operator.pareto.rulings import LOST, Quantity, Rule
 
-LOST = frozenset(
-    {
-        Rule.LIMIT_BROKEN,
-        Rule.ENERGY_ABOVE_LIMIT,
-        Rule.LESS_THROUGHPUT,
-        Rule.GAIN_TOO_SMALL,
-        Rule.GAIN_WITHIN_NOISE,
-        Rule.MORE_ENERGY,
-        Rule.ENERGY_NOT_LESS,
-        Rule.WALK_STOPPED,
-    }
-)
-"""The rules by which a point lost, in the choice or before it."""
+SHORT_OF_WORTH = LOST | {Rule.WALK_STOPPED}
+"""The rules by which a point lost, in the choice or on the way to it."""
 PROGRESS = ("Searching", "Confirming", "Starting", "FixedReplicas", "RecommendOnly")
 """Reasons of a false condition that is nothing to mend."""
 ANEW = (
@@ -86,7 +83,7 @@ def account(service: SLMService) -> Account:
         )
     chosen = next((p for p in status.frontier if p.chosen), None)
     alternatives = sorted(
-        (p for p in status.frontier if p is not chosen), key=lambda p: p.rule not in LOST
+        (p for p in status.frontier if p is not chosen), key=lambda p: p.rule not in SHORT_OF_WORTH
     )
     return Account(
         service=service,
@@ -156,7 +153,7 @@ def _running(service: SLMService, chosen: FrontierPoint | None) -> Running:
         probe = f"{now.replicas_per_pack} of {now.layout_replicas} replicas x {now.max_num_seqs}"
         why = "one pack runs what is being measured"
         if service.spec.packs > 1:
-            why += f"; the others run {resting_probe(service)}"
+            why += f"; the others run {_others(service, status.calibration)}"
         return Running(probe, Rule.BEING_MEASURED, why, now.since)
     if chosen is not None and service.autoscaling.mode == "Auto":
         return Running(
@@ -169,6 +166,14 @@ def _running(service: SLMService, chosen: FrontierPoint | None) -> Running:
         return Running(resting, Rule.FIXED_BY_SPEC, why, since)
     why = "no count is chosen, so the fewest run that minReplicasPerPack allows"
     return Running(resting, Rule.FEWEST_ALLOWED, why, since)
+
+
+def _others(service: SLMService, calibration: CalibrationStatus) -> str:
+    """What packs run that do not measure."""
+    last = calibration.chosen
+    if last is None or service.autoscaling.mode != "Auto":
+        return str(resting_probe(service))
+    return str(Probe(last.replicas_per_pack, last.replicas_per_pack, last.max_num_seqs))
 
 
 def _decided_at(service: SLMService, chosen: FrontierPoint) -> str | None:
@@ -185,7 +190,7 @@ def _would_change(alternatives: Iterable[FrontierPoint]) -> list[str]:
     return [
         f"{tables.point_name(p)} {what}"
         for p in alternatives
-        if p.rule in LOST and (what := needed(p))
+        if p.rule in SHORT_OF_WORTH and (what := needed(p))
     ]
 
 

@@ -143,7 +143,7 @@ def judge(
         if point.probe in rejected:
             return rejected[point.probe]
         if chosen is held and seems_better(held, point, objective):
-            return reasons.doubtful(held, point, objective, times)
+            return reasons.doubtful(held, point, able, objective, times)
         return reasons.lost(chosen, point, objective)
 
     verdicts = tuple(

@@ -70,8 +70,8 @@ class Limits:
         lost, most = point.preemptions_per_request, self.preemptions_per_request
         if lost is not None and most is not None:
             text = f"{lost:.2f} preemptions a request exceed the limit of {most:.2f}"
-            quantity = Quantity.PREEMPTIONS_PER_REQUEST
-            said = ruling(Rule.LIMIT_BROKEN, quantity, point, most, text)
+            quantity = Quantity.PREEMPTIONS_PER_THOUSAND_REQUESTS
+            said = ruling(Rule.LIMIT_BROKEN, quantity, point, most * 1000, text)
             yield lost / most - 1 if most else lost, said
 
 

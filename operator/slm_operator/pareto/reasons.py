@@ -17,13 +17,15 @@ from slm_operator.pareto.noise import (
 )
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
-from slm_operator.pareto.rulings import Quantity, Rule, Ruling, ruling
+from slm_operator.pareto.rulings import LOST, Quantity, Rule, Ruling, ruling
 from slm_operator.pareto.worth import (
     energy_excess,
     joules,
     needed_tokens_per_second,
+    power_known,
     required_ratio,
     thriftiest,
+    undoubted_joules,
     undoubted_tokens_per_second,
     worth_adding,
 )
@@ -31,17 +33,6 @@ from slm_operator.pareto.worth import (
 MANY_PREEMPTIONS = 0.1
 """A request in ten computed again: its KV cache is too small for the batch, which is worth saying
 (four replicas of the published H100 measurements: 0.3)."""
-
-
-_LOST = {
-    Rule.ENERGY_ABOVE_LIMIT,
-    Rule.LESS_THROUGHPUT,
-    Rule.GAIN_TOO_SMALL,
-    Rule.GAIN_WITHIN_NOISE,
-    Rule.MORE_ENERGY,
-    Rule.ENERGY_NOT_LESS,
-    Rule.NOT_BEYOND_DOUBT,
-}
 
 
 def won(
@@ -98,24 +89,34 @@ def costly(least: OperatingPoint, point: OperatingPoint, objective: Objective) -
 
 
 def doubtful(
-    held: OperatingPoint, point: OperatingPoint, objective: Objective, times: float
+    held: OperatingPoint,
+    point: OperatingPoint,
+    able: Sequence[OperatingPoint],
+    objective: Objective,
+    times: float,
 ) -> Ruling:
-    """``point`` may be better than ``held``, which runs, but not beyond doubt."""
+    """``point``, one of ``able``, may be better than ``held``, which runs, but not beyond doubt."""
     text = (
         f"{point.output_tokens_per_second:,.0f} tok/s and {_energy(point)} are not better beyond "
         f"doubt than the {held.output_tokens_per_second:,.0f} and {_energy(held)} of "
         f"{held.probe}, which runs"
     )
-    if objective.kind == "MinEnergyPerToken":
-        return _by_energy(Rule.NOT_BEYOND_DOUBT, held, point, text)
+    rule, energy = Rule.NOT_BEYOND_DOUBT, Quantity.MICROJOULES_PER_OUTPUT_TOKEN
+    if objective.kind == "MinEnergyPerToken" and power_known(able):
+        allowed = joules(held) * (1 - energy_noise(held, point, times))
+        return ruling(rule, energy, point, allowed * 1e6, text)
     needed = undoubted_tokens_per_second(held, point, objective, times)
-    return ruling(Rule.NOT_BEYOND_DOUBT, Quantity.OUTPUT_TOKENS_PER_SECOND, point, needed, text)
+    if point.output_tokens_per_second > needed:
+        # Its throughput is beyond doubt, so its energy is not.
+        allowed = undoubted_joules(point, able, objective, times)
+        return ruling(rule, energy, point, allowed * 1e6, text)
+    return ruling(rule, Quantity.OUTPUT_TOKENS_PER_SECOND, point, needed, text)
 
 
 def with_preemptions(said: Ruling, point: OperatingPoint) -> Ruling:
     """Names a KV cache that ran full, which is often the cause of what ``said`` tells."""
     again = point.preemptions_per_request
-    if again is None or again < MANY_PREEMPTIONS or said.rule not in _LOST:
+    if again is None or again < MANY_PREEMPTIONS or said.rule not in LOST - {Rule.LIMIT_BROKEN}:
         return said
     full = f"; its KV cache ran full: {again:.2f} preemptions a request"
     return replace(said, text=said.text + full)
@@ -125,7 +126,7 @@ def lost(chosen: OperatingPoint, point: OperatingPoint, objective: Objective) ->
     """Why ``point``, which breaks no limit, lost against ``chosen``."""
     if objective.kind == "MinEnergyPerToken" and significantly_thriftier(point, chosen):
         text = (
-            f"{joules(point):.4f} J/token is {joules(point) / joules(chosen) - 1:.1%} above the "
+            f"{joules(point):.4f} J/token is {energy_excess(chosen, point):.1%} above the "
             f"{joules(chosen):.4f} of {chosen.probe}"
         )
         return _by_energy(Rule.MORE_ENERGY, chosen, point, text)
@@ -201,7 +202,7 @@ def _not_worth(chosen: OperatingPoint, point: OperatingPoint, objective: Objecti
             f"{objective.min_throughput_gain:.0%} a replica",
         )
     if significantly_thriftier(point, chosen):
-        text += f", at {joules(point) / joules(chosen) - 1:.1%} more energy per token"
+        text += f", at {energy_excess(chosen, point):.1%} more energy per token"
         return _by_energy(Rule.MORE_ENERGY, chosen, point, text)
     if not significantly_more(chosen, point):
         noise = throughput_noise(chosen, point)

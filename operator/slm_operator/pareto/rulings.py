@@ -59,6 +59,21 @@ class Rule(StrEnum):
     LAYOUT_FAILED = "LayoutFailed"
 
 
+LOST = frozenset(
+    {
+        Rule.LIMIT_BROKEN,
+        Rule.ENERGY_ABOVE_LIMIT,
+        Rule.LESS_THROUGHPUT,
+        Rule.GAIN_TOO_SMALL,
+        Rule.GAIN_WITHIN_NOISE,
+        Rule.MORE_ENERGY,
+        Rule.ENERGY_NOT_LESS,
+        Rule.NOT_BEYOND_DOUBT,
+    }
+)
+"""The rules by which a point that took part in the choice loses."""
+
+
 class Quantity(StrEnum):
     """What a rule compares, named as the API names it, with the unit that it is told in there."""
 
@@ -68,7 +83,7 @@ class Quantity(StrEnum):
     TTFT_P95_MILLISECONDS = "ttftP95Milliseconds"
     ITL_P95_MILLISECONDS = "itlP95Milliseconds"
     ITL_P99_MILLISECONDS = "itlP99Milliseconds"
-    PREEMPTIONS_PER_REQUEST = "preemptionsPerRequest"
+    PREEMPTIONS_PER_THOUSAND_REQUESTS = "preemptionsPerThousandRequests"
 
     def of(self, point: OperatingPoint) -> float | None:
         """This quantity of ``point``, in its unit; None where it is unknown."""
@@ -81,13 +96,13 @@ class Quantity(StrEnum):
             case Quantity.POWER_WATTS:
                 return point.power_watts
             case Quantity.TTFT_P95_MILLISECONDS:
-                return _milliseconds(point.ttft_p95_seconds)
+                return _thousandfold(point.ttft_p95_seconds)
             case Quantity.ITL_P95_MILLISECONDS:
-                return _milliseconds(point.itl_p95_seconds)
+                return _thousandfold(point.itl_p95_seconds)
             case Quantity.ITL_P99_MILLISECONDS:
-                return _milliseconds(point.itl_p99_seconds)
-            case Quantity.PREEMPTIONS_PER_REQUEST:
-                return point.preemptions_per_request
+                return _thousandfold(point.itl_p99_seconds)
+            case Quantity.PREEMPTIONS_PER_THOUSAND_REQUESTS:
+                return _thousandfold(point.preemptions_per_request)
 
 
 @dataclass(frozen=True)
@@ -124,5 +139,5 @@ def ruling(
     return Ruling(rule, text, Comparison(quantity, value, bound))
 
 
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1000
+def _thousandfold(value: float | None) -> float | None:
+    return None if value is None else value * 1000

@@ -85,11 +85,23 @@ def displaces(
         return significantly_thriftier(held, point, times)
     if point.output_tokens_per_second <= undoubted_tokens_per_second(held, point, objective, times):
         return False
-    return not energy_bounds(among, objective) or all(
-        energy_excess(other, point) + energy_noise(other, point, times)
-        <= objective.max_energy_increase
-        for other in among
-        if other is not point
+    return not energy_bounds(among, objective) or (
+        joules(point) <= undoubted_joules(point, among, objective, times)
+    )
+
+
+def undoubted_joules(
+    point: OperatingPoint, among: Sequence[OperatingPoint], objective: Objective, times: float
+) -> float:
+    """Energy of an output token up to which ``point`` keeps the energy limit beyond doubt, whoever
+    of ``among`` sets it."""
+    return min(
+        (
+            joules(other) * (1 + objective.max_energy_increase - energy_noise(other, point, times))
+            for other in among
+            if other is not point
+        ),
+        default=math.inf,
     )
 
 
