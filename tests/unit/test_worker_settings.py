@@ -45,6 +45,14 @@ def test_engines_listen_on_loopback_only(address: str, engines: str) -> None:
     assert (settings.address, settings.engine_address) == (address, engines)
 
 
+def test_packs_that_share_an_address_differ_in_their_ports_and_are_told_apart_by_them() -> None:
+    alone = read_settings(GOOD)
+    assert (alone.agent_port, alone.router_port, alone.pack_address) == (8080, 8000, "127.0.0.1")
+    moved = read_settings(GOOD | {"SLM_AGENT_PORT": "18080", "SLM_ROUTER_PORT": "18000"})
+    assert (moved.agent_port, moved.router_port) == (18080, 18000)
+    assert moved.pack_address == "127.0.0.1:18080"
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
@@ -65,6 +73,9 @@ def test_engines_listen_on_loopback_only(address: str, engines: str) -> None:
         ({"SLM_AGENT_TOKEN": ""}, "SLM_AGENT_TOKEN is not set: give a random secret"),
         ({"SLM_AGENT_TOKEN": "hunter2"}, "SLM_AGENT_TOKEN is too short: give"),
         ({"POD_IP": "pod"}, "POD_IP is 'pod', which is no IP address"),
+        ({"SLM_AGENT_PORT": "http"}, "SLM_AGENT_PORT is 'http': give a port from 1 to 65535"),
+        ({"SLM_ROUTER_PORT": "0"}, "SLM_ROUTER_PORT is '0': give a port from 1 to 65535"),
+        ({"SLM_ROUTER_PORT": "65536"}, "SLM_ROUTER_PORT is '65536': give a port"),
     ],
 )
 def test_what_is_wrong_is_named(changed: dict[str, str], told: str) -> None:

@@ -36,7 +36,6 @@ from slm_worker.replicas.witness import StartWitness
 from slm_worker.routing.router import Router
 from slm_worker.server import make_app
 from slm_worker.settings import AgentSettings, SettingsError, read_settings
-from slm_worker.wire import AGENT_PORT, ROUTER_PORT
 
 EXIT_SETTINGS = 2
 EXIT_PORT_TAKEN = 3
@@ -68,20 +67,20 @@ async def _serve(settings: AgentSettings, run_dir: Path) -> int:
         runner = web.AppRunner(make_app(agent, settings.token), handle_signals=False)
         await runner.setup()
         try:
-            await web.TCPSite(runner, settings.address, AGENT_PORT).start()
+            await web.TCPSite(runner, settings.address, settings.agent_port).start()
         except OSError as error:
             log.error(
                 "the API cannot listen on %s:%d: %s; end the process that does, or give this "
                 "pack an address of its own",
                 settings.address,
-                AGENT_PORT,
+                settings.agent_port,
                 error.strerror,
             )
             await runner.cleanup()
             return EXIT_PORT_TAKEN
-        log.info("the API listens on %s:%d", settings.address, AGENT_PORT)
-        claim(run_dir, settings.address)
-        await end_engines(settings.address)
+        log.info("the API listens on %s:%d", settings.address, settings.agent_port)
+        claim(run_dir, settings.pack_address)
+        await end_engines(settings.pack_address)
         await agent.run(end)
         await runner.cleanup()
     return 0
@@ -94,7 +93,7 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
     try:
         router = Router(
             address=settings.address,
-            port=ROUTER_PORT,
+            port=settings.router_port,
             replica_host=settings.engine_address,
             run_dir=run_dir / "router",
         )
@@ -103,7 +102,7 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
 
     async def open_own_device() -> Device:
         device = await open_device(config.gpu.kind, run_dir / "gpu", config.gpu.mps)
-        await remove_files(settings.address, run_dir)
+        await remove_files(settings.pack_address, run_dir)
         return device
 
     bring_up = BringUp(
@@ -121,7 +120,7 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
             engine=ready.engine,
             model_name=config.model.name,
             address=settings.engine_address,
-            pack_address=settings.address,
+            pack_address=settings.pack_address,
             run_dir=run_dir,
             cache_dir=settings.cache_dir,
             agent_env=os.environ,
@@ -139,7 +138,7 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
         make_host=make_host,
         load=CalibrationLoad(
             lambda load: SaturatingLoad(
-                url=f"http://{host}:{ROUTER_PORT}",
+                url=f"http://{host}:{settings.router_port}",
                 model_name=config.model.name,
                 prompt_tokens=load.prompt_tokens,
                 output_tokens=load.output_tokens,

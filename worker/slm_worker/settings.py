@@ -13,8 +13,12 @@ from pydantic import ValidationError
 from slm_worker.engine.factory import EngineUnusableError, refuse_owned_arguments
 from slm_worker.wire import (
     ADDRESS_VARIABLE,
+    AGENT_PORT,
+    AGENT_PORT_VARIABLE,
     CACHE_VARIABLE,
     CONFIG_VARIABLE,
+    ROUTER_PORT,
+    ROUTER_PORT_VARIABLE,
     TOKEN_VARIABLE,
     PackConfig,
 )
@@ -22,6 +26,7 @@ from slm_worker.wire import (
 MIN_TOKEN_CHARACTERS = 16
 DEFAULT_ADDRESS = "127.0.0.1"
 LOOPBACK = "127.0.0.1"
+MAX_PORT = 65535
 
 
 class SettingsError(Exception):
@@ -36,6 +41,15 @@ class AgentSettings:
     """Where agent and router listen."""
     cache_dir: Path
     """Where engines keep compiled kernels."""
+    agent_port: int
+    router_port: int
+
+    @property
+    def pack_address(self) -> str:
+        """What only one agent at a time can hold: the address of its API."""
+        return (
+            self.address if self.agent_port == AGENT_PORT else f"{self.address}:{self.agent_port}"
+        )
 
     @property
     def engine_address(self) -> str:
@@ -51,6 +65,8 @@ def read_settings(environment: Mapping[str, str]) -> AgentSettings:
         token=_token(environment.get(TOKEN_VARIABLE, "")),
         address=_address(environment.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS),
         cache_dir=_cache_dir(environment),
+        agent_port=_port(environment, AGENT_PORT_VARIABLE, AGENT_PORT),
+        router_port=_port(environment, ROUTER_PORT_VARIABLE, ROUTER_PORT),
     )
 
 
@@ -103,3 +119,15 @@ def _address(address: str) -> str:
             f"{ADDRESS_VARIABLE} is {address!r}, which is no IP address: give the pod's own"
         ) from None
     return address
+
+
+def _port(environment: Mapping[str, str], variable: str, default: int) -> int:
+    given = environment.get(variable)
+    if not given:
+        return default
+    if not given.isdecimal() or not 1 <= int(given) <= MAX_PORT:
+        raise SettingsError(
+            f"{variable} is {given!r}: give a port from 1 to {MAX_PORT}, or leave it out for "
+            f"{default}"
+        )
+    return int(given)

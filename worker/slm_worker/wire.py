@@ -30,6 +30,10 @@ CACHE_VARIABLE = "SLM_ENGINE_CACHE"
 compiled kernels; by default it lies below HOME and lives as long as the Pod."""
 AGENT_PORT = 8080
 ROUTER_PORT = 8000
+AGENT_PORT_VARIABLE = "SLM_AGENT_PORT"
+"""Environment variable that moves the agent's API from AGENT_PORT, on a host that packs share."""
+ROUTER_PORT_VARIABLE = "SLM_ROUTER_PORT"
+"""Environment variable that moves the router from ROUTER_PORT."""
 
 OWNED_ENGINE_ARGUMENTS: tuple[str, ...] = (
     # the address, and how agent and router speak to the engine

@@ -24,8 +24,9 @@ class AgentError(Exception):
 class Agents:
     """One HTTP session to all packs. Every call raises AgentError."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, port: int = AGENT_PORT) -> None:
         self._session = session
+        self._port = port
 
     async def state(self, address: str, token: str) -> PackState:
         text = await self._call("GET", address, "/v1/pack", token)
@@ -44,12 +45,13 @@ class Agents:
     async def _call(
         self, method: str, address: str, path: str, token: str, body: str | None = None
     ) -> str:
-        host = f"[{address}]" if ":" in address else address
+        name = f"[{address}]" if ":" in address else address
+        host = f"{name}:{self._port}"
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         try:
             async with self._session.request(
                 method,
-                f"http://{host}:{AGENT_PORT}{path}",
+                f"http://{host}{path}",
                 data=body,
                 headers=headers,
                 # An agent redirects to nobody, and the token must not go elsewhere.
@@ -62,13 +64,12 @@ class Agents:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise AgentError(
                 "AgentUnreachable",
-                f"the agent at {host}:{AGENT_PORT} does not answer "
-                f"({type(error).__name__}): see the pack's log",
+                f"the agent at {host} does not answer ({type(error).__name__}): see the pack's log",
             ) from error
         if answer.status == 401:
             raise AgentError(
                 "AgentRefusedToken",
-                f"the agent at {host}:{AGENT_PORT} refused the operator's token: its Secret was "
+                f"the agent at {host} refused the operator's token: its Secret was "
                 "changed after the pack started; delete the pack's Pod and it starts with the "
                 "right one",
             )
