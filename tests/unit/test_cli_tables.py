@@ -114,8 +114,8 @@ def test_why_a_service_is_not_ready_is_news() -> None:
 
 def test_the_live_picture_says_how_long_the_measurement_still_takes() -> None:
     now = datetime(2026, 1, 1, 0, 0, 10, tzinfo=UTC)
-    look = Look(searching(), Requests(8, 6, 0), 12.0)
-    shown = text(live_picture(look, now))
+    look = Look(searching(), 12.0, Requests(8, 6, 0))
+    shown = text(live_picture(look, now, 50))
     assert "measuring 1 x 256" in shown
     assert "26 s left" in shown
     assert "8 requests sent, 6 completed, 0 failed" in shown
@@ -123,7 +123,7 @@ def test_the_live_picture_says_how_long_the_measurement_still_takes() -> None:
 
 def test_a_measurement_past_its_least_length_waits_for_certainty() -> None:
     now = datetime(2026, 1, 1, 0, 1, 0, tzinfo=UTC)
-    shown = text(live_picture(Look(searching(), Requests(0, 0, 0), 60.0), now))
+    shown = text(live_picture(Look(searching(), 60.0, Requests(0, 0, 0)), now, 50))
     assert "until it is certain enough" in shown
 
 

@@ -78,11 +78,7 @@ def points(
             }
         )
     shown = console()
-    shown.print(tables.points_table(status.frontier))
-    shown.print()
-    shown.print(tables.frontier(status.frontier))
-    shown.print()
-    shown.print(tables.reasons(status.frontier))
+    shown.print(tables.findings(status.frontier))
     shown.print()
     return shown.print(now or tables.standing(service))
 

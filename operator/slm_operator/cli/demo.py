@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,8 +18,10 @@ from slm_dev.stack import Stack, StackError
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import HistoryEntry
 from slm_operator.cli import report
+from slm_operator.cli.interrupts import interruptible, until_interrupted
+from slm_operator.cli.machine import machine
 from slm_operator.cli.outcome import DemoFailedError, Options, Outcome, Requests
-from slm_operator.cli.preparation import EXAMPLES, Prepared, machine, prepare
+from slm_operator.cli.preparation import EXAMPLES, Prepared, prepare
 from slm_operator.cli.progress import Look, View, view
 from slm_operator.cluster.agents import AgentError
 from slm_operator.cluster.kube import KubeError
@@ -36,12 +37,6 @@ REPORT_FOLDER = Path("report")
 Present = Callable[[Outcome, Path], None]
 
 
-class Interrupted(Exception):  # noqa: N818 - it says what happened
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__(f"ended by {number.name}")
-        self.number = number
-
-
 def run(options: Options, console: Console, present: Present) -> None:
     """Runs the demo to its end, gives the outcome and its report to ``present``, and takes
     everything down, also on SIGINT and SIGTERM.
@@ -52,45 +47,9 @@ def run(options: Options, console: Console, present: Present) -> None:
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    with _interruptible():
+    with interruptible():
         prepared = prepare(options, say)
-        asyncio.run(_run(Demo(options, prepared, console, present)))
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Lets SIGTERM end blocking work as Ctrl-C does."""
-
-    def interrupt(number: int, _: object) -> None:
-        raise Interrupted(signal.Signals(number))
-
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-async def _run(demo: Demo) -> None:
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None  # noqa: S101
-    received: list[signal.Signals] = []
-
-    def interrupt(number: signal.Signals) -> None:
-        # Once is enough: a second one must not break off the taking down.
-        if not received:
-            received.append(number)
-            task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt, number)
-    try:
-        await demo.run()
-    except asyncio.CancelledError:
-        if not received:
-            raise
-        raise Interrupted(received[0]) from None
+        asyncio.run(until_interrupted(Demo(options, prepared, console, present).run()))
 
 
 class Demo:
@@ -184,7 +143,7 @@ class Demo:
     async def _look(self, stack: Stack, shown: View) -> SLMService:
         service = await stack.service(self._prepared.manifest["metadata"]["name"])
         self._decisions += [e for e in service.status.history if e not in self._decisions]
-        shown.show(Look(service.status, self._requests(), time.monotonic() - self._began))
+        shown.show(Look(service.status, time.monotonic() - self._began, self._requests()))
         return service
 
     def _give_up_when_stuck(self, service: SLMService) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +10,15 @@ import typer
 from slm_operator.cli import choose as choosing
 from slm_operator.cli import plan as planning
 from slm_operator.cli import points_file
-from slm_operator.cli.terminal import Output, OutputOption, console, fail, print_json
+from slm_operator.cli.terminal import (
+    ObjectiveChoice,
+    Output,
+    OutputOption,
+    console,
+    fail,
+    print_json,
+)
 from slm_operator.pareto.objective import Limits, Objective
-
-
-class ObjectiveChoice(StrEnum):
-    BALANCED = "Balanced"
-    MAX_THROUGHPUT = "MaxThroughput"
-    MIN_ENERGY = "MinEnergyPerToken"
 
 
 def choose(

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from slm_operator.cli.interrupts import Interrupted
 from slm_operator.cli.outcome import DemoFailedError, Options, Outcome, document
 from slm_operator.cli.progress import summary
 from slm_operator.cli.terminal import Output, OutputOption, console, fail
@@ -18,6 +19,12 @@ from slm_operator.cli.terminal import Output, OutputOption, console, fail
 class EngineChoice(StrEnum):
     SIMULATED = "simulated"
     VLLM = "vllm"
+
+
+MinWindowOption = Annotated[
+    float | None,
+    typer.Option(min=1, hidden=True, help="Shortest measurement, where precision is no need."),
+]
 
 
 def demo(
@@ -41,10 +48,7 @@ def demo(
             help="Kill the operator in mid-search, to see the search go on after it.",
         ),
     ] = False,
-    min_window_seconds: Annotated[
-        float | None,
-        typer.Option(min=1, hidden=True, help="Shortest measurement, where precision is no need."),
-    ] = None,
+    min_window_seconds: MinWindowOption = None,
 ) -> None:
     """Runs the whole system on this host and finds a pack's Pareto-optimal replica count.
 
@@ -72,6 +76,6 @@ def demo(
         running.run(options, Console(stderr=output is Output.JSON, highlight=False), present)
     except DemoFailedError as error:
         fail(str(error))
-    except running.Interrupted as interrupted:
+    except Interrupted as interrupted:
         # What was kept running was to be ended so.
         raise typer.Exit(0 if keep and shown else 128 + interrupted.number) from None

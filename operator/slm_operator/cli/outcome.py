@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from slm_operator.api.models import SLMService
-from slm_operator.api.status import HistoryEntry, OperatingPointStatus
+from slm_operator.api.status import Figures, HistoryEntry, OperatingPointStatus
 from slm_worker.wire import LoadState
 
 EngineName = Literal["simulated", "vllm"]
@@ -69,20 +69,13 @@ class Outcome:
 
 def document(outcome: Outcome) -> dict[str, Any]:
     """As one JSON document; figures in the units that their names give."""
-    knee, status = outcome.knee, outcome.service.status
-    requests, load = outcome.requests, outcome.load
+    status, requests = outcome.service.status, outcome.requests
     return {
         "engine": outcome.engine,
         "gpu": outcome.gpu,
         "machine": outcome.machine,
         "simulated": outcome.simulated,
-        "knee": {
-            "replicasPerPack": knee.replicas_per_pack,
-            "maxNumSeqs": knee.max_num_seqs,
-            "outputTokensPerSecond": knee.output_tokens_per_second,
-            "powerWatts": knee.power_watts,
-            "microjoulesPerOutputToken": knee.microjoules_per_output_token,
-        },
+        "knee": knee_figures(outcome.knee),
         "why": outcome.sentence,
         "points": status.to_object().get("frontier", []),
         "decisions": [d.model_dump(mode="json", by_alias=True) for d in outcome.decisions],
@@ -91,13 +84,27 @@ def document(outcome: Outcome) -> dict[str, Any]:
             "completed": requests.completed,
             "failed": requests.failed,
         },
-        "calibrationLoad": {
-            "sent": load.sent,
-            "completed": load.completed,
-            "failed": load.failed,
-            "cancelled": load.cancelled,
-        },
+        "calibrationLoad": load_figures(outcome.load),
         "operatorKills": outcome.operator_kills,
         "seconds": round(outcome.seconds, 1),
         "finishedAt": outcome.finished_at,
+    }
+
+
+def knee_figures(knee: Figures) -> dict[str, Any]:
+    return {
+        "replicasPerPack": knee.replicas_per_pack,
+        "maxNumSeqs": knee.max_num_seqs,
+        "outputTokensPerSecond": knee.output_tokens_per_second,
+        "powerWatts": knee.power_watts,
+        "microjoulesPerOutputToken": knee.microjoules_per_output_token,
+    }
+
+
+def load_figures(load: LoadState) -> dict[str, int]:
+    return {
+        "sent": load.sent,
+        "completed": load.completed,
+        "failed": load.failed,
+        "cancelled": load.cancelled,
     }

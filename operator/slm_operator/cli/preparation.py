@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -65,18 +62,3 @@ def prepare(options: Options, say: Callable[[str], None]) -> Prepared:
         worker_programs=[environment.vllm.parent],
     )
     return Prepared(binaries, settings, manifest)
-
-
-def machine() -> str:
-    """This host: processor, cores, memory, kernel and Python."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return (
-        f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
-        f"{memory_bytes / 2**30:.0f} GiB memory, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}"
-    )

@@ -1,4 +1,4 @@
-"""The demo's progress: lines for a pipe, lines above a live table for a terminal."""
+"""The progress of a search: lines for a pipe, lines above a live table for a terminal."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ from rich.table import Table
 from rich.text import Text
 
 from slm_operator.api.status import SLMServiceStatus
-from slm_operator.cli import story, tables
+from slm_operator.cli import plot, story, tables
 from slm_operator.cli.outcome import Outcome, Requests
 
 REFRESHES_PER_SECOND = 2
+ALWAYS_LINES = 8
+"""Titles, gaps, progress and time of the live picture."""
+REASON_LINES = 2
+"""Of one point's reason on a narrow terminal."""
+PICTURE_LINES = plot.HEIGHT + 6
 
 
 @dataclass(frozen=True)
 class Look:
-    """The demo at one moment."""
+    """A run at one moment."""
 
     status: SLMServiceStatus
-    requests: Requests
     seconds: float
-    """Since the demo began."""
+    """Since the run began."""
+    requests: Requests | None = None
+    """Those of its own clients, where it has some."""
 
 
 class View(Protocol):
@@ -45,9 +51,10 @@ class View(Protocol):
 class PlainView:
     """Prints what is new and nothing else."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, before: SLMServiceStatus | None = None) -> None:
+        """``before``: what has been told already."""
         self._console = console
-        self._before = SLMServiceStatus()
+        self._before = before or SLMServiceStatus()
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
@@ -67,7 +74,7 @@ class LiveView(PlainView):
 
     def show(self, look: Look) -> None:
         super().show(look)
-        self._live.update(live_picture(look, datetime.now(UTC)))
+        self._live.update(live_picture(look, datetime.now(UTC), self._console.size.height))
 
 
 @contextmanager
@@ -80,11 +87,19 @@ def view(console: Console) -> Iterator[View]:
         yield LiveView(console, live)
 
 
-def live_picture(look: Look, now: datetime) -> RenderableType:
-    """The measured points so far, what is being measured, and the clients' requests."""
+def live_picture(look: Look, now: datetime, height: int) -> RenderableType:
+    """The measured points so far with what became of them, what is being measured, and the
+    clients' requests, in ``height`` lines: the picture gives way first, then the reasons."""
     parts: list[RenderableType] = [Text()]
-    if look.status.frontier:
-        parts += [tables.points_table(look.status.frontier), Text()]
+    points = look.status.frontier
+    if points:
+        parts += [tables.points_table(points), Text()]
+        room = height - len(points) - ALWAYS_LINES
+        if room >= REASON_LINES * len(points):
+            parts += [tables.reasons(points), Text()]
+            room -= REASON_LINES * len(points)
+        if len(points) > 1 and room >= PICTURE_LINES:
+            parts += [tables.frontier(points), Text()]
     measuring = look.status.calibration.measuring if look.status.calibration else None
     if measuring is not None:
         elapsed = (now - datetime.fromisoformat(measuring.since)).total_seconds()
@@ -97,13 +112,16 @@ def live_picture(look: Look, now: datetime) -> RenderableType:
             f"{left:.0f} s left" if left else "until it is certain enough",
         )
         parts.append(bar)
+    elif (standing := tables.stands_at(look.status)) is not None:
+        parts.append(Text(standing))
     requests = look.requests
-    parts.append(
-        Text(
-            f"{look.seconds:.0f} s; own clients: {requests.sent} requests sent, "
-            f"{requests.completed} completed, {requests.failed} failed"
+    text = f"{look.seconds:.0f} s"
+    if requests is not None:
+        text += (
+            f"; own clients: {requests.sent} requests sent, {requests.completed} completed, "
+            f"{requests.failed} failed"
         )
-    )
+    parts.append(Text(text))
     return Group(*parts)
 
 
@@ -121,11 +139,7 @@ def summary(outcome: Outcome, page: Path) -> RenderableType:
         sent += f" The last failure: {requests.last_failure}"
     parts: list[RenderableType] = [
         Text(),
-        tables.points_table(points),
-        Text(),
-        tables.frontier(points),
-        Text(),
-        tables.reasons(points),
+        tables.findings(points),
         Text(),
         Text(f"{outcome.sentence}.", style="bold"),
         Text(sent),

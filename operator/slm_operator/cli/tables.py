@@ -98,10 +98,20 @@ def details(service: SLMService) -> RenderableType:
 
 def standing(service: SLMService) -> str:
     """Where the search stands, in one sentence."""
-    calibrated = service.status.condition("Calibrated")
-    if service.status.calibration is None or calibrated is None:
-        return "the operator has not seen this service yet; does it run?"
-    return f"{service.status.calibration.phase}: {calibrated.message}"
+    return stands_at(service.status) or "the operator has not seen this service yet; does it run?"
+
+
+def stands_at(status: SLMServiceStatus) -> str | None:
+    """The same of a status; None when it does not say."""
+    calibrated = status.condition("Calibrated")
+    if status.calibration is None or calibrated is None:
+        return None
+    return f"{status.calibration.phase}: {calibrated.message}"
+
+
+def findings(points: Sequence[FrontierPoint]) -> RenderableType:
+    """The measured points as table and picture, and what became of each."""
+    return Group(points_table(points), Text(), frontier(points), Text(), reasons(points))
 
 
 def points_table(points: Sequence[FrontierPoint]) -> Table:

@@ -17,6 +17,12 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class ObjectiveChoice(StrEnum):
+    BALANCED = "Balanced"
+    MAX_THROUGHPUT = "MaxThroughput"
+    MIN_ENERGY = "MinEnergyPerToken"
+
+
 NamespaceOption = Annotated[
     str | None,
     typer.Option(

@@ -68,11 +68,11 @@ def _last_end(container: dict[str, Any]) -> str:
 
 
 def _end(terminated: dict[str, Any]) -> str:
-    said = _last_words(terminated.get("message") or "")
+    said = last_words(terminated.get("message") or "")
     return f" with exit code {terminated.get('exitCode')}" + (f" ({said})" if said else "")
 
 
-def _last_words(log: str) -> str:
+def last_words(log: str) -> str:
     """The last error in the end of an agent's log, or the last line that is none of its own."""
     for line in reversed(log.splitlines()):
         try:
