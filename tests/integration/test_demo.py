@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,81 +13,20 @@ from rich.console import Console
 from slm_operator.cli import demo
 from slm_operator.cli.outcome import DemoFailedError, Options
 from slm_operator.cli.preparation import Prepared, prepare
+from slmctl_process import GONE_SECONDS, Slmctl, until
 
-SLMCTL = [sys.executable, "-c", "from slm_operator.cli.app import main; main()"]
 SHORT = "--min-window-seconds=10"
-GONE_SECONDS = 60.0
 
 
-class Run:
-    """A demo whose files lie under a folder of its own, by which its processes are known."""
+class Run(Slmctl):
+    """A demo."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        # Short, since sockets lie below it.
-        self._temporary = Path(tempfile.mkdtemp(prefix="slmd-"))
-        self._folder = folder
-        self._out, self._err = folder / "out", folder / "err"
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [*SLMCTL, "demo", "--output", "json", *arguments],
-                cwd=folder,
-                env={**os.environ, "TMPDIR": str(self._temporary)},
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-
-    def wait(self, seconds: float) -> int:
-        return self.process.wait(seconds)
-
-    def wait_for_line(self, text: str) -> None:
-        """Waits until the demo has told ``text``."""
-
-        def told() -> bool:
-            assert self.process.poll() is None, self.told()
-            return text in self.told()
-
-        assert until(told, 120), self.told()
-
-    def told(self) -> str:
-        return self._err.read_text()
-
-    def answer(self) -> dict[str, Any]:
-        """The document on stdout, which is all that is there."""
-        document: dict[str, Any] = json.loads(self._out.read_text())
-        return document
+        super().__init__(folder, "demo", "--output", "json", *arguments)
+        self._page = folder / "report" / "demo-simulated.html"
 
     def report(self) -> str:
-        return (self._folder / "report" / "demo-simulated.html").read_text()
-
-    def left_processes(self) -> list[str]:
-        """Command lines of what runs with, or in, this run's folder."""
-        mark = str(self._temporary).encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                command = (entry / "cmdline").read_bytes()
-                traces = [
-                    command,
-                    (entry / "environ").read_bytes(),
-                    bytes((entry / "cwd").readlink()),
-                ]
-            except OSError:
-                continue
-            if command and any(mark in trace for trace in traces):
-                found.append(f"{entry.name}: {command.decode(errors='replace')}")
-        return found
-
-    def left_files(self) -> list[str]:
-        return sorted(str(p) for p in self._temporary.iterdir())
-
-    def clean(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(GONE_SECONDS)
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        return self._page.read_text()
 
 
 Start = Callable[..., Run]
@@ -111,16 +43,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield begin
     for run in runs:
         run.clean()
-
-
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether ``condition`` came true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def assert_it_found_the_published_knee(answer: dict[str, Any]) -> None:

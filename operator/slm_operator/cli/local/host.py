@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ WORKER_MODULES = ("psutil", "pynvml")
 """What the agent needs besides the operator's own packages."""
 NVML_PATIENCE_SECONDS = 30.0
 """Without persistence mode the driver wakes each GPU first, seconds apiece."""
+ANY = 0
+"""The port for which the kernel gives a free one."""
+CLAIM_ATTEMPTS = 20
 _ASK_NVML = "import pynvml; pynvml.nvmlInit(); print(pynvml.nvmlDeviceGetCount())"
 
 
@@ -69,25 +73,40 @@ def nvidia_answers() -> bool:
     return asked.returncode == 0 and int(asked.stdout) > 0
 
 
-def choose_ports(router: int | None) -> Ports:
+@contextlib.contextmanager
+def claimed_ports(router: int | None) -> Iterator[Ports]:
     """The well-known ports where they are free, otherwise others; ``router`` where it is given.
-    Raises LocalError when that one is taken."""
-    if router is not None and not _free(router):
-        raise LocalError(
-            f"--port {router} of {ADDRESS} is in use: end the process that listens there, or leave "
-            "out --port for a free one"
-        )
-    chosen = router or _usual_or_free(ROUTER_PORT)
-    return Ports(agent=_usual_or_free(AGENT_PORT, but=chosen), router=chosen)
+    Raises LocalError when that one is taken.
+
+    Each port is claimed by its UDP namesake: the agent takes it only seconds later, and another
+    run that begins at the same moment must not choose the same.
+    """
+    with contextlib.ExitStack() as claims:
+        if router is None:
+            router = claims.enter_context(_claim(ROUTER_PORT))
+        elif not _free(router):
+            raise LocalError(
+                f"--port {router} of {ADDRESS} is in use: end the process that listens there, or "
+                "leave out --port for a free one"
+            )
+        usual = AGENT_PORT if router != AGENT_PORT else ANY
+        yield Ports(agent=claims.enter_context(_claim(usual)), router=router)
 
 
-def _usual_or_free(usual: int, but: int | None = None) -> int:
-    if usual != but and _free(usual):
-        return usual
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind((ADDRESS, 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def _claim(usual: int) -> Iterator[int]:
+    """``usual`` if nobody has it, or another port."""
+    for port in (usual, *[ANY] * CLAIM_ATTEMPTS):
+        with contextlib.closing(socket.socket(type=socket.SOCK_DGRAM)) as claim:
+            try:
+                claim.bind((ADDRESS, port))
+            except OSError:
+                continue
+            found: int = claim.getsockname()[1]
+            if _free(found):
+                yield found
+                return
+    raise LocalError(f"no port of {ADDRESS} is free: end processes that listen there")
 
 
 def _free(port: int) -> bool:

@@ -69,19 +69,36 @@ class _Run:
     async def run(self) -> None:
         """Raises LocalError."""
         own = self._local.service
-        ports = host.choose_ports(self._settings.port)
-        self._say(_start_line(own))
-        async with LocalPack(pack_config(own), ports) as pack:
-            try:
-                with view(self._console) as shown:
-                    state = await self._until(self._decided, pack, shown)
-                answer = self._answer(state)
-                if self._settings.keep:
-                    self._present(answer)
-                    await self._serve_on(pack)
-            finally:
-                self._say("ending the pack: agent, router and engines")
-        self._present(answer)
+        answer = None
+        try:
+            with host.claimed_ports(self._settings.port) as ports:
+                self._say(_start_line(own))
+                async with LocalPack(pack_config(own), ports) as pack:
+                    try:
+                        answer = await self._find(pack)
+                        if self._settings.keep:
+                            self._present(answer)
+                            await self._serve_on(pack)
+                    finally:
+                        self._say("ending the pack: agent, router and engines")
+        finally:
+            # The answer comes last, and also when somebody does not wait for the pack's end.
+            if answer is not None and not self._settings.keep:
+                self._present(answer)
+
+    async def _find(self, pack: LocalPack) -> Answer:
+        with view(self._console) as shown:
+            state = await self._until(self._decided, pack, shown)
+        return Answer(
+            wanted=self._wanted,
+            service=self._local.service,
+            gpu=state.gpu.name,
+            machine=machine(),
+            decisions=tuple(self._decisions),
+            load=state.load,
+            seconds=time.monotonic() - self._began,
+            finished_at=_now(),
+        )
 
     async def _until(self, over: Callable[[], bool], pack: LocalPack, shown: View) -> PackState:
         """Passes until ``over``; what the agent answered last."""
@@ -138,18 +155,6 @@ class _Run:
     def _decided(self) -> bool:
         return self._local.serves_it if self._settings.keep else self._local.found
 
-    def _answer(self, state: PackState) -> Answer:
-        return Answer(
-            wanted=self._wanted,
-            service=self._local.service,
-            gpu=state.gpu.name,
-            machine=machine(),
-            decisions=tuple(self._decisions),
-            load=state.load,
-            seconds=time.monotonic() - self._began,
-            finished_at=_now(),
-        )
-
     async def _serve_on(self, pack: LocalPack) -> None:
         name = self._local.service.model_name
         body = (
@@ -176,10 +181,10 @@ async def _ask(pack: LocalPack) -> PackState | Trouble:
 
 def _start_line(own: SLMService) -> str:
     scaling = own.autoscaling
-    batch = own.spec.engine.max_num_seqs
+    most, batch = scaling.max_replicas_per_pack, own.spec.engine.max_num_seqs
     return (
         f"starting {own.spec.model.uri} with the {own.spec.engine.kind} engine on the "
-        f"{own.spec.gpu.kind} device: up to {scaling.max_replicas_per_pack} replicas"
+        f"{own.spec.gpu.kind} device: up to {most} replica{'s' if most > 1 else ''}"
         f"{f' of {batch} sequences' if batch else ''}, {scaling.calibration.prompt_tokens} tokens "
         f"in and {scaling.calibration.output_tokens} out, objective {scaling.objective}"
     )
