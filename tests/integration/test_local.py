@@ -30,8 +30,9 @@ from slmctl_process import GONE_SECONDS, Slmctl, until
 
 SIMULATED = ("local", "opt-1.3b", "--gpu", "simulated")
 SEARCH = (
-    *(*SIMULATED, "--max-num-seqs=256", "--max-replicas=3", "--min-window-seconds=2"),
-    *("--prompt-tokens=111", "--output-tokens=292"),
+    *(*SIMULATED, "--max-num-seqs=256", "--min-window-seconds=4"),
+    # Short answers, since a window begins when the first batch has been replaced.
+    *("--prompt-tokens=111", "--output-tokens=64"),
 )
 SEARCH_SECONDS = 240.0
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -94,8 +95,12 @@ def searches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searches]:
     """Two at once, which must not take each other's ports or engines."""
     first, second = tmp_path_factory.mktemp("scripted"), tmp_path_factory.mktemp("shown")
     terminal = Terminal()
-    scripted = Slmctl(first, *SEARCH, "--output=json", "--write=slmservice.yaml", "--keep")
-    shown = Slmctl(second, *SEARCH, stdout=terminal.slave, env={"TERM": "xterm-256color"})
+    scripted = Slmctl(
+        first, *SEARCH, "--max-replicas=3", "--output=json", "--write=slmservice.yaml", "--keep"
+    )
+    shown = Slmctl(
+        second, *SEARCH, "--max-replicas=2", stdout=terminal.slave, env={"TERM": "xterm-256color"}
+    )
     yield Searches(scripted, first / "slmservice.yaml", shown, terminal)
     for run in (scripted, shown):
         run.clean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -218,8 +217,10 @@ def test_a_pack_that_starts_is_in_no_trouble() -> None:
     assert Patience().after(starting, 5.0) == Patience()
 
 
-def test_shorter_windows_warm_up_shorter_too() -> None:
-    assert window_rules(None) == WindowRules()
+def test_shorter_windows_warm_up_shorter_too_and_are_coarser() -> None:
+    own = WindowRules()
+    assert window_rules(None) == own
     short = window_rules(4.0)
     assert (short.min_seconds, short.warmup_seconds) == (4.0, 4.0)
-    assert window_rules(20.0) == replace(WindowRules(), min_seconds=20.0)
+    assert short.interval_width > own.interval_width
+    assert window_rules(20.0).warmup_seconds == own.warmup_seconds

@@ -8,7 +8,7 @@ from slm_operator.cli import cluster_commands, file_commands, host_commands, loc
 
 app = typer.Typer(
     name="slmctl",
-    help="Look at SLMServices and at what the operator measured; run the demo.",
+    help="Look at SLMServices and at what the operator measured; find a knee on this host.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -121,10 +121,13 @@ class Patience:
 
 
 def window_rules(min_seconds: float | None) -> WindowRules:
-    """The operator's own, or shorter ones where precision is no need."""
+    """The operator's own, or shorter and coarser ones where precision is no need."""
     own = WindowRules()
     if min_seconds is None:
         return own
     return replace(
-        own, min_seconds=min_seconds, warmup_seconds=min(own.warmup_seconds, min_seconds)
+        own,
+        min_seconds=min_seconds,
+        warmup_seconds=min(own.warmup_seconds, min_seconds),
+        interval_width=2 * own.interval_width,
     )
