@@ -26,13 +26,14 @@ from slm_operator.api.status import (
     CalibrationStatus,
     Compared,
     HistoryEntry,
-    JudgedPoint,
     SLMServiceStatus,
 )
-from slm_operator.cli.account import ANEW, Account, NotExplainedError, account, document, needed
+from slm_operator.cli.account import ANEW, Account, NotExplainedError, account, document
 from slm_operator.cli.explain import text
+from slm_operator.cli.quantities import both, needed
 from slm_operator.decide import points as shown
 from slm_operator.pareto.points import Probe
+from slm_operator.pareto.rulings import Quantity
 from test_cli_app import Cluster, slmctl
 
 LATER = datetime(2026, 1, 1, 0, 4, tzinfo=UTC)
@@ -60,9 +61,9 @@ def test_the_knee_is_told_with_its_rule_both_numbers_and_since_when() -> None:
     for part in (
         "Runs 2 replicas x 256; 2 of 2 replicas and 1 of 1 packs ready",
         "Since 2026-01-01T00:00:00Z (4m ago)",
-        "Rule StepWorthIt: outputTokensPerSecond 10,642 against 8,371",
+        "Rule StepWorthIt: 10,642 against 8,371 tok/s",
         "Figures 10,642 ± 21 tok/s, 443 W, 0.0416 J/token (simulated); TTFT p95 350ms",
-        "Asked for objective Balanced, minThroughputGainPercent 3, maxEnergyIncreasePercent 5",
+        "objective Balanced, minThroughputGainPercent 3, maxEnergyIncreasePercent 5",
         "Waits for nothing: the decision stands until one of its inputs changes",
         "Trouble none",
         "KneeFound: nothing → 2 replicas x 256 by StepWorthIt",
@@ -96,26 +97,37 @@ def test_what_would_change_the_decision_names_both_numbers() -> None:
     ("quantity", "value", "bound", "said"),
     [
         (
-            "microjoulesPerOutputToken",
+            Quantity.MICROJOULES_PER_OUTPUT_TOKEN,
             44_100,
             43_700,
-            "would have to spend less than 0.0437 J/token; it spent 0.0441 (0.9% more)",
+            "spend less than 0.0437 J/token; it spent 0.0441 (0.9% more)",
+        ),
+        (Quantity.POWER_WATTS, 443, 420, "draw at most 420 W; it drew 443 (5.5% more)"),
+        (
+            Quantity.ITL_P95_MICROSECONDS,
+            50_200,
+            50_000,
+            "keep 50.0 ms ITL p95; it had 50.2 (0.4% more)",
         ),
         (
-            "powerWatts",
-            443,
-            420,
-            "would have to keep powerWatts within 420; it had 443 (5.5% more)",
+            Quantity.PREEMPTIONS_PER_HUNDRED_REQUESTS,
+            1,
+            0,
+            "keep within 0 preemptions a hundred requests; it had 1",
         ),
-        ("preemptions", 1, 0, "would have to keep preemptions within 0; it had 1"),
+        ("kelvin", 350, 340, "keep 340 kelvin; it had 350 (2.9% more)"),
     ],
 )
 def test_each_kind_of_number_is_told_in_its_unit(
     quantity: str, value: int, bound: int, said: str
 ) -> None:
-    judged = shown.judged(h100(Probe(2, 2, 256)), None)
     compared = Compared(quantity=quantity, value=value, bound=bound)
-    assert needed(JudgedPoint(**(judged | {"compared": compared}))) == said
+    assert needed(compared) == f"would have to {said}"
+
+
+def test_every_quantity_has_its_words() -> None:
+    for quantity in Quantity:
+        assert quantity.value not in both(Compared(quantity=quantity, value=1, bound=1))
 
 
 def test_without_power_nothing_is_said_of_energy() -> None:

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from builders import h100, point, service
 from slm_operator.api.crd import crd
-from slm_operator.api.status import HISTORY_KEPT, HistoryEntry, SLMServiceStatus
+from slm_operator.api.status import HISTORY_KEPT, INPUTS_KEPT, HistoryEntry, SLMServiceStatus
 from slm_operator.decide import points as shown
 from slm_operator.decide.explanation import (
     Explanation,
     entry,
+    inputs,
     is_told,
     knee,
     layout_failed,
@@ -25,11 +26,14 @@ from slm_operator.pareto.choice import choose
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.rulings import Rule
-from slm_operator.pareto.search import Measure, Settle
+from slm_operator.pareto.search import Measure, SearchSpace, Settle
 
 NOW = "2026-01-01T00:00:00Z"
 STATUS_SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
 OUT_OF_MEMORY = Unstartable(4, 256, "OutOfMemory: no memory")
+
+
+SPACE = SearchSpace(1, 4, 256, batch_is_free=True, objective=Objective())
 
 
 def settle(points: list[OperatingPoint]) -> Settle:
@@ -61,9 +65,25 @@ def test_the_knee_holds_its_rule_its_figures_and_what_was_asked_for() -> None:
         "objective": "Balanced",
         "minThroughputGainPercent": "3",
         "maxEnergyIncreasePercent": "5",
+        "mode": "Auto",
         "minReplicasPerPack": "1",
         "maxReplicasPerPack": "4",
+        "calibration.when": "OnStart",
+        "calibration.promptTokens": "128",
+        "calibration.outputTokens": "256",
+        "maxNumSeqs": "256",
     }
+
+
+def test_limits_are_inputs_and_all_that_can_be_asked_for_fits() -> None:
+    asked = {"slo": {"ttftP95": "500ms", "itlP95": "50ms"}, "powerBudgetWatts": 400}
+    found = inputs(service({"autoscaling": asked}))
+    assert {(i.name, i.value) for i in found} >= {
+        ("slo.ttftP95", "500ms"),
+        ("slo.itlP95", "50ms"),
+        ("powerBudgetWatts", "400"),
+    }
+    assert len(found) < INPUTS_KEPT
 
 
 def test_each_alternative_says_by_which_rule_it_lost_with_both_numbers() -> None:
@@ -83,8 +103,8 @@ def test_each_alternative_says_by_which_rule_it_lost_with_both_numbers() -> None
 def test_a_probe_in_rotation_is_judged_as_a_step_of_the_walk() -> None:
     walked = [h100(Probe(4, n, 256)) for n in (1, 2)]
     step = Measure(Probe(4, 3, 256), "Searching", Rule.NEXT_IN_ROTATION, "how much do 3 serve?")
-    first = probed(service(), walked[0], walked[:1], step, Objective())
-    second = probed(service(), walked[1], walked, step, Objective())
+    first = probed(service(), walked[0], walked[:1], step, SPACE)
+    second = probed(service(), walked[1], walked, step, SPACE)
     assert first.ruling is not None and second.ruling is not None
     assert (first.rule, first.ruling.rule) == (Rule.NEXT_IN_ROTATION, Rule.WALK_BEGAN)
     assert second.ruling.rule is Rule.WALK_WENT_ON
@@ -97,7 +117,7 @@ def test_a_probe_in_rotation_is_judged_as_a_step_of_the_walk() -> None:
 def test_a_probe_in_its_own_layout_is_judged_among_all_points() -> None:
     points = [h100(Probe(4, n, 256)) for n in (1, 2)] + [h100(Probe(1, 1, 512))]
     step = Measure(Probe(2, 2, 256), "Confirming", Rule.OWN_LAYOUT, "alone")
-    told = probed(service(), points[-1], points, step, Objective())
+    told = probed(service(), points[-1], points, step, SPACE)
     assert told.ruling is not None
     assert told.ruling.rule is Rule.LESS_THROUGHPUT
 
@@ -147,7 +167,7 @@ steps = st.builds(
     Measure, st.just(Probe(4, 2, 256)), st.just("Searching"), st.sampled_from(Rule), texts
 )
 probes = st.builds(
-    lambda points, step: probed(service(), points[-1], points, step, Objective()), curves, steps
+    lambda points, step: probed(service(), points[-1], points, step, SPACE), curves, steps
 )
 
 

@@ -109,19 +109,19 @@ CASES = [
     Case(
         Rule.LIMIT_BROKEN,
         (replace(point(2, 1500, 150), preemptions_per_request=0.3),),
-        (Quantity.PREEMPTIONS_PER_THOUSAND_REQUESTS, 300, 100),
+        (Quantity.PREEMPTIONS_PER_HUNDRED_REQUESTS, 30, 10),
         limits=Limits(preemptions_per_request=0.1),
     ),
     Case(
         Rule.LIMIT_BROKEN,
         (point(1, 1000, 100),),
-        (Quantity.ITL_P95_MILLISECONDS, 37, 30),
+        (Quantity.ITL_P95_MICROSECONDS, 37_000, 30_000),
         limits=Limits(itl_p95_seconds=0.030),
     ),
     Case(
         Rule.LIMIT_BROKEN,
         (point(1, 1000, 100),),
-        (Quantity.TTFT_P95_MILLISECONDS, 350, 200),
+        (Quantity.TTFT_P95_MICROSECONDS, 350_000, 200_000),
         limits=Limits(ttft_p95_seconds=0.200),
     ),
     Case(

@@ -27,7 +27,7 @@ Timestamp = Annotated[str, Field(max_length=40, json_schema_extra={"format": "da
 """RFC 3339, UTC."""
 Duration = Annotated[str, Field(max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(us|ms|s)$")]
 
-INPUTS_KEPT = 16
+INPUTS_KEPT = 24
 ALTERNATIVES_KEPT = 8
 HISTORY_KEPT = 10
 

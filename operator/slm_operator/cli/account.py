@@ -17,10 +17,11 @@ from slm_operator.api.status import (
     JudgedPoint,
 )
 from slm_operator.cli import tables
+from slm_operator.cli.quantities import needed
 from slm_operator.decide.calibrate import resting_probe, searches
 from slm_operator.decide.explanation import inputs
 from slm_operator.pareto.points import Probe
-from slm_operator.pareto.rulings import LOST, Quantity, Rule
+from slm_operator.pareto.rulings import LOST, Rule
 
 SHORT_OF_WORTH = LOST | {Rule.WALK_STOPPED}
 """The rules by which a point lost, in the choice or on the way to it."""
@@ -125,26 +126,6 @@ def document(told: Account) -> dict[str, Any]:
     }
 
 
-def needed(point: JudgedPoint) -> str:
-    """What a point that lost would have had to show, against what it did; empty for a rule that
-    compares nothing."""
-    if point.compared is None:
-        return ""
-    quantity, value, bound = point.compared.quantity, point.compared.value, point.compared.bound
-    apart = (
-        f" ({abs(value / bound - 1):.1%} {'less' if value < bound else 'more'})" if bound else ""
-    )
-    match quantity:
-        case Quantity.OUTPUT_TOKENS_PER_SECOND:
-            return f"would have to serve more than {bound:,} tok/s; it served {value:,}{apart}"
-        case Quantity.MICROJOULES_PER_OUTPUT_TOKEN:
-            return (
-                f"would have to spend less than {bound / 1e6:.4f} J/token; it spent "
-                f"{value / 1e6:.4f}{apart}"
-            )
-    return f"would have to keep {quantity} within {bound:,}; it had {value:,}{apart}"
-
-
 def _running(service: SLMService, chosen: FrontierPoint | None) -> Running:
     status = service.status
     calibrated = status.condition("Calibrated")
@@ -188,9 +169,9 @@ def _decided_at(service: SLMService, chosen: FrontierPoint) -> str | None:
 
 def _would_change(alternatives: Iterable[FrontierPoint]) -> list[str]:
     return [
-        f"{tables.point_name(p)} {what}"
+        f"{tables.point_name(p)} {needed(p.compared)}"
         for p in alternatives
-        if p.rule in SHORT_OF_WORTH and (what := needed(p))
+        if p.rule in SHORT_OF_WORTH and p.compared is not None
     ]
 
 

@@ -182,6 +182,7 @@ class Demo:
         self._say("left running until Ctrl-C; in another terminal:")
         self._say(f"  export KUBECONFIG={stack.kubeconfig}")
         self._say(f"  {self._prepared.binaries.kubectl} get slm")
+        self._say(f"  slmctl explain {service.name}")
         self._say(
             f"  curl http://{address}:{ROUTER_PORT}/v1/chat/completions "
             f"-H 'Content-Type: application/json' -d '{body}'"

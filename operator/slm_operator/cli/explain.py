@@ -13,6 +13,7 @@ from rich.text import Text
 from slm_operator.api.status import Compared, FrontierPoint, HistoryEntry, JudgedPoint
 from slm_operator.cli import tables
 from slm_operator.cli.account import Account
+from slm_operator.cli.quantities import both
 
 INDENT = (0, 0, 0, 2)
 RULES = "docs/explaining.md tells each rule in words."
@@ -95,9 +96,7 @@ def _rule(point: JudgedPoint) -> str:
 
 
 def _against(compared: Compared | None) -> str:
-    if compared is None:
-        return ""
-    return f": {compared.quantity} {compared.value:,} against {compared.bound:,}"
+    return "" if compared is None else f": {both(compared)}"
 
 
 def _figures(point: FrontierPoint) -> str:

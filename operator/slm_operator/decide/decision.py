@@ -128,9 +128,9 @@ def _explanations(calibration: Calibration, snapshot: Snapshot) -> tuple[Explana
         for u in calibration.memory.unstartable
         if u not in snapshot.memory.unstartable
     ]
-    if measured is not None and isinstance(step, Measure) and calibration.space is not None:
-        objective = calibration.space.objective
-        found.append(explanation.probed(service, measured, calibration.points, step, objective))
+    points, space = calibration.points, calibration.space
+    if measured is not None and isinstance(step, Measure) and space is not None:
+        found.append(explanation.probed(service, measured, points, step, space))
     if isinstance(step, Settle) and _is_news(service, step):
         found.append(explanation.knee(service, measured, step))
     return tuple(e for e in found if not explanation.is_told(e, service.status.history))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import (
@@ -17,11 +18,10 @@ from slm_operator.api.status import (
 from slm_operator.decide import points as shown
 from slm_operator.decide.snapshot import Unstartable
 from slm_operator.pareto.choice import Verdict, choose
-from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.reasons import walk_rulings
 from slm_operator.pareto.rulings import Rule, Ruling
-from slm_operator.pareto.search import Measure, Settle, running_layout
+from slm_operator.pareto.search import Measure, SearchSpace, Settle, running_layout
 
 KNEE_REASONS = ("KneeFound", "KneeRecommended")
 
@@ -56,15 +56,13 @@ class Explanation:
 
 
 def inputs(service: SLMService) -> tuple[Input, ...]:
-    """What a choice reads of the spec: tolerances and bounds."""
-    autoscaling = service.autoscaling
-    return (
-        Input(name="objective", value=autoscaling.objective),
-        Input(name="minThroughputGainPercent", value=str(autoscaling.min_throughput_gain_percent)),
-        Input(name="maxEnergyIncreasePercent", value=str(autoscaling.max_energy_increase_percent)),
-        Input(name="minReplicasPerPack", value=str(autoscaling.min_replicas_per_pack)),
-        Input(name="maxReplicasPerPack", value=str(autoscaling.max_replicas_per_pack)),
-    )
+    """All that spec.autoscaling asks for, by the names that the user writes there, and the batch
+    where it is fixed."""
+    asked = _flat(service.autoscaling.model_dump(mode="json", by_alias=True, exclude_none=True))
+    batch = service.spec.engine.max_num_seqs
+    if batch is not None:
+        asked["maxNumSeqs"] = str(batch)
+    return tuple(Input(name=name, value=value) for name, value in asked.items())
 
 
 def probed(
@@ -72,7 +70,7 @@ def probed(
     measured: OperatingPoint,
     points: Sequence[OperatingPoint],
     step: Measure,
-    objective: Objective,
+    space: SearchSpace,
 ) -> Explanation:
     """One point was measured, and which comes next."""
     return Explanation(
@@ -83,7 +81,7 @@ def probed(
         message=f"{shown.figures(measured)}; next: {step.why}",
         inputs=inputs(service),
         point=measured,
-        ruling=_so_far(measured, points, objective),
+        ruling=_so_far(measured, points, space),
     )
 
 
@@ -153,8 +151,18 @@ def is_told(one: Explanation, history: Sequence[HistoryEntry]) -> bool:
     return False
 
 
+def _flat(block: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in block.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = str(value)
+    return found
+
+
 def _so_far(
-    measured: OperatingPoint, points: Sequence[OperatingPoint], objective: Objective
+    measured: OperatingPoint, points: Sequence[OperatingPoint], space: SearchSpace
 ) -> Ruling | None:
     """What the rules say of a point in mid-search: as a step of the walk, or among all points."""
     probe = measured.probe
@@ -166,5 +174,6 @@ def _so_far(
         and p.probe.replicas == probe.replicas - 1
     ]
     if not probe.committed:
-        return walk_rulings([*fewer, measured], objective)[probe]
-    return next((v.ruling for v in choose(points, objective).verdicts if v.point is measured), None)
+        return walk_rulings([*fewer, measured], space.objective)[probe]
+    verdicts = choose(points, space.objective, space.limits).verdicts
+    return next((v.ruling for v in verdicts if v.point is measured), None)

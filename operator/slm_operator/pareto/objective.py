@@ -53,15 +53,20 @@ class Limits:
     def _held_against(self, point: OperatingPoint) -> Iterator[tuple[float, Ruling]]:
         """Of each limit that bounds something known: the excess as a share of it, and what it says
         when it is broken."""
-        for name, quantity, limit in (
-            ("TTFT p95", Quantity.TTFT_P95_MILLISECONDS, _ms(self.ttft_p95_seconds)),
-            ("ITL p95", Quantity.ITL_P95_MILLISECONDS, _ms(self.itl_p95_seconds)),
-            ("ITL p99", Quantity.ITL_P99_MILLISECONDS, _ms(self.itl_p99_seconds)),
+        for name, quantity, value, limit in (
+            (
+                "TTFT p95",
+                Quantity.TTFT_P95_MICROSECONDS,
+                point.ttft_p95_seconds,
+                self.ttft_p95_seconds,
+            ),
+            ("ITL p95", Quantity.ITL_P95_MICROSECONDS, point.itl_p95_seconds, self.itl_p95_seconds),
+            ("ITL p99", Quantity.ITL_P99_MICROSECONDS, point.itl_p99_seconds, self.itl_p99_seconds),
         ):
-            value = quantity.of(point)
             if value is not None and limit is not None:
-                text = f"{name} {value:,.1f} ms exceeds the limit of {limit:,.1f} ms"
-                yield value / limit - 1, ruling(Rule.LIMIT_BROKEN, quantity, point, limit, text)
+                text = f"{name} {value * 1000:,.1f} ms exceeds the limit of {limit * 1000:,.1f} ms"
+                said = ruling(Rule.LIMIT_BROKEN, quantity, point, limit * 1e6, text)
+                yield value / limit - 1, said
         power, budget = point.power_watts, self.power_watts
         if power is not None and budget is not None:
             text = f"{power:,.0f} W exceeds the power budget of {budget:,.0f} W"
@@ -70,13 +75,9 @@ class Limits:
         lost, most = point.preemptions_per_request, self.preemptions_per_request
         if lost is not None and most is not None:
             text = f"{lost:.2f} preemptions a request exceed the limit of {most:.2f}"
-            quantity = Quantity.PREEMPTIONS_PER_THOUSAND_REQUESTS
-            said = ruling(Rule.LIMIT_BROKEN, quantity, point, most * 1000, text)
+            quantity = Quantity.PREEMPTIONS_PER_HUNDRED_REQUESTS
+            said = ruling(Rule.LIMIT_BROKEN, quantity, point, most * 100, text)
             yield lost / most - 1 if most else lost, said
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1000
 
 
 NO_LIMITS = Limits()

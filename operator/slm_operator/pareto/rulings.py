@@ -80,29 +80,28 @@ class Quantity(StrEnum):
     OUTPUT_TOKENS_PER_SECOND = "outputTokensPerSecond"
     MICROJOULES_PER_OUTPUT_TOKEN = "microjoulesPerOutputToken"  # noqa: S105 - not a secret
     POWER_WATTS = "powerWatts"
-    TTFT_P95_MILLISECONDS = "ttftP95Milliseconds"
-    ITL_P95_MILLISECONDS = "itlP95Milliseconds"
-    ITL_P99_MILLISECONDS = "itlP99Milliseconds"
-    PREEMPTIONS_PER_THOUSAND_REQUESTS = "preemptionsPerThousandRequests"
+    TTFT_P95_MICROSECONDS = "ttftP95Microseconds"
+    ITL_P95_MICROSECONDS = "itlP95Microseconds"
+    ITL_P99_MICROSECONDS = "itlP99Microseconds"
+    PREEMPTIONS_PER_HUNDRED_REQUESTS = "preemptionsPerHundredRequests"
 
     def of(self, point: OperatingPoint) -> float | None:
         """This quantity of ``point``, in its unit; None where it is unknown."""
-        energy = point.joules_per_output_token
         match self:
             case Quantity.OUTPUT_TOKENS_PER_SECOND:
                 return point.output_tokens_per_second
             case Quantity.MICROJOULES_PER_OUTPUT_TOKEN:
-                return None if energy is None else energy * 1e6
+                return _times(1_000_000, point.joules_per_output_token)
             case Quantity.POWER_WATTS:
                 return point.power_watts
-            case Quantity.TTFT_P95_MILLISECONDS:
-                return _thousandfold(point.ttft_p95_seconds)
-            case Quantity.ITL_P95_MILLISECONDS:
-                return _thousandfold(point.itl_p95_seconds)
-            case Quantity.ITL_P99_MILLISECONDS:
-                return _thousandfold(point.itl_p99_seconds)
-            case Quantity.PREEMPTIONS_PER_THOUSAND_REQUESTS:
-                return _thousandfold(point.preemptions_per_request)
+            case Quantity.TTFT_P95_MICROSECONDS:
+                return _times(1_000_000, point.ttft_p95_seconds)
+            case Quantity.ITL_P95_MICROSECONDS:
+                return _times(1_000_000, point.itl_p95_seconds)
+            case Quantity.ITL_P99_MICROSECONDS:
+                return _times(1_000_000, point.itl_p99_seconds)
+            case Quantity.PREEMPTIONS_PER_HUNDRED_REQUESTS:
+                return _times(100, point.preemptions_per_request)
 
 
 @dataclass(frozen=True)
@@ -139,5 +138,5 @@ def ruling(
     return Ruling(rule, text, Comparison(quantity, value, bound))
 
 
-def _thousandfold(value: float | None) -> float | None:
-    return None if value is None else value * 1000
+def _times(factor: int, value: float | None) -> float | None:
+    return None if value is None else value * factor
