@@ -18,6 +18,7 @@ from cli_builders import (
     found,
     object_of,
     searching,
+    service,
     settled,
     without_power,
 )
@@ -31,9 +32,11 @@ from slm_operator.api.status import (
 from slm_operator.cli.account import ANEW, Account, NotExplainedError, account, document
 from slm_operator.cli.explain import text
 from slm_operator.cli.quantities import both, needed
+from slm_operator.decide import explanation
 from slm_operator.decide import points as shown
 from slm_operator.pareto.points import Probe
 from slm_operator.pareto.rulings import Quantity
+from slm_operator.pareto.search import Measure, next_step
 from test_cli_app import Cluster, slmctl
 
 LATER = datetime(2026, 1, 1, 0, 4, tzinfo=UTC)
@@ -71,6 +74,17 @@ def test_the_knee_is_told_with_its_rule_both_numbers_and_since_when() -> None:
         "The figures are simulated: no GPU was measured.",
     ):
         assert part in shown, shown
+
+
+def test_a_probe_names_its_own_rule_and_that_of_the_point_behind_it() -> None:
+    walked = [h100(Probe(4, n, 256)) for n in (1, 2, 3)]
+    step = next_step(H100_SPACE, walked)
+    assert isinstance(step, Measure)
+    told = explanation.probed(service(), walked[-1], walked, step, H100_SPACE)
+    status = found().model_copy(update={"history": (explanation.entry(told, NOW),)})
+    assert "by LargerBatch, after WalkStopped: 10,660 against 10,961 tok/s" in lines(
+        explained(status)
+    )
 
 
 def test_every_alternative_says_why_not_and_those_that_lost_come_first() -> None:

@@ -109,8 +109,8 @@ def test_a_probe_in_rotation_is_judged_as_a_step_of_the_walk() -> None:
     assert (first.rule, first.ruling.rule) == (Rule.NEXT_IN_ROTATION, Rule.WALK_BEGAN)
     assert second.ruling.rule is Rule.WALK_WENT_ON
     assert second.telling == (
-        "NextInRotation (outputTokensPerSecond 10,642 against 8,123): 2 replicas x 256 (of 4 "
-        "started): 10,642 ± 21 output tok/s at 443 W; next: how much do 3 serve?"
+        "NextInRotation after WalkWentOn (outputTokensPerSecond 10,642 against 8,123): 2 replicas "
+        "x 256 (of 4 started): 10,642 ± 21 output tok/s at 443 W; next: how much do 3 serve?"
     )
 
 

@@ -80,8 +80,7 @@ def _decision(entry: HistoryEntry, now: datetime) -> RenderableType:
     head = f"{_when(entry.time, now)}  {entry.reason}: {moved}"
     lines = [Text(head, style="bold")]
     if entry.rule is not None:
-        compared = entry.point.compared if entry.point else None
-        lines.append(Text(f"by {entry.rule}{_against(compared)}"))
+        lines.append(Text(f"by {_rules(entry)}"))
     lines.append(Text(entry.message))
     if entry.alternatives:
         others = [f"{tables.point_name(a)} ({a.rule})" for a in entry.alternatives]
@@ -89,6 +88,14 @@ def _decision(entry: HistoryEntry, now: datetime) -> RenderableType:
             others.append(f"{entry.alternatives_omitted} more")
         lines.append(Text(f"instead of {', '.join(others)}"))
     return Group(lines[0], *(Padding(line, INDENT) for line in lines[1:]))
+
+
+def _rules(entry: HistoryEntry) -> str:
+    point = entry.point
+    if point is None or point.rule is None:
+        return str(entry.rule)
+    after = "" if point.rule == entry.rule else f", after {point.rule}"
+    return f"{entry.rule}{after}{_against(point.compared)}"
 
 
 def _rule(point: JudgedPoint) -> str:

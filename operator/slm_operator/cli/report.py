@@ -67,8 +67,11 @@ def html(outcome: Outcome) -> str:
             _table(("", "Point", "Why"), [_reason(p) for p in points]),
             "<h2>Decisions</h2>",
             _table(
-                ("Time", "Decision", "From", "To", "Why"),
-                [(False, (d.time, d.reason, d.from_, d.to, d.message)) for d in outcome.decisions],
+                ("Time", "Decision", "Rule", "From", "To", "Why"),
+                [
+                    (False, (d.time, d.reason, d.rule or "", d.from_, d.to, d.message))
+                    for d in outcome.decisions
+                ],
             ),
             "<h2>Requests</h2>",
             _table(

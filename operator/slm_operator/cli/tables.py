@@ -85,9 +85,9 @@ def details(service: SLMService) -> RenderableType:
             condition.type, Text(condition.status, style=_style(condition)), condition.reason,
             condition.message,
         )  # fmt: skip
-    history = Table("TIME", "DECISION", "WHY", box=None, pad_edge=False)
+    history = Table("TIME", "DECISION", "RULE", "WHY", box=None, pad_edge=False)
     for entry in status.history:
-        history.add_row(entry.time, entry.reason, entry.message)
+        history.add_row(entry.time, entry.reason, entry.rule or UNKNOWN, entry.message)
     parts: list[RenderableType] = [head, Text(), conditions]
     if status.history:
         parts += [Text(), history]

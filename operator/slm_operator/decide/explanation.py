@@ -41,18 +41,20 @@ class Explanation:
     point: OperatingPoint | None = None
     """The point that was chosen, or the one that was just measured."""
     ruling: Ruling | None = None
-    """What the rule said of ``point``."""
+    """What a rule said of ``point``: the one that decided, or of a point just measured, its own."""
     alternatives: tuple[Verdict, ...] = ()
     """The points that were passed over."""
 
     @property
     def telling(self) -> str:
-        """For an event: the rule and its two numbers, then the sentence."""
-        compared = self.ruling.comparison if self.ruling else None
-        if compared is None:
-            return f"{self.rule.value}: {self.message}"
-        numbers = f"{compared.quantity.value} {compared.value:,.0f} against {compared.bound:,.0f}"
-        return f"{self.rule.value} ({numbers}): {self.message}"
+        """For an event: the rule and the two numbers behind it, then the sentence."""
+        said = self.rule.value
+        if self.ruling is not None and self.ruling.rule is not self.rule:
+            said += f" after {self.ruling.rule.value}"
+        if self.ruling is not None and (compared := self.ruling.comparison) is not None:
+            said += f" ({compared.quantity.value} {compared.value:,.0f} against "
+            said += f"{compared.bound:,.0f})"
+        return f"{said}: {self.message}"
 
 
 def inputs(service: SLMService) -> tuple[Input, ...]:
