@@ -78,7 +78,7 @@ def test_simulated_figures_have_a_banner_and_measured_ones_have_none() -> None:
 
 def test_unknown_power_is_a_dash() -> None:
     page = read(report.html(outcome(found(CPU_SPACE, without_power), gpu="CPU")))
-    assert page.texts.count("-") == 2 * 5
+    assert page.texts.count("-") == 2 * 4
 
 
 def test_the_picture_says_the_decision() -> None:
@@ -96,6 +96,6 @@ def test_the_document_is_plain_json_with_units_in_its_names() -> None:
     }
     assert read_back["simulated"] is True
     assert read_back["requests"] == {"sent": 331, "completed": 331, "failed": 0}
-    assert len(read_back["points"]) == 5
+    assert len(read_back["points"]) == 4
     assert read_back["decisions"][0]["from"] == ""
     assert read_back["calibrationLoad"]["cancelled"] == 2754

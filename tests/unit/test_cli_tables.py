@@ -46,12 +46,12 @@ def test_simulated_points_say_so() -> None:
 
 def test_unknown_power_and_energy_are_dashes() -> None:
     row = text(tables.points_table(settled(CPU_SPACE, without_power))).splitlines()[-1]
-    assert row.split()[6:8] == ["-", "-"]
+    assert row.split()[7:9] == ["-", "-"]
 
 
 def test_every_point_has_its_reason() -> None:
     shown = text(tables.reasons(settled()), width=400)
-    assert "3 replicas x 256 (of 4 started): the walk stopped here" in shown
+    assert "2 replicas x 256 (of 3 started): the walk's first step" in shown
     assert "◆ 2 replicas x 256: 2 replicas x 256 is Pareto-optimal" in " ".join(shown.split())
 
 
@@ -101,7 +101,7 @@ def test_the_news_of_a_run_are_told_once() -> None:
     assert first == ["measuring 1 replica x 256 (of 4 started), at least 36 s"]
     assert story.news(searching(), searching()) == []
     done = story.news(searching(), found())
-    assert len([line for line in done if line.startswith("measured ")]) == 5
+    assert len([line for line in done if line.startswith("measured ")]) == 4
     assert done[-1].startswith("decided KneeFound: 2 replicas x 256 is Pareto-optimal")
     assert "(simulated)" in done[0]
 

@@ -174,7 +174,7 @@ async def test_no_plan_is_sent_that_the_status_does_not_hold(operator: Operator)
     assert operator.agents.plans == []
     operator.kube.refuse = lambda _: False
     await operator.reconcile(running_pod())
-    assert [p.rotation for p in operator.agents.plans] == [1]
+    assert [p.rotation for p in operator.agents.plans] == [2]
 
 
 async def test_refusals_are_tried_again_with_backoff_and_heal(operator: Operator) -> None:

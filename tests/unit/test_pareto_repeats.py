@@ -106,10 +106,6 @@ def test_a_further_window_is_weighed_by_its_length_and_adds_certainty() -> None:
     assert (both.window_seconds, both.runs) == (180, 2)
 
 
-def test_a_window_that_differs_by_more_than_the_noise_counts_alone() -> None:
-    assert with_window(window(1000), new := window(900)) is new
-
-
 def test_old_windows_fade() -> None:
     held = window(1000)
     for _ in range(100):

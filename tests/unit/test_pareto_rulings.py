@@ -17,7 +17,8 @@ from slm_operator.pareto.objective import NO_LIMITS, Limits, Objective, Objectiv
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.reasons import walk_rulings
 from slm_operator.pareto.rulings import Comparison, Quantity, Rule, Ruling
-from slm_operator.pareto.search import LARGER_BATCH, Measure, SearchSpace, next_step
+from slm_operator.pareto.search import Measure, SearchSpace, next_step
+from slm_operator.pareto.space import LARGER_BATCH
 
 TOKENS = Quantity.OUTPUT_TOKENS_PER_SECOND
 ENERGY = Quantity.MICROJOULES_PER_OUTPUT_TOKEN
@@ -205,7 +206,7 @@ def steps(space: SearchSpace, curve: Callable[[Probe], OperatingPoint]) -> list[
     return rules
 
 
-def space(**changes: bool | frozenset[tuple[int, int]]) -> SearchSpace:
+def space(**changes: bool | frozenset[tuple[int, int]] | Limits) -> SearchSpace:
     values = {"batch_is_free": True, "objective": Objective()} | changes
     return SearchSpace(1, 3, 256, **values)  # type: ignore[arg-type]
 
@@ -223,13 +224,17 @@ def flat(probe: Probe) -> OperatingPoint:
 
 
 def test_each_step_of_the_search_names_its_rule() -> None:
-    walk = [Rule.NEXT_IN_ROTATION] * 3
+    walk = [Rule.NEXT_IN_ROTATION] * 2
     assert steps(space(), h100) == [*walk, Rule.LARGER_BATCH, Rule.OWN_LAYOUT]
     with_a_fixed_batch = steps(space(batch_is_free=False), h100)
-    assert with_a_fixed_batch == [*walk, Rule.OWN_LAYOUT, Rule.FEWER_IN_OWN_LAYOUT]
-    assert steps(space(), flat)[2:] == [Rule.LARGER_BATCH, Rule.SMALLER_BATCH]
-    nothing_alone = frozenset({(1, 256), (1, LARGER_BATCH)})
-    assert steps(space(unstartable=nothing_alone), flat)[2:] == [Rule.WHAT_STARTS]
+    assert with_a_fixed_batch == [*walk, Rule.FEWER_IN_OWN_LAYOUT, Rule.OWN_LAYOUT]
+    assert steps(space(), flat)[2:] == [Rule.LARGER_BATCH, Rule.OWN_LAYOUT, Rule.SMALLER_BATCH]
+    nothing_alone = space(
+        batch_is_free=False,
+        unstartable=frozenset({(1, 256), (2, 256)}),
+        limits=Limits(power_watts=1),
+    )
+    assert steps(nothing_alone, flat) == [Rule.NEXT_IN_ROTATION, Rule.WHAT_STARTS]
 
 
 curves = st.lists(

@@ -95,6 +95,8 @@ class FrontierPoint(JudgedPoint):
 
     window_seconds: int
     """Length of the measurement."""
+    windows: int = 1
+    """Measurements that were pooled in it."""
     saturated_percent: int
     """Share of the window in which every replica in rotation was full with requests waiting."""
     preemptions_per_hundred_requests: int | None = None

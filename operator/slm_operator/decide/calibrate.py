@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from slm_operator.api.models import SLMService
 from slm_operator.decide.limits import limits, objective
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Unstartable
+from slm_operator.pareto.drift import learned
 from slm_operator.pareto.points import OperatingPoint, Probe
-from slm_operator.pareto.repeats import with_window
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step
 from slm_operator.pareto.window import Measurement, Measuring, Sample, WindowRules, evaluate
 from slm_worker.wire import Load, PackState, Plan, ReplicaPhase
@@ -149,9 +149,7 @@ def calibrate(
     if isinstance(window, Measuring):
         return replace(here, space=space, step=step, window=window, memory=memory)
     point = _point(step.probe, window, state, snapshot.now)
-    held = next((p for p in known if p.probe == step.probe), None)
-    point = point if held is None else with_window(held, point)
-    points = (*(p for p in known if p.probe != step.probe), point)
+    points = learned(known, point)
     return replace(
         here,
         points=points,

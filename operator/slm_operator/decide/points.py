@@ -34,6 +34,7 @@ def read(frontier: Iterable[FrontierPoint]) -> tuple[OperatingPoint, ...]:
             saturated_fraction=p.saturated_percent / 100,
             measured_at=p.measured_at,
             simulated=p.simulated,
+            runs=p.windows,
             preemptions_per_request=None
             if p.preemptions_per_hundred_requests is None
             else p.preemptions_per_hundred_requests / 100,
@@ -57,7 +58,11 @@ def frontier(
         else choose(points, Objective())
     )
     verdicts = {v.point.probe: v for v in choice.verdicts}
-    told = walk_rulings(step.walked, space.objective) if isinstance(step, Settle) and space else {}
+    told = (
+        walk_rulings(step.walked, space.objective, space.limits)
+        if isinstance(step, Settle) and space
+        else {}
+    )
     newest = sorted(points, key=lambda p: p.measured_at)[-POINTS_KEPT:]
     return tuple(
         _frontier_point(p, verdicts.get(p.probe), settled, told.get(p.probe, OUTSIDE))
@@ -118,6 +123,7 @@ def _frontier_point(
     return FrontierPoint(
         **judged(point, ruling),
         window_seconds=round(point.window_seconds),
+        windows=point.runs,
         saturated_percent=round(point.saturated_fraction * 100),
         simulated=point.simulated,
         preemptions_per_hundred_requests=None

@@ -15,7 +15,7 @@ from slm_operator.pareto.noise import (
     significantly_thriftier,
     throughput_noise,
 )
-from slm_operator.pareto.objective import Objective
+from slm_operator.pareto.objective import NO_LIMITS, Limits, Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.rulings import LOST, Quantity, Rule, Ruling, ruling
 from slm_operator.pareto.worth import (
@@ -140,12 +140,16 @@ def lost(chosen: OperatingPoint, point: OperatingPoint, objective: Objective) ->
     return _not_worth(chosen, point, objective)
 
 
-def walk_rulings(walked: Sequence[OperatingPoint], objective: Objective) -> dict[Probe, Ruling]:
+def walk_rulings(
+    walked: Sequence[OperatingPoint], objective: Objective, limits: Limits = NO_LIMITS
+) -> dict[Probe, Ruling]:
     """What each step by rotation said, for points that took no part in the choice."""
     first = "the walk's first step, with the memory of a larger layout"
     told = {p.probe: Ruling(Rule.WALK_BEGAN, first) for p in walked[:1]}
     for fewer, more in pairwise(walked):
-        if worth_adding(fewer, more, objective):
+        if fewer.probe.max_num_seqs != more.probe.max_num_seqs:
+            told[more.probe] = Ruling(Rule.WALK_BEGAN, f"{first}, with a smaller batch")
+        elif worth_adding(fewer, more, objective):
             text = f"a step of the walk by rotation: {compared(fewer, more)} the step before"
             needed = needed_tokens_per_second(fewer, more, objective)
             told[more.probe] = ruling(
@@ -155,7 +159,8 @@ def walk_rulings(walked: Sequence[OperatingPoint], objective: Objective) -> dict
             end = _not_worth(fewer, more, objective)
             text = f"the walk stopped here: {end.text}"
             told[more.probe] = Ruling(Rule.WALK_STOPPED, text, end.comparison)
-    return told
+    broken = {p.probe: said for p in walked if (said := limits.broken_by(p)) is not None}
+    return told | broken
 
 
 def knee_sentence(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, variance
 
-from slm_operator.pareto.noise import student_t, throughput_noise
+from slm_operator.pareto.noise import student_t
 from slm_operator.pareto.points import OperatingPoint, Probe
 
 PRIOR_FREEDOM = 3
@@ -58,11 +58,7 @@ def pooled(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
 
 
 def with_window(held: OperatingPoint, window: OperatingPoint) -> OperatingPoint:
-    """What is known of a probe after a further ``window`` of it: both, weighted by their lengths;
-    the window alone when they differ by more than the noise, since then something has changed."""
-    apart = abs(held.output_tokens_per_second - window.output_tokens_per_second)
-    if apart > throughput_noise(held, window):
-        return window
+    """A probe after a further ``window`` of it: both, weighted by their lengths."""
     kept_seconds = min(held.window_seconds, max(0.0, POOLED_SECONDS - window.window_seconds))
     seconds = kept_seconds + window.window_seconds
     share = kept_seconds / seconds if seconds > 0 else 0.5
@@ -86,7 +82,7 @@ def with_window(held: OperatingPoint, window: OperatingPoint) -> OperatingPoint:
         itl_p95_seconds=mean(held.itl_p95_seconds, window.itl_p95_seconds),
         preemptions_per_request=mean(held.preemptions_per_request, window.preemptions_per_request),
         window_seconds=seconds,
-        runs=held.runs + 1,
+        runs=held.runs + window.runs,
     )
 
 

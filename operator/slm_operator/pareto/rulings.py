@@ -49,6 +49,8 @@ class Rule(StrEnum):
     FEWER_IN_OWN_LAYOUT = "FewerInOwnLayout"
     SMALLER_BATCH = "SmallerBatch"
     WHAT_STARTS = "WhatStarts"
+    RIVAL_AGAIN = "RivalAgain"
+    INCUMBENT_AGAIN = "IncumbentAgain"
 
     # It runs without a choice.
     BEING_MEASURED = "BeingMeasured"

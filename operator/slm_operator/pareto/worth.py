@@ -62,6 +62,18 @@ def costs_too_much(
     return energy_excess(least, point) - doubt > objective.max_energy_increase
 
 
+def value(point: OperatingPoint, objective: Objective) -> float:
+    """What the objective makes most of: throughput, divided by what each replica has to earn
+    (Balanced), or output tokens per joule (MinEnergyPerToken)."""
+    if objective.kind == "MinEnergyPerToken":
+        return 1 / max(joules(point), 1e-9)
+    if objective.kind == "MaxThroughput":
+        return point.output_tokens_per_second
+    return point.output_tokens_per_second / (
+        (1 + objective.min_throughput_gain) ** point.probe.replicas
+    )
+
+
 def seems_better(held: OperatingPoint, point: OperatingPoint, objective: Objective) -> bool:
     """Whether ``point`` would be preferred to ``held``, did nothing run yet; limits aside."""
     if objective.kind == "MinEnergyPerToken" and power_known([held, point]):
