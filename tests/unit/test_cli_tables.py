@@ -133,3 +133,30 @@ def test_the_summary_has_picture_decision_requests_and_report() -> None:
     assert "331 requests sent, 331 completed, 0 failed" in shown
     assert "report/demo-simulated.html" in shown
     assert tables.SIMULATED_NOTE in shown
+
+
+def test_replicas_that_start_are_counted_until_all_are_ready() -> None:
+    begun = searching().model_copy(update={"ready_replicas": 1})
+    further = searching().model_copy(update={"ready_replicas": 2})
+    assert "starting replicas: 1 of 4 ready" in story.news(SLMServiceStatus(), begun)
+    assert story.news(begun, begun) == []
+    assert story.news(begun, further) == ["starting replicas: 2 of 4 ready"]
+    assert story.news(further, searching()) == []
+    shown = text(live_picture(Look(begun, 12.0), datetime(2026, 1, 1, tzinfo=UTC), 50))
+    assert "starting replicas: 1 of 4 ready" in shown
+    assert "s left" not in shown
+
+
+def test_on_a_low_terminal_the_picture_gives_way_before_the_reasons() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    points = settled()
+    reasons, picture = points[0].why[:20], "J/output token"
+
+    def fitting(height: int) -> str:
+        return text(live_picture(Look(found(), 90.0), now, height), width=160)
+
+    assert all(part in fitting(50) for part in ("TOK/S", reasons, picture))
+    assert reasons in fitting(30)
+    assert picture not in fitting(30)
+    assert reasons not in fitting(15)
+    assert "TOK/S" in fitting(15)

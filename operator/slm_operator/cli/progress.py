@@ -101,7 +101,9 @@ def live_picture(look: Look, now: datetime, height: int) -> RenderableType:
         if len(points) > 1 and room >= PICTURE_LINES:
             parts += [tables.frontier(points), Text()]
     measuring = look.status.calibration.measuring if look.status.calibration else None
-    if measuring is not None:
+    if (starting := story.starting(look.status)) is not None:
+        parts.append(Text(starting))
+    elif measuring is not None:
         elapsed = (now - datetime.fromisoformat(measuring.since)).total_seconds()
         name = f"{measuring.replicas_per_pack} x {measuring.max_num_seqs}"
         left = max(0.0, measuring.window_seconds - elapsed)

@@ -26,10 +26,21 @@ def news(before: SLMServiceStatus, after: SLMServiceStatus) -> list[str]:
     started = _measuring(after)
     if started is not None and started != _measuring(before):
         lines.append(started)
+    waiting = starting(after)
+    if waiting is not None and waiting != starting(before):
+        lines.append(waiting)
     trouble = _trouble(after)
     if trouble is not None and trouble != _trouble(before):
         lines.append(trouble)
     return lines
+
+
+def starting(status: SLMServiceStatus) -> str | None:
+    """How many replicas of what is to be measured are ready, until all are."""
+    now = status.calibration.measuring if status.calibration else None
+    if now is None or status.ready_replicas >= now.layout_replicas:
+        return None
+    return f"starting replicas: {status.ready_replicas} of {now.layout_replicas} ready"
 
 
 def _measuring(status: SLMServiceStatus) -> str | None:
