@@ -191,6 +191,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_sum_and_the_remedy(
         ([], SIMULATED, "haproxy is not on PATH, and replicas are routed to by it: install"),
         (["haproxy"], ("local", "x/y", "--gpu=cpu"), "vllm is not on PATH: install it"),
         (["haproxy"], (*SIMULATED, "--write=no/such.yaml"), "no is no directory: make it first"),
+        (["haproxy"], (*SIMULATED, "--slo-itl-p95=fast"), "--slo-itl-p95: 'fast' is no duration"),
         (["haproxy"], ("local", "/no/model"), "/no/model does not exist: give the directory"),
     ],
 )
@@ -279,7 +280,7 @@ def test_on_a_terminal_it_shows_the_search_and_ends_with_the_service(searches: S
     assert "The figures are simulated: no GPU was measured." in said
     knee, _, end = said.rpartition("# Measured by slmctl local on Simulated H100")
     assert "2 replicas x 256 is Pareto-optimal" in knee
-    assert "# 2 replicas x 256 serve 10," in end
+    assert "# 2 replicas x 256: 10," in end
     assert yaml.safe_load("#" + end)["spec"]["engine"]["maxNumSeqs"] == 256
     assert run.left_processes() == []
     assert run.left_files() == []

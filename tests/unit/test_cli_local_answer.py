@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import yaml
 from rich.console import Console
 
-from cli_builders import CPU_SPACE, NOW, found, without_power
+from cli_builders import CPU_SPACE, NOW, condition, found, without_power
 from slm_operator.api.models import SLMService
 from slm_operator.cli.local.answer import Answer, document, manifest_text, slmservice, text
 from slm_operator.cli.local.pack import readable
@@ -60,7 +61,7 @@ def test_the_yaml_is_the_service_that_was_asked_for_with_the_chosen_batch() -> N
 def test_the_yaml_says_what_it_rests_on_and_how_to_fix_the_count() -> None:
     said = comments(answer())
     assert "Measured by slmctl local on Simulated H100 SXM 64 GB" in said
-    assert "2 replicas x 256 serve 10,642 ± 21 tok/s, 443 W" in said
+    assert "2 replicas x 256: 10,642 ± 21 tok/s, 443 W" in said
     assert "(simulated)" in said
     assert "write spec.replicasPerPack: 2." in said
     assert "in place of spec.autoscaling" in comments(answer(max_replicas=4))
@@ -106,6 +107,11 @@ def test_a_knee_at_the_end_of_what_was_tried_says_so() -> None:
     most = answer(max_replicas=2)
     assert most.bounded == "No more than 2 were tried: a larger --max-replicas may serve more."
     assert most.bounded in shown(most)
+    broken = most.service.status.model_copy(
+        update={"conditions": (condition("PowerBudgetMet", "False", "OverBudget"),)}
+    )
+    service = most.service.model_copy(update={"status": broken})
+    assert replace(most, service=service).bounded == ""
 
 
 def test_a_line_of_the_agents_log_is_shown_as_a_person_reads_it() -> None:

@@ -106,7 +106,9 @@ def test_the_manifest_holds_what_differs_from_the_defaults_alone() -> None:
             engine_args=("--max-model-len", "512"),
             max_num_seqs=64,
             max_replicas=3,
-            objective="Balanced",
+            objective="MaxThroughput",
+            ttft_p95="500ms",
+            power_budget_watts=400,
             prompt_tokens=10,
             output_tokens=20,
         )
@@ -121,7 +123,9 @@ def test_the_manifest_holds_what_differs_from_the_defaults_alone() -> None:
         "gpu": {"kind": "Simulated"},
         "autoscaling": {
             "maxReplicasPerPack": 3,
-            "objective": "Balanced",
+            "objective": "MaxThroughput",
+            "slo": {"ttftP95": "500ms"},
+            "powerBudgetWatts": 400,
             "calibration": {"promptTokens": 10, "outputTokens": 20},
         },
     }

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from slm_operator.cli.choose import seconds
 from slm_operator.cli.host_commands import EngineChoice, MinWindowOption
 from slm_operator.cli.interrupts import Interrupted
 from slm_operator.cli.local import answer as answering
@@ -72,6 +73,16 @@ def local(
     objective: Annotated[
         ObjectiveChoice | None, typer.Option(help="Which point wins. Default: Balanced.")
     ] = None,
+    slo_ttft_p95: Annotated[
+        str | None,
+        typer.Option(help="Longest time to the first token of a full pack, such as 500ms."),
+    ] = None,
+    slo_itl_p95: Annotated[
+        str | None, typer.Option(help="Longest time between two tokens, such as 50ms.")
+    ] = None,
+    power_budget: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Watts of the GPU.")
+    ] = None,
     prompt_tokens: Annotated[
         int | None, typer.Option(min=1, help="Mean length of your prompts. Default: 128.")
     ] = None,
@@ -130,6 +141,9 @@ def local(
                 max_num_seqs=max_num_seqs,
                 max_replicas=max_replicas,
                 objective=objective and objective.value,
+                ttft_p95=_duration("--slo-ttft-p95", slo_ttft_p95),
+                itl_p95=_duration("--slo-itl-p95", slo_itl_p95),
+                power_budget_watts=power_budget,
                 prompt_tokens=prompt_tokens,
                 output_tokens=output_tokens,
             )
@@ -141,3 +155,14 @@ def local(
         fail(str(error))
     except Interrupted as interrupted:
         raise typer.Exit(0 if keep and shown else 128 + interrupted.number) from None
+
+
+def _duration(option: str, given: str | None) -> str | None:
+    """As spec.autoscaling.slo takes it. Raises LocalError."""
+    if given is None:
+        return None
+    try:
+        seconds(given)
+    except ValueError as error:
+        raise LocalError(f"{option}: {error}") from None
+    return given.strip()

@@ -48,6 +48,11 @@ class Answer:
     @property
     def bounded(self) -> str:
         """What kept the search from larger layouts than the knee's; empty when nothing did."""
+        if any(
+            c.type in ("SLOMet", "PowerBudgetMet") and c.status == "False"
+            for c in self.service.status.conditions
+        ):
+            return ""
         most = self.service.autoscaling.max_replicas_per_pack
         if self.knee.replicas_per_pack == most:
             return f"No more than {most} were tried: a larger --max-replicas may serve more."
@@ -73,7 +78,7 @@ def manifest_text(answer: Answer) -> str:
     place = " in place of spec.autoscaling" if "autoscaling" in answer.wanted["spec"] else ""
     comments = [
         f"Measured by slmctl local on {answer.gpu}:",
-        f"{tables.point_name(knee)} serve {tables.point_figures(knee)}.",
+        f"{tables.point_name(knee)}: {tables.point_figures(knee)}.",
         "The operator finds the count anew on each cluster's GPU. To fix it instead,",
         f"write {fixed}{place}.",
     ]

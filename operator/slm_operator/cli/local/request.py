@@ -42,6 +42,10 @@ class Request:
     max_num_seqs: int | None = None
     max_replicas: int | None = None
     objective: str | None = None
+    ttft_p95: str | None = None
+    """Longest, such as 500ms."""
+    itl_p95: str | None = None
+    power_budget_watts: int | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
 
@@ -117,6 +121,8 @@ def manifest(request: Request) -> Manifest:
     autoscaling = _given(
         maxReplicasPerPack=request.max_replicas,
         objective=request.objective,
+        slo=_given(ttftP95=request.ttft_p95, itlP95=request.itl_p95),
+        powerBudgetWatts=request.power_budget_watts,
         calibration=_given(promptTokens=request.prompt_tokens, outputTokens=request.output_tokens),
     )
     spec |= _given(
