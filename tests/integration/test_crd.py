@@ -16,6 +16,7 @@ from crd_cases import ACCEPTED, REFUSED, Object, spec, with_args
 from slm_dev.controlplane import ControlPlane, find_or_build
 from slm_operator.api.models import GROUP, PLURAL, VERSION, SLMService
 from slm_operator.api.status import Condition, OperatingPointStatus, SLMServiceStatus
+from slm_operator.cli.local.request import Request, manifest
 from slm_worker.wire import OWNED_ENGINE_ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +152,30 @@ def test_a_block_given_in_part_is_filled_with_defaults(services: Services) -> No
         "maxEnergyIncreasePercent": 5,
         "calibration": {"when": "OnStart", "promptTokens": 128, "outputTokens": 256},
     }
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Request("hf://facebook/opt-1.3b", "NVIDIA"),
+        Request(
+            "file:///models/7B_chat.v2",
+            "CPU",
+            engine_args=("--dtype=float32", "--max-model-len", "512"),
+            max_num_seqs=8,
+            max_replicas=2,
+            objective="MaxThroughput",
+            ttft_p95="500ms",
+            itl_p95="0.05s",
+            power_budget_watts=400,
+            prompt_tokens=16,
+            output_tokens=64,
+        ),
+    ],
+)
+def test_what_slmctl_local_asks_for_is_accepted(asked: Request, services: Services) -> None:
+    wanted = manifest(asked)
+    services.create(wanted["spec"], wanted["metadata"]["name"])
 
 
 @pytest.mark.parametrize("accepted", ACCEPTED)
