@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from slm_operator.cli import cluster_commands, file_commands, host_commands, local_command
+from slm_operator.cli import (
+    cluster_commands,
+    file_commands,
+    host_commands,
+    local_command,
+    simulate_command,
+)
 
 app = typer.Typer(
     name="slmctl",
@@ -20,6 +26,7 @@ for command in (
     file_commands.choose,
     file_commands.plan,
     file_commands.gpus,
+    simulate_command.simulate,
     local_command.local,
     host_commands.demo,
 ):

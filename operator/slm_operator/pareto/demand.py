@@ -1,0 +1,285 @@
+"""How many packs the demand asks for: the slowest of the knobs that follow load.
+
+Demand is work, not requests: what arrives, times what a request costs a pack at its operating
+point. It is forecast over the time that a new pack takes to start.
+
+- Packs are added at once when the forecast passes what the batches can take on until then, or when
+  what arrived lately nearly fills them: no queue may build up for long.
+- Packs are removed when, for a whole stabilisation period, fewer would have been enough for the
+  forecast and its usual error. Between the two thresholds everything stays as it is.
+- What is not known (no sample, a counter that jumped back, no sample for long) holds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Literal
+
+from slm_operator.pareto.forecast import Forecast, forecast
+
+Rule = Literal[
+    "DemandRising", "DemandFalling", "DemandMet", "Stabilizing", "AtMaxPacks", "HeldStale"
+]
+
+SAMPLES_KEPT = 81
+"""Twenty minutes at the usual period: the forecast forgets what is older."""
+LENGTHS_SECONDS = 120.0
+"""Mean lengths are those of requests that completed within it."""
+LASTING_SAMPLES = 8
+"""Two minutes at the usual period: what arrived over them is no chance of single requests."""
+STALE_PERIODS = 3
+"""After so many periods without a sample the last one says nothing of now."""
+BACKLOG_SECONDS = 60.0
+"""In what time requests that wait shall have been worked off."""
+
+
+@dataclass(frozen=True)
+class PackCost:
+    """What a request costs one pack at its operating point, in seconds of the whole pack."""
+
+    prompt_token_seconds: float
+    output_token_seconds: float
+
+    def seconds(self, prompt_tokens: float, output_tokens: float) -> float:
+        return prompt_tokens * self.prompt_token_seconds + output_tokens * self.output_token_seconds
+
+
+@dataclass(frozen=True)
+class DemandRules:
+    """The limits that the user set, and what the pack's start takes."""
+
+    min_packs: int
+    max_packs: int
+    start_seconds: float
+    stabilization_seconds: float = 300.0
+    period_seconds: float = 15.0
+    """Between two samples."""
+    brief_utilization: float = 1.05
+    """Of the operating point's capacity, on average while a pack starts: batches that are not full
+    take on some seconds of work before a queue costs TTFT."""
+    lasting_utilization: float = 1.0
+    """What arrivals may reach for minutes: a pack without any room has an endless queue."""
+    errors: float = 0.5
+    """How many usual errors of the forecast have to be free before a pack is removed."""
+
+
+@dataclass(frozen=True)
+class DemandSample:
+    """Cumulative counters of a whole service at one moment."""
+
+    at_seconds: float
+    arrived: int
+    """Requests, those that were refused among them."""
+    completed: int
+    prompt_tokens: int
+    """Of completed requests, as the next."""
+    output_tokens: int
+    waiting: int = 0
+    """Requests in queues now."""
+
+
+@dataclass(frozen=True)
+class DemandMemory:
+    """What is kept between two decisions; losing it costs a stabilisation period."""
+
+    samples: tuple[DemandSample, ...] = ()
+    needs: tuple[tuple[float, int], ...] = ()
+    """(when, packs): what each decision within the stabilisation period found necessary."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The demand in packs at their full capacity."""
+
+    lately: float
+    """Arrived over the last two minutes, on average."""
+    ahead: Forecast
+    """On average until a pack that was asked for now could take part."""
+    backlog: float
+    """What it takes to work off the requests that wait."""
+
+    def to_add(self, rules: DemandRules) -> int:
+        """Below so many packs, some have to be added."""
+        briefly = (self.ahead.mean + self.backlog) / rules.brief_utilization
+        return max(1, _whole(briefly), _whole(self.lately / rules.lasting_utilization))
+
+    def to_keep(self, rules: DemandRules) -> int:
+        """So many packs have to stay."""
+        safely = self.ahead.mean + rules.errors * self.ahead.error + self.backlog
+        return max(self.to_add(rules), _whole(safely / rules.lasting_utilization))
+
+
+@dataclass(frozen=True)
+class Demand:
+    """How many packs there shall be, and why."""
+
+    packs: int
+    rule: Rule
+    sentence: str
+    work: Work | None = None
+    """What it was decided by; None where nothing is known."""
+
+
+def decide_packs(
+    memory: DemandMemory,
+    sample: DemandSample | None,
+    now_seconds: float,
+    packs: int,
+    cost: PackCost,
+    rules: DemandRules,
+) -> tuple[Demand, DemandMemory]:
+    """What to do with ``packs`` packs, those that start among them. ``sample`` None: nobody
+    answered this time."""
+    bounded = min(max(packs, rules.min_packs), rules.max_packs)
+    memory = _with(memory, sample)
+    held = _unknown(memory, now_seconds, rules)
+    if held:
+        return Demand(bounded, "HeldStale", f"{held}; {bounded} packs stay"), memory
+    work = _work(memory.samples, cost, rules)
+    needs = _recent(memory.needs, now_seconds, rules)
+    memory = DemandMemory(memory.samples, (*needs, (now_seconds, work.to_keep(rules))))
+    chosen, rule = _chosen(bounded, work, memory.needs, rules)
+    sentence = _sentence(rule, chosen, bounded, work, memory.needs, rules)
+    return Demand(chosen, rule, sentence, work), memory
+
+
+def _with(memory: DemandMemory, sample: DemandSample | None) -> DemandMemory:
+    """A counter that jumped back begins a new series: differences across it mean nothing."""
+    if sample is None:
+        return memory
+    last = memory.samples[-1] if memory.samples else None
+    if last is not None and sample.at_seconds <= last.at_seconds:
+        return memory
+    if last is not None and _jumped_back(last, sample):
+        return DemandMemory((sample,), memory.needs)
+    return DemandMemory((*memory.samples, sample)[-SAMPLES_KEPT:], memory.needs)
+
+
+def _jumped_back(last: DemandSample, sample: DemandSample) -> bool:
+    return (
+        sample.arrived < last.arrived
+        or sample.completed < last.completed
+        or sample.prompt_tokens < last.prompt_tokens
+        or sample.output_tokens < last.output_tokens
+    )
+
+
+def _unknown(memory: DemandMemory, now_seconds: float, rules: DemandRules) -> str | None:
+    """Why nothing is known of the demand."""
+    if len(memory.samples) < 2:
+        return "the demand is not known yet: two samples make a rate"
+    age = now_seconds - memory.samples[-1].at_seconds
+    if age > STALE_PERIODS * rules.period_seconds:
+        return f"no sample of the demand for {age:.0f} s"
+    if memory.samples[-1].completed <= memory.samples[0].completed and (
+        memory.samples[-1].arrived > memory.samples[0].arrived
+    ):
+        return "no request has completed yet, so what one costs is not known"
+    return None
+
+
+def _work(samples: tuple[DemandSample, ...], cost: PackCost, rules: DemandRules) -> Work:
+    """Requests a second times what a request costs, at the lengths of its time."""
+    loads = [
+        (new.arrived - old.arrived)
+        / (new.at_seconds - old.at_seconds)
+        * _request_seconds(samples[: index + 2], cost)
+        for index, (old, new) in enumerate(pairwise(samples))
+    ]
+    steps = _whole(rules.start_seconds / rules.period_seconds) + 1
+    return Work(
+        lately=fmean(loads[-LASTING_SAMPLES:]),
+        ahead=forecast(loads, steps),
+        backlog=samples[-1].waiting * _request_seconds(samples, cost) / BACKLOG_SECONDS,
+    )
+
+
+def _request_seconds(samples: tuple[DemandSample, ...], cost: PackCost) -> float:
+    """Of the mean request that completed lately; of all that are known while none did."""
+    last = samples[-1]
+    recent = next(
+        (s for s in samples if last.at_seconds - s.at_seconds <= LENGTHS_SECONDS), samples[0]
+    )
+    for first in (recent, samples[0]):
+        completed = last.completed - first.completed
+        if completed:
+            return cost.seconds(
+                (last.prompt_tokens - first.prompt_tokens) / completed,
+                (last.output_tokens - first.output_tokens) / completed,
+            )
+    return 0.0
+
+
+def _recent(
+    needs: tuple[tuple[float, int], ...], now_seconds: float, rules: DemandRules
+) -> tuple[tuple[float, int], ...]:
+    """The newest that is as old as the stabilisation period, and all later ones."""
+    since = now_seconds - rules.stabilization_seconds
+    older = sum(at <= since for at, _ in needs)
+    return needs[max(0, older - 1) :]
+
+
+def _chosen(
+    packs: int, work: Work, needs: tuple[tuple[float, int], ...], rules: DemandRules
+) -> tuple[int, Rule]:
+    to_add = work.to_add(rules)
+    if to_add > packs:
+        if packs == rules.max_packs:
+            return packs, "AtMaxPacks"
+        return min(to_add, rules.max_packs), "DemandRising"
+    if work.to_keep(rules) >= packs or packs == rules.min_packs:
+        return packs, "DemandMet"
+    (first_seconds, _), (now_seconds, _) = needs[0], needs[-1]
+    enough = max(rules.min_packs, *(packs_needed for _, packs_needed in needs))
+    # Before a whole period was seen, nothing says that fewer are enough.
+    if enough >= packs or now_seconds - first_seconds < rules.stabilization_seconds:
+        return packs, "Stabilizing"
+    return enough, "DemandFalling"
+
+
+def _whole(packs: float) -> int:
+    """Rounded up; a sum of floats that is a whole number but for rounding is that number."""
+    return math.ceil(packs - 1e-9)
+
+
+def _sentence(
+    rule: Rule,
+    chosen: int,
+    packs: int,
+    work: Work,
+    needs: tuple[tuple[float, int], ...],
+    rules: DemandRules,
+) -> str:
+    mean, error = work.ahead.mean, work.ahead.error
+    text = (
+        f"work for {work.lately:.2f} packs arrived lately, {mean:.2f} are foreseen until another "
+        f"pack could take part"
+    )
+    if work.backlog:
+        text += f", {work.backlog:.2f} wait"
+    if rule in ("DemandRising", "AtMaxPacks"):
+        text += (
+            f": at {rules.lasting_utilization:.0%} of a pack's capacity for long and "
+            f"{rules.brief_utilization:.0%} until then, that takes {work.to_add(rules)}"
+        )
+        if chosen == rules.max_packs and work.to_add(rules) >= chosen:
+            text += f", and maxPacks is {rules.max_packs}"
+        return text
+    text += (
+        f": with {rules.errors * error:.2f} for the forecast's usual error, at "
+        f"{rules.lasting_utilization:.0%} of a pack's capacity, {work.to_keep(rules)} have to stay"
+    )
+    if rule == "Stabilizing":
+        most = max(n for _, n in needs)
+        return (
+            f"{text}; {packs} stay until fewer have been enough for "
+            f"{rules.stabilization_seconds:.0f} s, in which up to {most} were needed"
+        )
+    if rule == "DemandFalling":
+        return f"{text}, as for the last {rules.stabilization_seconds:.0f} s"
+    if packs == rules.min_packs and work.to_keep(rules) < packs:
+        return f"{text}, and minPacks is {rules.min_packs}"
+    return text
