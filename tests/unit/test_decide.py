@@ -157,12 +157,21 @@ def test_an_operator_restarted_in_mid_search_goes_on_from_the_status() -> None:
 
 def test_a_changed_model_drops_the_points_and_searches_anew() -> None:
     world = World(service())
-    world.run(60)
+    measured = len(world.run(60).status.frontier)
     changed = service({"model": {"uri": "hf://facebook/opt-350m"}}, world.service.status)
     world.service = changed
     decision = world.tick()
     assert decision.status.frontier == ()
     assert condition(decision, "Calibrated")[1] == "Searching"
+    (event,) = decision.events
+    assert event.reason == "SearchReopened"
+    assert event.message.startswith(
+        "ConfigurationChanged: model, engine, image, arguments, calibration load or GPU settings "
+        f"changed, so {measured} points no longer count; next: "
+    )
+    entry = decision.status.history[-1]
+    assert (entry.from_, entry.to) == ("2 replicas x 256", "2 replicas x 256 (of 3 started)")
+    assert world.tick().events == (), "it is told once"
 
 
 def test_recommend_measures_and_then_runs_what_it_ran_before() -> None:
@@ -302,6 +311,8 @@ def test_points_of_another_gpu_do_not_count() -> None:
     decision = look(world.service, pack(moved))
     assert decision.status.frontier == ()
     assert condition(decision, "Calibrated")[1] == "Searching"
+    assert [e.reason for e in decision.events] == ["SearchReopened"]
+    assert decision.events[0].message.startswith("ConfigurationChanged: the GPU, or the way")
 
 
 def test_another_batch_in_the_spec_is_measured_anew() -> None:
@@ -310,6 +321,9 @@ def test_another_batch_in_the_spec_is_measured_anew() -> None:
     engine = {"kind": "Simulated", "maxNumSeqs": 512}
     decision = look(service({"engine": engine}, world.service.status), pack(world.state()))
     assert [p.layout.max_num_seqs for _, p in decision.plans] == [512]
+    assert [(e.reason, e.rule) for e in decision.status.history[-1:]] == [
+        ("SearchReopened", "PointMissing")
+    ]
     assert decision.status.operating_point is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cli.tables import point_figures, point_name
 
-DECISIONS = ("KneeFound", "KneeRecommended", "LayoutFailed")
+DECISIONS = ("KneeFound", "KneeRecommended", "SearchReopened", "LayoutFailed")
 """The rest of the history says which point comes next, which the measuring line does too."""
 
 

@@ -128,6 +128,10 @@ def _explanations(calibration: Calibration, snapshot: Snapshot) -> tuple[Explana
         for u in calibration.memory.unstartable
         if u not in snapshot.memory.unstartable
     ]
+    before = service.status.calibration
+    done = before is not None and before.phase == "Done"
+    if done and measured is None and isinstance(step, Measure):
+        found.append(explanation.reopened(service, calibration.fingerprint, step))
     points, space = calibration.points, calibration.space
     if measured is not None and isinstance(step, Measure) and space is not None:
         found.append(explanation.probed(service, measured, points, step, space))

@@ -104,6 +104,39 @@ def knee(service: SLMService, measured: OperatingPoint | None, step: Settle) -> 
     )
 
 
+def reopened(service: SLMService, fingerprint: str, step: Measure) -> Explanation:
+    """A finished search goes on. ``fingerprint``: today's."""
+    status = service.status
+    before = status.calibration.fingerprint if status.calibration else ""
+    chosen = next((p for p in status.frontier if p.chosen), None)
+    came_from = (
+        str(Probe(chosen.layout_replicas, chosen.replicas_per_pack, chosen.max_num_seqs))
+        if chosen
+        else ""
+    )
+    if before == fingerprint:
+        rule, why = Rule.POINT_MISSING, "what may run now includes what was never measured"
+    else:
+        rule = Rule.CONFIGURATION_CHANGED
+        spec_changed = before.partition("-")[0] != fingerprint.partition("-")[0]
+        what = (
+            "model, engine, image, arguments, calibration load or GPU settings"
+            if spec_changed
+            else "the GPU, or the way in which it is shared,"
+        )
+        count = len(status.frontier)
+        points = "1 point no longer counts" if count == 1 else f"{count} points no longer count"
+        why = f"{what} changed, so {points}"
+    return Explanation(
+        reason="SearchReopened",
+        rule=rule,
+        came_from=came_from,
+        to=str(step.probe),
+        message=f"{why}; next: {step.why}",
+        inputs=inputs(service),
+    )
+
+
 def layout_failed(failed: Unstartable, step: Measure | Settle | None) -> Explanation:
     """A layout could not be started and is left out."""
     layout = Probe(failed.replicas, failed.replicas, failed.max_num_seqs)

@@ -57,6 +57,10 @@ class Rule(StrEnum):
     FIXED_BY_SPEC = "FixedBySpec"
     FEWEST_ALLOWED = "FewestAllowed"
 
+    # A finished search goes on.
+    CONFIGURATION_CHANGED = "ConfigurationChanged"
+    POINT_MISSING = "PointMissing"
+
     # It cannot be had.
     LAYOUT_FAILED = "LayoutFailed"
 
