@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from benchmarks import report
 from benchmarks.fault_rig.counting import CountingLoad, Kind
 from benchmarks.pack import MODEL_NAME, Pack, in_rotation, running, simulated
-from slm_operator.decide.calibrate import LAYOUT_GIVE_UP_FAILURES
+from slm_operator.decide.failures import LAYOUT_GIVE_UP_FAILURES
 from slm_worker.gpu.simulated.faults import FaultKind, Injection
 from slm_worker.gpu.simulated.inject import inject
 from slm_worker.wire import PackState

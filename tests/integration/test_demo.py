@@ -77,7 +77,7 @@ def test_the_search_resumes_after_the_operators_death_and_no_request_fails(start
         (p["layoutReplicas"], p["replicasPerPack"], p["maxNumSeqs"]) for p in answer["points"]
     ]
     assert len(measured) == len(set(measured))
-    assert run.told().count("measured 1 replica x 256 (of 4 started)") == 1
+    assert run.told().count("measured 2 replicas x 256 (of 3 started)") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

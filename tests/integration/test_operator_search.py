@@ -44,7 +44,6 @@ async def test_the_knee_is_found_and_no_request_is_lost(
 
     status = found.status
     assert list(measured(found)) == [
-        (3, 1, 256),
         (3, 2, 256),
         (3, 3, 256),
         (1, 1, 512),
@@ -55,14 +54,14 @@ async def test_the_knee_is_found_and_no_request_is_lost(
     chosen = choose(committed, objective).chosen.probe
     assert (chosen.replicas, chosen.max_num_seqs) == (2, 256)
     assert status.recommended_replicas_per_pack == 2
-    assert [p.chosen for p in status.frontier] == [False] * 4 + [True]
+    assert [p.chosen for p in status.frontier] == [False] * 3 + [True]
     assert all(p.why and p.simulated and p.saturated_percent >= 95 for p in status.frontier)
     operating, best = status.operating_point, status.frontier[-1]
     assert operating is not None
     assert operating.output_tokens_per_second == best.output_tokens_per_second
     assert operating.microjoules_per_output_token == best.microjoules_per_output_token
 
-    assert [entry.reason for entry in status.history] == ["Probed"] * 4 + ["KneeFound"]
+    assert [entry.reason for entry in status.history] == ["Probed"] * 3 + ["KneeFound"]
     assert status.history[-1].to == "2 replicas x 256"
     assert "2 replicas x 256 is Pareto-optimal" in status.history[-1].message
     events = await service.events()
@@ -93,11 +92,9 @@ async def test_the_knee_is_found_and_no_request_is_lost(
     assert alternatives == {
         (3, 3, 256): "GainTooSmall",
         (1, 1, 512): "LessThroughput",
-        (3, 1, 256): "WalkBegan",
-        (3, 2, 256): "WalkWentOn",
+        (3, 2, 256): "WalkBegan",
     }
     assert [e["rule"] for e in told["history"]] == [
-        "NextInRotation",
         "NextInRotation",
         "LargerBatch",
         "OwnLayout",
@@ -120,13 +117,13 @@ async def test_an_operator_killed_in_mid_search_resumes_from_the_status(
         found = await service.decided()
         await users.served(3)
     assert users.failed == 0, users.failures
-    assert list(measured(found)) == [(2, 1, 256), (2, 2, 256), (1, 1, 256)]
+    assert list(measured(found)) == [(2, 2, 256), (1, 1, 256)]
     old, again = before.status.frontier[0], found.status.frontier[0]
     assert (again.measured_at, again.output_tokens_per_second) == (
         old.measured_at,
         old.output_tokens_per_second,
     )
-    assert [entry.reason for entry in found.status.history] == ["Probed"] * 2 + ["KneeFound"]
+    assert [entry.reason for entry in found.status.history] == ["Probed", "KneeFound"]
 
 
 async def test_recommend_reports_the_knee_and_leaves_the_count_alone(
@@ -155,7 +152,7 @@ async def test_a_change_of_the_spec_reopens_the_search(
         await service.apply(**searching(2, **CLEAR_GAIN))
         second = await service.decided()
     assert users.failed == 0, users.failures
-    assert {(2, 1, 256), (2, 2, 256)} <= measured(second).keys()
+    assert {(1, 1, 256), (2, 2, 256)} == measured(second).keys()
     assert second.status.recommended_replicas_per_pack == 2
 
     pod = await service.pod()

@@ -76,6 +76,7 @@ def test_every_list_says_how_it_merges(root: Schema) -> None:
         ".spec.engine.args": ("atomic", None),
         ".spec.engine.env": ("map", ["name"]),
         ".status.frontier": ("atomic", None),
+        ".status.calibration.failedLayouts": ("atomic", None),
         ".status.conditions": ("map", ["type"]),
         ".status.history": ("atomic", None),
         ".status.history[].inputs": ("map", ["name"]),

@@ -24,8 +24,13 @@ class World:
     """A service with one pack that follows its plans and counts as the published curve says."""
 
     def __init__(
-        self, wanted: SLMService, max_replicas: int = 8, itl_seconds: float | None = None
+        self,
+        wanted: SLMService,
+        max_replicas: int = 8,
+        itl_seconds: float | None = None,
+        rules: WindowRules = RULES,
     ) -> None:
+        self.rules = rules
         self.service = wanted
         self.itl_seconds = itl_seconds
         self.memory = Memory()
@@ -78,7 +83,7 @@ class World:
             self.saturated += 1
         now = f"2026-01-01T00:{int(self.seconds) // 60:02d}:{int(self.seconds) % 60:02d}Z"
         snapshot = Snapshot(self.service, now, (pack(self.state()),), self.memory)
-        decision = decide(snapshot, RULES, "t")
+        decision = decide(snapshot, self.rules, "t")
         self.writes += decision.status != self.service.status
         self.service = self.service.model_copy(update={"status": decision.status})
         self.memory = decision.memory
@@ -103,8 +108,13 @@ def condition(decision: Decision, kind: str) -> tuple[str, str, str]:
     return found.status, found.reason, found.message
 
 
-def look(wanted: SLMService, *packs: Pack, memory: Memory | None = None) -> Decision:
-    return decide(Snapshot(wanted, "2026-01-01T00:00:00Z", packs, memory or Memory()), RULES, "t")
+def look(
+    wanted: SLMService,
+    *packs: Pack,
+    memory: Memory | None = None,
+    now: str = "2026-01-01T00:00:00Z",
+) -> Decision:
+    return decide(Snapshot(wanted, now, packs, memory or Memory()), RULES, "t")
 
 
 def test_it_walks_to_two_replicas_and_says_why() -> None:
@@ -239,7 +249,7 @@ def test_a_layout_that_cannot_start_is_given_up_for_what_did_start() -> None:
         update={
             "phase": ReplicaPhase.FAILED,
             "failures": 3,
-            "problem": Problem(reason="OutOfMemory", message="no memory", since_seconds=0.0),
+            "problem": Problem(reason="EngineExited", message="no idea", since_seconds=0.0),
         }
     )
     state = state.model_copy(
@@ -276,7 +286,7 @@ def test_a_lone_replica_that_cannot_start_is_given_up_and_the_best_known_runs_ag
         update={
             "phase": ReplicaPhase.FAILED,
             "failures": 3,
-            "problem": Problem(reason="OutOfMemory", message="no memory", since_seconds=0.0),
+            "problem": Problem(reason="EngineExited", message="no idea", since_seconds=0.0),
         }
     )
     state = world.state().model_copy(update={"replicas": (failing,), "settled": False})

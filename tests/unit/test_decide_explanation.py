@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from slm_operator.pareto.search import Measure, SearchSpace, Settle
 
 NOW = "2026-01-01T00:00:00Z"
 STATUS_SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
-OUT_OF_MEMORY = Unstartable(4, 256, "OutOfMemory: no memory")
+OUT_OF_MEMORY = Unstartable(4, 256, "OutOfMemory: no memory", "2026-01-01T01:00:00Z")
 
 
 SPACE = SearchSpace(1, 4, 256, batch_is_free=True, objective=Objective())
@@ -133,7 +134,7 @@ def test_a_fact_is_told_once_in_a_search_and_again_in_the_next() -> None:
     search = [entry(failed, NOW)]
     assert not is_told(failed, [])
     assert is_told(failed, search)
-    assert not is_told(layout_failed(Unstartable(4, 256, "another cause"), None), search)
+    assert not is_told(layout_failed(replace(OUT_OF_MEMORY, why="another cause"), None), search)
     over = [*search, entry(knee(service(), None, settle(own_layouts())), NOW)]
     assert not is_told(failed, over)
 
@@ -159,7 +160,7 @@ curves = st.lists(
 )
 knees = curves.map(lambda points: knee(service(), None, settle(points)))
 failures = st.builds(
-    lambda why, replicas: layout_failed(Unstartable(replicas, 256, why), None),
+    lambda why, replicas: layout_failed(Unstartable(replicas, 256, why, NOW), None),
     texts,
     st.integers(1, 32),
 )

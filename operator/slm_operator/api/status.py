@@ -136,6 +136,19 @@ class LayoutStatus(ApiModel):
     """Sequences that each replica batches."""
 
 
+class FailedLayout(ApiModel):
+    """A layout that could not be started, or that was given up."""
+
+    replicas_per_pack: int
+    """Replicas that were to be started."""
+    max_num_seqs: int
+    """Sequences that each was to batch."""
+    why: Text
+    """The reason as a word, and the engine's cause."""
+    until: Timestamp
+    """When an open search may try it again."""
+
+
 class CalibrationStatus(ApiModel):
     """Where the search stands."""
 
@@ -148,6 +161,12 @@ class CalibrationStatus(ApiModel):
     chosen: LayoutStatus | None = None
     """What was chosen last under this fingerprint. Only a point that is better beyond doubt
     replaces it."""
+    searching_since: Timestamp | None = None
+    """When this search began; after four hours it settles for what is known."""
+    failed_layouts: Annotated[
+        tuple[FailedLayout, ...], Field(max_length=64, json_schema_extra=ATOMIC)
+    ] = ()
+    """Layouts that are not tried again yet."""
 
 
 class Condition(ApiModel):

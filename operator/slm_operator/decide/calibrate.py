@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 
 from slm_operator.api.models import SLMService
+from slm_operator.api.status import CalibrationStatus
+from slm_operator.decide.failures import breach, failed_layouts, from_status, remembered
 from slm_operator.decide.limits import limits, objective
-from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Unstartable
+from slm_operator.decide.snapshot import Memory, Pack, Snapshot
 from slm_operator.pareto.drift import learned
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step
 from slm_operator.pareto.window import Measurement, Measuring, Sample, WindowRules, evaluate
-from slm_worker.wire import Load, PackState, Plan, ReplicaPhase
+from slm_worker.wire import Load, PackState, Plan
 
 DEFAULT_MAX_NUM_SEQS = 256
 """vLLM's own default, where the published measurements show the knee at two replicas."""
-LAYOUT_GIVE_UP_FAILURES = 3
-"""A replica that fails this often in a row marks its layout as one that cannot be started.
-Counted, not timed: a start takes seconds or minutes, depending on engine and model."""
+MOST_SEARCH_SECONDS = 4 * 3600.0
+"""A search with 16 windows takes an hour where each layout starts for minutes; what takes longer is
+stuck, and the pack serves better with what is known."""
 SAMPLES_KEPT = 600
 
 
@@ -127,18 +131,18 @@ def calibrate(
     if explorer is None or state is None:
         return here
     memory = replace(memory, explorer=explorer.uid)
-    if memory.unstartable_for != f"{mark}/{state.agent_id}":
-        memory = replace(memory, unstartable=(), unstartable_for=f"{mark}/{state.agent_id}")
+    memory = _with_failures(memory, before, mark, state.agent_id, snapshot.now)
+    out_of_time = _out_of_time(service, before, snapshot.now)
     space = search_space(service, state, memory)
     if not searches(service) or space is None or space.max_replicas < space.min_replicas:
         return replace(here, space=space, memory=_forget(memory))
-    step = next_step(space, known, incumbent)
+    step = next_step(space, known, incumbent, out_of_time)
     if isinstance(step, Settle) or state.plan != plan(
         step.probe, calibration_load(service), state.plan
     ):
         return replace(here, space=space, step=step, memory=_forget(memory))
 
-    failed = _given_up(state, step.probe)
+    failed = failed_layouts(state, step.probe, snapshot.now)
     if failed:
         memory = replace(_forget(memory), unstartable=(*memory.unstartable, *failed))
         names = frozenset((u.replicas, u.max_num_seqs) for u in memory.unstartable)
@@ -146,6 +150,9 @@ def calibrate(
         return replace(here, space=space, step=next_step(space, known, incumbent), memory=memory)
     memory = _remember(memory, state)
     window = evaluate(memory.samples, rules)
+    if isinstance(window, Measuring):
+        as_point = partial(_point, step.probe, state=state, now=snapshot.now)
+        window = breach(memory.samples, rules, space.limits, as_point) or window
     if isinstance(window, Measuring):
         return replace(here, space=space, step=step, window=window, memory=memory)
     point = _point(step.probe, window, state, snapshot.now)
@@ -167,6 +174,30 @@ def _same(before: str, now: str) -> bool:
     return spec == spec_now and device in ("", device_now)
 
 
+def _with_failures(
+    memory: Memory, before: CalibrationStatus | None, mark: str, agent_id: str, now: str
+) -> Memory:
+    """With the layouts that failed under this fingerprint and agent, another one may start them;
+    as long as the search is open, without those that may be tried again."""
+    key = f"{mark}/{agent_id}"
+    failed = memory.unstartable
+    if memory.unstartable_for != key:
+        restarted = not memory.unstartable_for
+        same = before is not None and _same(before.fingerprint, mark)
+        failed = from_status(before.failed_layouts) if before and same and restarted else ()
+    if before is None or before.phase != "Done":
+        failed = remembered(failed, now)
+    return replace(memory, unstartable=failed, unstartable_for=key)
+
+
+def _out_of_time(service: SLMService, before: CalibrationStatus | None, now: str) -> bool:
+    if before is None or before.searching_since is None:
+        return False
+    began, ends = (datetime.fromisoformat(t) for t in (before.searching_since, now))
+    own_load = service.autoscaling.calibration.when == "OnStart"
+    return own_load and (ends - began).total_seconds() > MOST_SEARCH_SECONDS
+
+
 def plan(probe: Probe, load: Load | None, current: Plan | None) -> Plan:
     """The plan for ``probe``: the current one when it says the same, else the next generation."""
     generation = current.generation if current else 0
@@ -179,26 +210,6 @@ def plan(probe: Probe, load: Load | None, current: Plan | None) -> Plan:
     if wanted == current:
         return wanted
     return wanted.model_copy(update={"generation": generation + 1})
-
-
-def _given_up(state: PackState, probe: Probe) -> tuple[Unstartable, ...]:
-    """The probe's layout, if its replicas fail again and again, and all between it and what did
-    start."""
-    ready = sum(r.phase is ReplicaPhase.READY for r in state.replicas)
-    failing = [
-        r.problem
-        for r in state.replicas
-        if r.phase is not ReplicaPhase.READY
-        and r.problem is not None
-        and r.failures >= LAYOUT_GIVE_UP_FAILURES
-    ]
-    if not failing:
-        return ()
-    why = f"{failing[0].reason}: {failing[0].message}"
-    fewest = min(ready + 1, probe.layout_replicas) if ready else probe.layout_replicas
-    return tuple(
-        Unstartable(n, probe.max_num_seqs, why) for n in range(fewest, probe.layout_replicas + 1)
-    )
 
 
 def _remember(memory: Memory, state: PackState) -> Memory:

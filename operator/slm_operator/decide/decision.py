@@ -27,6 +27,7 @@ from slm_operator.decide.calibrate import (
 )
 from slm_operator.decide.conditions import conditions, ready_replicas, started
 from slm_operator.decide.explanation import Explanation
+from slm_operator.decide.failures import to_status
 from slm_operator.decide.pods import PodChanges, pod_changes
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.pareto.points import Probe
@@ -166,6 +167,8 @@ def _status(
             phase=_phase(calibration, service),
             measuring=_measuring(service, calibration, snapshot.now, rules),
             chosen=_chosen_layout(calibration),
+            searching_since=_searching_since(calibration, snapshot),
+            failed_layouts=to_status(calibration.memory.unstartable),
         ),
         conditions=conditions(service, packs, calibration, refused, snapshot.now),
         history=(*before.history, *entries)[-HISTORY_KEPT:],
@@ -193,6 +196,15 @@ def _chosen_layout(calibration: Calibration) -> LayoutStatus | None:
     if probe is None:
         return None
     return LayoutStatus(replicas_per_pack=probe.replicas, max_num_seqs=probe.max_num_seqs)
+
+
+def _searching_since(calibration: Calibration, snapshot: Snapshot) -> str | None:
+    before = snapshot.service.status.calibration
+    if not isinstance(calibration.step, Measure):
+        return None
+    if before is None or before.fingerprint != calibration.fingerprint:
+        return snapshot.now
+    return before.searching_since or snapshot.now
 
 
 def _phase(calibration: Calibration, service: SLMService) -> str:

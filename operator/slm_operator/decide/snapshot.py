@@ -42,11 +42,13 @@ class Pack:
 
 @dataclass(frozen=True)
 class Unstartable:
-    """A layout whose replicas failed again and again."""
+    """A layout that failed."""
 
     replicas: int
     max_num_seqs: int
     why: str
+    until: str
+    """RFC 3339, UTC: an open search may try it again then."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,132 @@
+"""What ends a probe early, and how long a layout that failed is left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from builders import pack, service
+from slm_operator.api.models import SLMService
+from slm_operator.decide.decision import Decision
+from slm_operator.decide.snapshot import Memory
+from slm_operator.pareto.window import WindowRules
+from slm_worker.wire import PackState, Problem, ReplicaPhase
+from test_decide import World, condition, look
+
+LONG = WindowRules(min_seconds=30, max_seconds=60, warmup_seconds=1)
+
+
+def failing(world: World, reason: str, failures: int = 1) -> PackState:
+    """The last replica of what is being measured has failed."""
+    state = world.state()
+    last = state.replicas[-1].model_copy(
+        update={
+            "phase": ReplicaPhase.FAILED,
+            "failures": failures,
+            "problem": Problem(reason=reason, message="so it is", since_seconds=0.0),
+        }
+    )
+    replicas = (*state.replicas[:-1], last)
+    return state.model_copy(update={"replicas": replicas, "settled": False})
+
+
+def layouts(decision: Decision) -> list[tuple[int, int]]:
+    found = decision.status.calibration
+    assert found is not None
+    return [(f.replicas_per_pack, f.max_num_seqs) for f in found.failed_layouts]
+
+
+@pytest.mark.parametrize(
+    ("reason", "failures", "given_up"),
+    [
+        ("OutOfMemory", 1, True),
+        ("KVCacheTooSmall", 1, True),
+        ("EngineExited", 1, False),
+        ("EngineExited", 3, True),
+    ],
+)
+def test_a_layout_that_cannot_work_is_left_at_once_and_others_after_three_failures(
+    reason: str, failures: int, given_up: bool
+) -> None:
+    world = World(service())
+    world.tick()
+    decision = look(world.service, pack(failing(world, reason, failures)), memory=world.memory)
+    assert layouts(decision) == ([(3, 256)] if given_up else [])
+    assert [p.layout.replicas for _, p in decision.plans] == ([2] if given_up else [])
+
+
+def test_a_fault_of_mps_ends_the_probe_at_once() -> None:
+    world = World(service())
+    world.run(3)
+    state = world.state()
+    gpu = state.gpu.model_copy(update={"mps": "Faulted", "mps_message": "a client faulted"})
+    faulted = state.model_copy(update={"gpu": gpu})
+    decision = look(world.service, pack(faulted), memory=world.memory)
+    assert layouts(decision) == [(3, 256)]
+    (failed,) = decision.status.calibration.failed_layouts if decision.status.calibration else ()
+    assert failed.why == "MPSFaulted: a client faulted"
+    assert failed.until == "2026-01-01T00:15:00Z"
+    assert decision.events[0].reason == "LayoutFailed"
+
+
+def test_a_failure_outlives_the_operator_and_expires_while_the_search_is_open() -> None:
+    world = World(service())
+    world.tick()
+    failed = look(world.service, pack(failing(world, "OutOfMemory")), memory=world.memory)
+    told = world.service.model_copy(update={"status": failed.status})
+    restarted = look(told, pack(world.state()), memory=Memory())
+    assert layouts(restarted) == [(3, 256)]
+
+    def later(now: str) -> Decision:
+        return look(told, pack(world.state()), memory=Memory(), now=now)
+
+    assert layouts(later("2026-01-01T00:59:00Z")) == [(3, 256)]
+    assert layouts(later("2026-01-01T01:01:00Z")) == []
+
+
+def test_a_settled_search_tries_nothing_again() -> None:
+    world = World(service())
+    world.tick()
+    failed = look(world.service, pack(failing(world, "OutOfMemory")), memory=world.memory)
+    world.service = world.service.model_copy(update={"status": failed.status})
+    world.memory = failed.memory
+    ((_, world.plan),) = failed.plans
+    world.settled_since = world.seconds
+    settled = world.run(40)
+    assert condition(settled, "Calibrated")[:2] == ("True", "KneeFound")
+    much_later = look(
+        world.service, pack(world.state()), memory=world.memory, now="2026-01-09T00:00:00Z"
+    )
+    assert layouts(much_later) == [(3, 256)]
+    assert condition(much_later, "Calibrated")[:2] == ("True", "KneeFound")
+
+
+def limited(**autoscaling: Any) -> SLMService:
+    return service({"autoscaling": {"maxReplicasPerPack": 4} | autoscaling})
+
+
+def seconds_for(world: World, windows: int) -> float:
+    while len(world.service.status.frontier) < windows:
+        world.tick()
+    return world.seconds
+
+
+def test_a_clear_breach_of_a_limit_cuts_the_window_short() -> None:
+    """Two replicas draw 443 W, of which 200 are allowed."""
+    full = World(service(), rules=LONG)
+    cut = World(limited(powerBudgetWatts=200), rules=LONG)
+    assert seconds_for(full, 1) >= 30
+    assert seconds_for(cut, 1) < 20
+    (point,) = cut.service.status.frontier
+    assert point.rule == "NearestToLimits"
+    slight = World(limited(powerBudgetWatts=430), rules=LONG)
+    assert seconds_for(slight, 1) >= 30, "a breach that a short window does not prove"
+
+
+def test_a_search_that_takes_too_long_settles_for_what_is_known() -> None:
+    world = World(service())
+    seconds_for(world, 1)
+    late = look(world.service, pack(world.state()), memory=world.memory, now="2026-01-01T05:00:00Z")
+    assert condition(late, "Calibrated")[:2] == ("True", "KneeFound")
+    assert "cut short" in condition(late, "Calibrated")[2]
