@@ -7,13 +7,15 @@ point. It is forecast over the time that a new pack takes to start.
   what arrived lately nearly fills them: no queue may build up for long.
 - Packs are removed when, for a whole stabilisation period, fewer would have been enough for the
   forecast and its usual error. Between the two thresholds everything stays as it is.
+- A surge that came faster than packs start, so that requests had to wait, is remembered: what it
+  would have taken stays for an hour, since the next one comes as fast.
 - What is not known (no sample, a counter that jumped back, no sample for long) holds.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
 from typing import Literal
@@ -34,6 +36,15 @@ STALE_PERIODS = 3
 """After so many periods without a sample the last one says nothing of now."""
 BACKLOG_SECONDS = 60.0
 """In what time requests that wait shall have been worked off."""
+SURGE_SECONDS = 0.5
+"""Work that waits for each pack: above it, requests feel it in their TTFT."""
+SURGE_RATIO = 1.5
+"""The last minute's load over the one before a pack could have been asked for: a load that creeps
+over the edge is forecast, and needs no memory."""
+MINUTE_SAMPLES = 4
+"""At the usual period."""
+SURGE_REMEMBERED_SECONDS = 3600.0
+"""Traffic that comes in bursts repeats them within the hour, or is another traffic by then."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +52,20 @@ class PackCost:
     """What a request costs one pack at its operating point, in seconds of the whole pack."""
 
     prompt_token_seconds: float
+    """Reading one token of a prompt."""
     output_token_seconds: float
+    """Writing one token, whatever went before it."""
+    context_token_seconds: float = 0.0
+    """What each token that went before it adds to that."""
 
     def seconds(self, prompt_tokens: float, output_tokens: float) -> float:
-        return prompt_tokens * self.prompt_token_seconds + output_tokens * self.output_token_seconds
+        # Long answers run longer, so a running sequence has its whole mean length before it.
+        context_tokens = prompt_tokens + output_tokens
+        return (
+            prompt_tokens * self.prompt_token_seconds
+            + output_tokens * self.output_token_seconds
+            + output_tokens * context_tokens * self.context_token_seconds
+        )
 
 
 @dataclass(frozen=True)
@@ -88,12 +109,18 @@ class DemandMemory:
     samples: tuple[DemandSample, ...] = ()
     needs: tuple[tuple[float, int], ...] = ()
     """(when, packs): what each decision within the stabilisation period found necessary."""
+    surges: tuple[tuple[float, int], ...] = ()
+    """(when, packs): what would have kept requests from waiting, within the last hour."""
 
 
 @dataclass(frozen=True)
 class Work:
     """The demand in packs at their full capacity."""
 
+    minute: float
+    """Arrived over the last minute, on average."""
+    before: float
+    """Over the minute before a pack would have had to be asked for, to take part now."""
     lately: float
     """Arrived over the last two minutes, on average."""
     ahead: Forecast
@@ -139,8 +166,10 @@ def decide_packs(
     if held:
         return Demand(bounded, "HeldStale", f"{held}; {bounded} packs stay"), memory
     work = _work(memory.samples, cost, rules)
+    surges = _surges(memory.surges, now_seconds, bounded, work, rules)
+    keep = max(work.to_keep(rules), *(n for _, n in surges), 0)
     needs = _recent(memory.needs, now_seconds, rules)
-    memory = DemandMemory(memory.samples, (*needs, (now_seconds, work.to_keep(rules))))
+    memory = DemandMemory(memory.samples, (*needs, (now_seconds, keep)), surges)
     chosen, rule = _chosen(bounded, work, memory.needs, rules)
     sentence = _sentence(rule, chosen, bounded, work, memory.needs, rules)
     return Demand(chosen, rule, sentence, work), memory
@@ -154,8 +183,8 @@ def _with(memory: DemandMemory, sample: DemandSample | None) -> DemandMemory:
     if last is not None and sample.at_seconds <= last.at_seconds:
         return memory
     if last is not None and _jumped_back(last, sample):
-        return DemandMemory((sample,), memory.needs)
-    return DemandMemory((*memory.samples, sample)[-SAMPLES_KEPT:], memory.needs)
+        return replace(memory, samples=(sample,))
+    return replace(memory, samples=(*memory.samples, sample)[-SAMPLES_KEPT:])
 
 
 def _jumped_back(last: DemandSample, sample: DemandSample) -> bool:
@@ -190,7 +219,10 @@ def _work(samples: tuple[DemandSample, ...], cost: PackCost, rules: DemandRules)
         for index, (old, new) in enumerate(pairwise(samples))
     ]
     steps = _whole(rules.start_seconds / rules.period_seconds) + 1
+    earlier = loads[: -MINUTE_SAMPLES - steps][-MINUTE_SAMPLES:]
     return Work(
+        minute=fmean(loads[-MINUTE_SAMPLES:]),
+        before=fmean(earlier or [0.0]),
         lately=fmean(loads[-LASTING_SAMPLES:]),
         ahead=forecast(loads, steps),
         backlog=samples[-1].waiting * _request_seconds(samples, cost) / BACKLOG_SECONDS,
@@ -222,6 +254,22 @@ def _recent(
     return needs[max(0, older - 1) :]
 
 
+def _surges(
+    surges: tuple[tuple[float, int], ...],
+    now_seconds: float,
+    packs: int,
+    work: Work,
+    rules: DemandRules,
+) -> tuple[tuple[float, int], ...]:
+    since = now_seconds - SURGE_REMEMBERED_SECONDS
+    recent = tuple((at, n) for at, n in surges if at > since)
+    waits = work.backlog * BACKLOG_SECONDS / packs > SURGE_SECONDS
+    if not waits or work.minute < SURGE_RATIO * work.before:
+        return recent
+    taken = min(rules.max_packs, _whole(work.minute / rules.brief_utilization))
+    return (*(s for s in recent if s[1] > taken), (now_seconds, taken))
+
+
 def _chosen(
     packs: int, work: Work, needs: tuple[tuple[float, int], ...], rules: DemandRules
 ) -> tuple[int, Rule]:
@@ -230,7 +278,7 @@ def _chosen(
         if packs == rules.max_packs:
             return packs, "AtMaxPacks"
         return min(to_add, rules.max_packs), "DemandRising"
-    if work.to_keep(rules) >= packs or packs == rules.min_packs:
+    if needs[-1][1] >= packs or packs == rules.min_packs:
         return packs, "DemandMet"
     (first_seconds, _), (now_seconds, _) = needs[0], needs[-1]
     enough = max(rules.min_packs, *(packs_needed for _, packs_needed in needs))
@@ -272,6 +320,10 @@ def _sentence(
         f": with {rules.errors * error:.2f} for the forecast's usual error, at "
         f"{rules.lasting_utilization:.0%} of a pack's capacity, {work.to_keep(rules)} have to stay"
     )
+    if needs[-1][1] > work.to_keep(rules):
+        text += (
+            f"; {needs[-1][1]} because a surge within the last hour came faster than packs start"
+        )
     if rule == "Stabilizing":
         most = max(n for _, n in needs)
         return (

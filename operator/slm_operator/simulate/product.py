@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from slm_operator.pareto.choice import Choice, choose
 from slm_operator.pareto.demand import (
     Demand,
@@ -33,9 +35,11 @@ def chosen_layout(hardware: Hardware, load: Workload, objective: Objective) -> C
 def pack_cost(hardware: Hardware, layout: Layout, load: Workload) -> PackCost:
     """Of requests like ``load``, from the throughput that the layout was measured to have."""
     tokens_per_second, _ = hardware.saturated(layout.replicas, layout.max_num_seqs, load)
-    reading_seconds = load.prompt_tokens * hardware.costs.prompt_seconds
-    seconds = load.output_tokens / tokens_per_second
-    return PackCost(hardware.costs.prompt_seconds, (seconds - reading_seconds) / load.output_tokens)
+    costs = hardware.costs
+    known = PackCost(costs.prompt_seconds, 0.0, costs.context_seconds)
+    of_lengths = known.seconds(load.prompt_tokens, load.output_tokens) / load.output_tokens
+    rest = max(0.0, 1 / tokens_per_second - of_lengths)
+    return replace(known, output_token_seconds=rest)
 
 
 class ParetoPolicy:
