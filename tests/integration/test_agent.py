@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 import aiohttp
 import psutil
@@ -153,8 +154,14 @@ async def test_a_killed_replica_heals_while_another_serves(pack: AgentProcess) -
     assert healed.counters.output_tokens > before.counters.output_tokens
 
 
-async def test_a_stopped_replica_is_found_hung_and_heals(pack: AgentProcess) -> None:
-    before = await pack.settle(plan(1, 2))
+@pytest.mark.parametrize("standby", ["in rotation", "Awake", "Asleep"])
+async def test_a_stopped_replica_is_found_hung_and_heals(
+    pack: AgentProcess, standby: Literal["in rotation", "Awake", "Asleep"]
+) -> None:
+    if standby == "in rotation":
+        before = await pack.settle(plan(1, 2))
+    else:
+        before = await pack.settle(plan(1, 2, 1, standby=standby))
     victim = replica(before, 1)
     assert victim.pid is not None
     os.kill(victim.pid, signal.SIGSTOP)
@@ -164,7 +171,9 @@ async def test_a_stopped_replica_is_found_hung_and_heals(pack: AgentProcess) -> 
     healed = await pack.until("healed", lambda state: state.settled)
     assert replica(healed, 1).starts == 2 and replica(healed, 0).starts == 1
     assert not psutil.pid_exists(victim.pid)
-    assert healed.counters is not None and healed.counters.missed_samples > 0
+    assert healed.counters is not None
+    serving = standby == "in rotation"
+    assert (healed.counters.missed_samples > 0) == serving, "only of those that serve"
 
 
 async def test_an_engine_that_does_not_start_is_explained_and_tried_again(tmp_path: Path) -> None:

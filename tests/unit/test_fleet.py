@@ -67,6 +67,8 @@ class FakeRun:
         self.client = self
         self.readiness: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.hangs = False
+        self.deaf = False
+        """Whether it hears nothing at all, asleep or not."""
         self.cause = ReplicaError("EngineExited", "it ended")
         self.asked: list[str] = []
         self.refusal: Exception | None = None
@@ -95,8 +97,12 @@ class FakeRun:
             raise self.refusal
 
     async def complete_one_token(self, _: float) -> None:
-        if self.hangs:
+        if self.hangs or self.deaf:
             raise EngineNotAnsweringError("no token")
+
+    async def answer_asleep(self, _: float) -> None:
+        if self.deaf:
+            raise EngineNotAnsweringError("no answer")
 
 
 class FakeRouter:
@@ -411,13 +417,40 @@ async def test_a_sleeper_that_dies_is_seen(rig: Rig) -> None:
     assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.FAILED]
 
 
-async def test_a_sleeper_is_not_probed(rig: Rig) -> None:
+async def test_a_sleeper_is_not_asked_for_a_token(rig: Rig) -> None:
     await rig.start_all(target(2, 1, asleep=True))
     FakeRun.made[1].hangs = True
     for _ in range(4):
         rig.now += IDLE_PROBE_SECONDS
         await rig.step(target(2, 1, asleep=True))
     assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.ASLEEP]
+
+
+@pytest.mark.parametrize("asleep", [False, True], ids=["awake", "asleep"])
+async def test_a_replica_on_standby_that_hears_nothing_is_replaced(rig: Rig, asleep: bool) -> None:
+    wanted = target(2, 1, asleep=asleep)
+    await rig.start_all(wanted)
+    FakeRun.made[1].deaf = True
+    rig.now += IDLE_PROBE_SECONDS
+    await rig.step(wanted)
+    assert rig.phases()[1] is not ReplicaPhase.FAILED, "one failure is no proof"
+    await rig.step(wanted)
+    assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.FAILED]
+    assert rig.reasons() == [None, "Hung"]
+    assert FakeRun.made[1].process.ended_by == ["kill"]
+
+
+async def test_a_doubt_about_a_sleeper_does_not_outlast_its_waking(rig: Rig) -> None:
+    await rig.start_all(target(2, 1, asleep=True))
+    FakeRun.made[1].deaf = True
+    rig.now += IDLE_PROBE_SECONDS
+    await rig.step(target(2, 1, asleep=True))
+    FakeRun.made[1].deaf = False
+    await rig.step(target(2, 2, asleep=True))
+    FakeRun.made[1].hangs = True
+    assert await rig.step(target(2, 2, asleep=True))
+    await rig.step(target(2, 2, asleep=True))
+    assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.READY], "its first probe is not due"
 
 
 async def test_after_a_fault_all_leave_the_router_end_and_start_one_by_one(rig: Rig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import aiohttp
 
@@ -68,29 +69,36 @@ class EngineClient:
     async def sleep(self) -> None:
         """Gives its memory back: weights to the host, the KV cache is gone. To be called when it
         has no request. Raises SleepUnsupportedError and EngineNotAnsweringError."""
-        await self._command("/sleep?level=1", SLEEP_TIMEOUT_SECONDS)
+        await self._ask("POST", "/sleep?level=1", SLEEP_TIMEOUT_SECONDS)
 
     async def wake_up(self) -> None:
         """Takes its memory again. Raises SleepUnsupportedError and EngineNotAnsweringError."""
-        await self._command("/wake_up", WAKE_TIMEOUT_SECONDS)
+        await self._ask("POST", "/wake_up", WAKE_TIMEOUT_SECONDS)
 
-    async def _command(self, path: str, timeout_seconds: float) -> None:
+    async def answer_asleep(self, timeout_seconds: float) -> None:
+        """Proves that an engine that sleeps hears what is asked of it, and so can be woken. vLLM's
+        server hands this question on to the process that computes, which it does not for /health.
+        A server without the path has answered too. Raises EngineNotAnsweringError."""
+        with contextlib.suppress(SleepUnsupportedError):
+            await self._ask("GET", "/is_sleeping", timeout_seconds)
+
+    async def _ask(self, method: str, path: str, timeout_seconds: float) -> None:
         try:
-            async with self._http.post(
-                f"{self._url}{path}", timeout=aiohttp.ClientTimeout(timeout_seconds)
+            async with self._http.request(
+                method, f"{self._url}{path}", timeout=aiohttp.ClientTimeout(timeout_seconds)
             ) as response:
                 answer = (await response.content.read(300)).decode(errors="replace")
         except TimeoutError:
             raise EngineNotAnsweringError(
-                f"POST {path} took longer than {timeout_seconds:.0f} s"
+                f"{method} {path} took longer than {timeout_seconds:.0f} s"
             ) from None
         except aiohttp.ClientError as error:
-            raise EngineNotAnsweringError(f"POST {path} failed: {error}") from None
+            raise EngineNotAnsweringError(f"{method} {path} failed: {error}") from None
         if response.status in _NO_SUCH_PATH:
-            raise SleepUnsupportedError(f"POST {path} was answered with {response.status}")
+            raise SleepUnsupportedError(f"{method} {path} was answered with {response.status}")
         if response.status != 200:
             raise EngineNotAnsweringError(
-                f"POST {path} was answered with {response.status}: {answer}"
+                f"{method} {path} was answered with {response.status}: {answer}"
             )
 
     async def scrape(self) -> EngineSample:
@@ -105,7 +113,7 @@ class EngineClient:
                     return parse_metrics(await _bounded_text(response))
         except (aiohttp.ClientError, TimeoutError, MetricsError) as error:
             raise EngineNotAnsweringError(
-                f"/metrics gave no counters: {error or 'no answer in time'}"
+                f"/metrics gave no counters: {str(error) or 'no answer in time'}"
             ) from None
 
 

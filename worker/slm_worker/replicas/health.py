@@ -1,4 +1,4 @@
-"""PURE: when to doubt a ready engine, and how long to wait before starting a failed one again."""
+"""PURE: when to doubt an engine, and how long to wait before starting a failed one again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 from slm_worker.engine.metrics import EngineSample
 
 IDLE_PROBE_SECONDS = 15.0
-"""Between probes of an engine without requests; each probe makes it write one token."""
+"""Between probes of an engine without requests. A probe makes it write one token, or, while it
+sleeps, say so."""
 STALLED_PROBE_SECONDS = 5.0
 """An engine that has requests, or does not answer, and makes no progress, is probed sooner."""
 PROBE_TIMEOUT_SECONDS = 10.0
@@ -20,7 +21,7 @@ HEALTHY_RESET_SECONDS = 300.0
 
 
 class ProgressWatch:
-    """Watches one ready engine; while real traffic makes progress it asks for no probe."""
+    """Watches one engine, ready or asleep; real traffic that makes progress is proof enough."""
 
     def __init__(self, now_seconds: float) -> None:
         self._progress_at_seconds = now_seconds

@@ -84,7 +84,7 @@ class Lifecycle:
         self._tasks.run(self._wake(one), f"wake {one.index}")
 
     def probe_if_due(self, one: Replica) -> None:
-        if one.being_probed or one.turning or one.phase is ReplicaPhase.ASLEEP:
+        if one.being_probed or one.turning:
             return
         if one.watch is not None and one.watch.probe_due(self._clock()):
             one.probing = self._tasks.run(self._probe(one, one.watch), f"probe {one.index}")
@@ -150,6 +150,7 @@ class Lifecycle:
             await self._fail(one, _would_not("SleepFailed", error))
         else:
             if one.phase is ReplicaPhase.READY:
+                one.watch = ProgressWatch(self._clock())
                 one.phase = ReplicaPhase.ASLEEP
         finally:
             one.turning = False
@@ -225,8 +226,10 @@ class Lifecycle:
     async def _probe(self, one: Replica, watch: ProgressWatch) -> None:
         if one.run is None:
             return
+        client, asleep = one.run.client, one.phase is ReplicaPhase.ASLEEP
+        prove = client.answer_asleep if asleep else client.complete_one_token
         try:
-            await one.run.client.complete_one_token(PROBE_TIMEOUT_SECONDS)
+            await prove(PROBE_TIMEOUT_SECONDS)
         except EngineNotAnsweringError as error:
             watch.probed(False, self._clock())
             log.warning("%s", error, extra={"replica": one.index})
