@@ -24,7 +24,7 @@ from slm_operator.decide.explanation import (
 )
 from slm_operator.decide.snapshot import Unstartable
 from slm_operator.pareto.choice import choose
-from slm_operator.pareto.objective import Objective
+from slm_operator.pareto.objective import Limits, Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.rulings import Rule
 from slm_operator.pareto.search import Measure, SearchSpace, Settle
@@ -34,6 +34,7 @@ STATUS_SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["prope
 OUT_OF_MEMORY = Unstartable(4, 256, "OutOfMemory: no memory", "2026-01-01T01:00:00Z")
 
 
+TWO = Probe(2, 2, 256)
 SPACE = SearchSpace(1, 4, 256, batch_is_free=True, objective=Objective())
 
 
@@ -121,6 +122,25 @@ def test_a_probe_in_its_own_layout_is_judged_among_all_points() -> None:
     told = probed(service(), points[-1], points, step, SPACE)
     assert told.ruling is not None
     assert told.ruling.rule is Rule.LESS_THROUGHPUT
+
+
+def test_a_further_window_is_judged_by_what_is_known_with_it() -> None:
+    window, pooled = point(1, 1100, 110), point(1, 1000, 100)
+    known = [point(2, 1500, 150), pooled]
+    step = Measure(TWO, "Confirming", Rule.RIVAL_AGAIN, "which is better?")
+    told = entry(probed(service(), window, known, step, SPACE), NOW)
+    assert told.message.startswith("1 replica x 256: 1,100 ± 0 output tok/s")
+    assert told.point is not None and told.point.compared is not None
+    assert told.point.output_tokens_per_second == told.point.compared.value == 1000
+
+
+def test_a_step_that_broke_a_limit_says_so() -> None:
+    walked = [point(1, 1000, 100, layout=3), point(2, 1500, 150, layout=3)]
+    bounded = replace(SPACE, limits=Limits(power_watts=120))
+    step = Measure(TWO, "Confirming", Rule.OWN_LAYOUT, "alone")
+    told = probed(service(), walked[1], walked, step, bounded)
+    assert told.ruling is not None
+    assert told.ruling.rule is Rule.LIMIT_BROKEN
 
 
 def test_a_layout_that_failed_names_its_rule_and_its_cause() -> None:

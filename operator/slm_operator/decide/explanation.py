@@ -74,7 +74,9 @@ def probed(
     step: Measure,
     space: SearchSpace,
 ) -> Explanation:
-    """One point was measured, and which comes next."""
+    """One window was measured, and which comes next. ``points``: all that is known, this window
+    pooled with earlier ones of its probe."""
+    known = next(p for p in points if p.probe == measured.probe)
     return Explanation(
         reason="Probed",
         rule=step.rule,
@@ -82,8 +84,8 @@ def probed(
         to=str(step.probe),
         message=f"{shown.figures(measured)}; next: {step.why}",
         inputs=inputs(service),
-        point=measured,
-        ruling=_so_far(measured, points, space),
+        point=known,
+        ruling=_so_far(known, points, space),
     )
 
 
@@ -197,10 +199,11 @@ def _flat(block: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _so_far(
-    measured: OperatingPoint, points: Sequence[OperatingPoint], space: SearchSpace
+    point: OperatingPoint, points: Sequence[OperatingPoint], space: SearchSpace
 ) -> Ruling | None:
-    """What the rules say of a point in mid-search: as a step of the walk, or among all points."""
-    probe = measured.probe
+    """What the rules say of one of ``points`` in mid-search: as a step of the walk, or among
+    all."""
+    probe = point.probe
     fewer = [
         p
         for p in points
@@ -209,6 +212,6 @@ def _so_far(
         and p.probe.replicas == probe.replicas - 1
     ]
     if not probe.committed:
-        return walk_rulings([*fewer, measured], space.objective)[probe]
+        return walk_rulings([*fewer, point], space.objective, space.limits)[probe]
     verdicts = choose(points, space.objective, space.limits).verdicts
-    return next((v.ruling for v in verdicts if v.point is measured), None)
+    return next((v.ruling for v in verdicts if v.point is point), None)
