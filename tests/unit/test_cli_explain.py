@@ -26,6 +26,7 @@ from slm_operator.api.models import SLMService
 from slm_operator.api.status import (
     CalibrationStatus,
     Compared,
+    FailedLayout,
     HistoryEntry,
     SLMServiceStatus,
 )
@@ -208,6 +209,18 @@ def test_each_cause_of_trouble_is_told_once_and_what_is_on_its_way_is_none() -> 
         ("MetricsAvailable", "AgentUnreachable"),
     ]
     assert "Trouble Ready: OutOfMemory: no memory" in lines(told)
+
+
+def test_layouts_that_could_not_be_had_are_told_with_cause_and_expiry() -> None:
+    status = found()
+    assert status.calibration is not None
+    failed = FailedLayout(
+        replicas_per_pack=4, max_num_seqs=256, why="OutOfMemory: no memory", until=NOW
+    )
+    calibration = status.calibration.model_copy(update={"failed_layouts": (failed,)})
+    told = explained(status.model_copy(update={"calibration": calibration}))
+    assert f"- 4 replicas x 256 until {NOW}: OutOfMemory: no memory" in lines(told)
+    assert document(told)["leftOut"][0]["until"] == NOW
 
 
 def test_json_holds_the_whole_account(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from slm_operator.api.base import ApiModel
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import (
     CalibrationStatus,
     Condition,
+    FailedLayout,
     FrontierPoint,
     HistoryEntry,
     Input,
@@ -59,6 +61,8 @@ class Account:
     asked: tuple[Input, ...]
     alternatives: tuple[FrontierPoint, ...]
     """Those that lost first, then those that took no part."""
+    left_out: tuple[FailedLayout, ...]
+    """Layouts that could not be had, each with its cause and until when."""
     would_change: tuple[str, ...]
     """What would have to be otherwise for another decision."""
     waits_for: str
@@ -92,6 +96,7 @@ def account(service: SLMService) -> Account:
         chosen=chosen,
         asked=inputs(service),
         alternatives=tuple(alternatives),
+        left_out=status.calibration.failed_layouts if status.calibration else (),
         would_change=(*_would_change(alternatives), ANEW) if chosen else (),
         waits_for=tables.measuring(status) or _waits_for(service, chosen),
         troubles=_troubles(status.conditions),
@@ -119,6 +124,7 @@ def document(told: Account) -> dict[str, Any]:
         "chosen": told.chosen and _stored(told.chosen),
         "inputs": {i.name: i.value for i in told.asked},
         "alternatives": [_stored(p) for p in told.alternatives],
+        "leftOut": [_stored(f) for f in told.left_out],
         "wouldChange": list(told.would_change),
         "waitsFor": told.waits_for,
         "troubles": [_stored(c) for c in told.troubles],
@@ -193,5 +199,5 @@ def _probe(point: JudgedPoint) -> tuple[int, int]:
     return point.replicas_per_pack, point.max_num_seqs
 
 
-def _stored(model: FrontierPoint | Condition | HistoryEntry) -> dict[str, Any]:
+def _stored(model: ApiModel) -> dict[str, Any]:
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -10,10 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from slm_operator.api.status import Compared, FrontierPoint, HistoryEntry, JudgedPoint
+from slm_operator.api.status import Compared, FailedLayout, FrontierPoint, HistoryEntry, JudgedPoint
 from slm_operator.cli import tables
 from slm_operator.cli.account import Account
 from slm_operator.cli.quantities import both
+from slm_operator.pareto.points import Probe
 
 INDENT = (0, 0, 0, 2)
 RULES = "docs/explaining.md tells each rule in words."
@@ -25,6 +26,8 @@ def text(told: Account, now: datetime) -> RenderableType:
     if told.alternatives:
         title = "Alternatives" if told.chosen else "Measured so far"
         parts += [_title(title), *(_alternative(p) for p in told.alternatives)]
+    if told.left_out:
+        parts += [_title("Left out"), _list([_left_out(f) for f in told.left_out])]
     if told.would_change:
         parts += [_title("What would change the decision"), _list(told.would_change)]
     if told.history:
@@ -73,6 +76,11 @@ def _alternative(point: FrontierPoint) -> RenderableType:
     said = f"{point.rule}: {point.why}" if point.rule else point.why
     head = Text.assemble((tables.point_name(point), "bold"), f": {tables.point_figures(point)}")
     return Group(head, Padding(Text(said), INDENT))
+
+
+def _left_out(failed: FailedLayout) -> str:
+    layout = Probe(failed.replicas_per_pack, failed.replicas_per_pack, failed.max_num_seqs)
+    return f"{layout} until {failed.until}: {failed.why}"
 
 
 def _decision(entry: HistoryEntry, now: datetime) -> RenderableType:

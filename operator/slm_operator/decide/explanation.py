@@ -148,6 +148,7 @@ def layout_failed(failed: Unstartable, step: Measure | Settle | None) -> Explana
         came_from=str(layout),
         to=str(step.probe) if isinstance(step, Measure) else "",
         message=f"it could not be started: {failed.why}",
+        inputs=(Input(name="leftOutUntil", value=failed.until),),
     )
 
 
