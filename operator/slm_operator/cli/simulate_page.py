@@ -15,7 +15,7 @@ _COLUMNS = (
     *("Policy", "On a GPU", "In SLO", "GPU-hours", "over oracle", "MJ", "over oracle", "J/token"),
     *("TTFT p95", "ITL p95", "Lost", "Changes/h"),
 )
-_CHART_STYLE = """
+CHART_STYLE = """
   .demand { fill: var(--line); } .packs { fill: none; stroke: var(--accent); stroke-width: 2; }
   .oracle { fill: none; stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 4 3; }
   .axis { stroke: var(--line); } svg text { font: 12px system-ui, sans-serif; fill: var(--soft); }
@@ -35,7 +35,7 @@ def page(answer: Answer) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{STYLE}{_CHART_STYLE}</style></head><body>
+<style>{STYLE}{CHART_STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
 <p class="soft">{len(question.trace.requests):,} requests in {question.trace.seconds / 3600:.2f} h;
 {escape(question.source.basis)}; TTFT up to {question.wanted.ttft_seconds:g} s and mean ITL up to
@@ -72,13 +72,13 @@ def _row(run: Run, answer: Answer) -> str:
 def _section(run: Run, oracle: Run) -> str:
     return (
         f"<h2>{escape(run.policy)}: GPUs over time</h2>"
-        f"{_chart(run.outcome.timeline, oracle.outcome.timeline, run.policy)}"
+        f"{chart(run.outcome.timeline, oracle.outcome.timeline, run.policy)}"
         "<p class='soft'>Line: GPUs held. Dashed: those of the oracle. Grey: requests that arrive, "
         f"to their own scale. {escape(run.why)}.</p>"
     )
 
 
-def _chart(moments: Sequence[Moment], yardstick: Sequence[Moment], name: str) -> str:
+def chart(moments: Sequence[Moment], yardstick: Sequence[Moment], name: str) -> str:
     seconds = max(1.0, moments[-1].at_seconds, yardstick[-1].at_seconds)
     most = max(1, *(m.packs for m in (*moments, *yardstick)))
     busiest = max(1, *(m.arrived for m in moments[1:]), 1)
