@@ -29,7 +29,7 @@ from slm_worker.gpu.factory import open_device
 from slm_worker.load import SaturatingLoad
 from slm_worker.loading import CalibrationLoad
 from slm_worker.logs import configure_logs
-from slm_worker.model_files import read_footprint
+from slm_worker.model_files import look_out, read_footprint
 from slm_worker.replicas.leftovers import RUN_DIR_PREFIX, claim, end_engines, remove_files
 from slm_worker.replicas.replica import EngineHost
 from slm_worker.replicas.witness import StartWitness
@@ -108,6 +108,7 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
     bring_up = BringUp(
         open_device=open_own_device,
         read_model=partial(read_footprint, config.model, config.engine),
+        look_out=partial(look_out, config.model, config.engine),
         open_engine=partial(open_engine, config),
         router=router,
         clock=time.monotonic,

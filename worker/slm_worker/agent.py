@@ -166,7 +166,7 @@ class Agent:
         if device is None or not self._bring_up.model_read:
             return None
         in_place = sized[1] if sized is not None and plan and sized[0] == plan.layout else None
-        return packing_of(
+        packing = packing_of(
             self._bring_up.footprint,
             device.identity,
             device.mps,
@@ -175,6 +175,7 @@ class Agent:
             plan=plan,
             settings=in_place.settings if in_place else None,
         )
+        return packing.model_copy(update={"outlook": self._bring_up.outlook})
 
     def _refuse_what_does_not_fit(self, plan: Plan) -> None:
         """Raises PlanRefusedError."""

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 
 from slm_worker.engine.base import Engine
 from slm_worker.engine.factory import EngineUnusableError
-from slm_worker.gpu.base import Device, DeviceError
+from slm_worker.gpu.base import Device, DeviceError, DeviceIdentity
 from slm_worker.planning.footprint import ModelError, ModelFootprint
 from slm_worker.planning.learning import StartedReplica, learn
 from slm_worker.problems import ProblemLog
 from slm_worker.routing.router import Router, RouterError
-from slm_worker.wire import Problem
+from slm_worker.wire import Outlook, Problem
 
 
 class BringUp:
@@ -28,12 +28,14 @@ class BringUp:
         *,
         open_device: Callable[[], Awaitable[Device]],
         read_model: Callable[[], ModelFootprint | None],
+        look_out: Callable[[DeviceIdentity], tuple[Outlook, ...]],
         open_engine: Callable[[], Engine],
         router: Router,
         clock: Callable[[], float],
     ) -> None:
         self._open_device = open_device
         self._read_model = read_model
+        self._look_out = look_out
         self._open_engine = open_engine
         self._clock = clock
         self._trouble = ProblemLog(clock)
@@ -41,6 +43,7 @@ class BringUp:
         self.device: Device | None = None
         self.model_read = False
         self.footprint: ModelFootprint | None = None
+        self.outlook: tuple[Outlook, ...] = ()
         self.engine: Engine | None = None
 
     @property
@@ -79,6 +82,8 @@ class BringUp:
     async def read_model(self) -> None:
         """Reads the model's size, again where it was not known yet. Raises ModelError."""
         self.footprint = await asyncio.to_thread(self._read_model)
+        if self.device is not None:
+            self.outlook = await asyncio.to_thread(self._look_out, self.device.identity)
         self.model_read = True
 
     def learn(self, started: StartedReplica) -> None:

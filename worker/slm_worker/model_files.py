@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_worker import wire
+from slm_worker.gpu.base import DeviceIdentity
 from slm_worker.planning.footprint import (
     ModelError,
     ModelFootprint,
@@ -20,6 +21,7 @@ from slm_worker.planning.footprint import (
     footprint,
     parse_config,
 )
+from slm_worker.planning.outlook import outlook
 
 MAX_CONFIG_BYTES = 2**20
 MAX_INDEX_BYTES = 16 * 2**20
@@ -73,6 +75,14 @@ def read_config_document(model: wire.ModelRef) -> Mapping[str, Any] | None:
     repository = model.uri.removeprefix("hf://")
     snapshot = _cached_snapshot(repository, model.revision or "main")
     return PUBLISHED_CONFIGS.get(repository) if snapshot is None else _read_config_file(snapshot)
+
+
+def look_out(
+    model: wire.ModelRef, engine: wire.EngineConfig, device: DeviceIdentity
+) -> tuple[wire.Outlook, ...]:
+    """What the planner expects of ``model`` on ``device``. Reads files: blocks, and computes for a
+    second. Raises ModelError."""
+    return outlook(read_config_document(model), device.name, engine)
 
 
 def _local_directory(uri: str) -> Path:

@@ -341,6 +341,17 @@ class MemoryLine(Report):
     """Seen on the device, read from the model's files or the driver, computed, or asked for."""
 
 
+class Outlook(Report):
+    """What the planner expects of a layout; nothing was measured."""
+
+    replicas: int
+    max_num_seqs: int
+    output_tokens_per_second: float
+    power_watts: float
+    itl_seconds: float
+    """Mean."""
+
+
 class Packing(Report):
     """What fits on the GPU, by the planner's sum."""
 
@@ -359,6 +370,8 @@ class Packing(Report):
     is the planner's own) and ``max_num_seqs``, the batch that it was made for."""
     reserve_bytes: int | None = None
     max_num_seqs: int | None = None
+    outlook: tuple[Outlook, ...] = ()
+    """What the planner expects; empty where it cannot tell."""
 
 
 class RoutedReplica(Report):

@@ -161,6 +161,8 @@ class CalibrationStatus(ApiModel):
     chosen: LayoutStatus | None = None
     """What was chosen last under this fingerprint. Only a point that is better beyond doubt
     replaces it."""
+    expected: LayoutStatus | None = None
+    """Where the planner expected the optimum when the search began: what was measured first."""
     searching_since: Timestamp | None = None
     """When this search began; after four hours it settles for what is known."""
     failed_layouts: Annotated[

@@ -9,7 +9,8 @@ from datetime import datetime
 from functools import partial
 
 from slm_operator.api.models import SLMService
-from slm_operator.api.status import CalibrationStatus
+from slm_operator.api.status import CalibrationStatus, LayoutStatus
+from slm_operator.decide.expectation import expected_layout
 from slm_operator.decide.failures import breach, failed_layouts, from_status, remembered
 from slm_operator.decide.limits import limits, objective
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot
@@ -125,8 +126,8 @@ def calibrate(
     incumbent = None
     if before is None or not _same(before.fingerprint, mark):
         known = ()
-    elif (chosen := before.chosen) is not None:
-        incumbent = Probe(chosen.replicas_per_pack, chosen.replicas_per_pack, chosen.max_num_seqs)
+    else:
+        incumbent = _probe(before.chosen)
     here = Calibration(mark, known, None, None, None, None, memory, incumbent)
     if explorer is None or state is None:
         return here
@@ -134,8 +135,15 @@ def calibrate(
     memory = _with_failures(memory, before, mark, state.agent_id, snapshot.now)
     out_of_time = _out_of_time(service, before, snapshot.now)
     space = search_space(service, state, memory)
-    if not searches(service) or space is None or space.max_replicas < space.min_replicas:
+    if not searches(service) or space is None or state.packing is None:
         return replace(here, space=space, memory=_forget(memory))
+    if space.max_replicas < space.min_replicas:
+        return replace(here, space=space, memory=_forget(memory))
+    if known and before is not None:
+        # A search goes on where it began, whatever the planner says by now.
+        space = replace(space, expected=_probe(before.expected))
+    else:
+        space = replace(space, expected=expected_layout(state.packing.outlook, space))
     step = next_step(space, known, incumbent, out_of_time)
     if isinstance(step, Settle) or state.plan != plan(
         step.probe, calibration_load(service), state.plan
@@ -172,6 +180,12 @@ def _same(before: str, now: str) -> bool:
     spec, _, device = before.partition("-")
     spec_now, _, device_now = now.partition("-")
     return spec == spec_now and device in ("", device_now)
+
+
+def _probe(layout: LayoutStatus | None) -> Probe | None:
+    if layout is None:
+        return None
+    return Probe(layout.replicas_per_pack, layout.replicas_per_pack, layout.max_num_seqs)
 
 
 def _with_failures(

@@ -167,6 +167,7 @@ def _status(
             phase=_phase(calibration, service),
             measuring=_measuring(service, calibration, snapshot.now, rules),
             chosen=_chosen_layout(calibration),
+            expected=_expected_layout(calibration, before),
             searching_since=_searching_since(calibration, snapshot),
             failed_layouts=to_status(calibration.memory.unstartable),
         ),
@@ -193,6 +194,18 @@ def _chosen_layout(calibration: Calibration) -> LayoutStatus | None:
     step, probe = calibration.step, calibration.incumbent
     if isinstance(step, Settle):
         probe = running_layout(step.choice)
+    return _layout(probe)
+
+
+def _expected_layout(calibration: Calibration, before: SLMServiceStatus) -> LayoutStatus | None:
+    """While no pack answers it stays as it was."""
+    if calibration.space is not None:
+        return _layout(calibration.space.expected)
+    same = before.calibration and before.calibration.fingerprint == calibration.fingerprint
+    return before.calibration.expected if before.calibration and same else None
+
+
+def _layout(probe: Probe | None) -> LayoutStatus | None:
     if probe is None:
         return None
     return LayoutStatus(replicas_per_pack=probe.replicas, max_num_seqs=probe.max_num_seqs)

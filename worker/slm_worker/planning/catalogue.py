@@ -24,6 +24,8 @@ class Gpu(BaseModel):
 
     name: str
     title: str
+    nvml_name: str | None = None
+    """What the driver calls it; None where that is not known, or names several boards."""
     memory_gib: _Positive
     gigabytes_per_second: _Positive
     """Of its memory; decimal."""
@@ -60,3 +62,8 @@ def gpus() -> Mapping[str, Gpu]:
         name: Gpu.model_validate({"name": name, **fields})
         for name, fields in tomllib.loads(text).items()
     }
+
+
+def called(nvml_name: str) -> Gpu | None:
+    """The GPU that the driver calls so."""
+    return next((gpu for gpu in gpus().values() if gpu.nvml_name == nvml_name), None)
