@@ -34,6 +34,11 @@ SEARCH = (
     # Short answers, since a window begins when the first batch has been replaced.
     *("--prompt-tokens=111", "--output-tokens=64"),
 )
+QUICK = (
+    *(*SIMULATED, "--max-num-seqs=16", "--max-replicas=4", "--min-window-seconds=1"),
+    *("--output-tokens=16", "--output=json"),
+)
+"""Measures its first point within seconds."""
 SEARCH_SECONDS = 240.0
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -111,9 +116,9 @@ def begun(searches: Searches) -> None:
     """The searches begin with the first test."""
 
 
-@pytest.mark.parametrize("moment", ["starting hf://", "measuring 2 replicas x 256 (of 3 started)"])
+@pytest.mark.parametrize("moment", ["starting hf://", "measured "])
 def test_ctrl_c_leaves_no_process_and_no_file(start: Start, moment: str) -> None:
-    run = start(*SIMULATED, "--output=json")
+    run = start(*QUICK)
     run.wait_for_line(moment)
     run.press_ctrl_c()
     assert run.wait(GONE_SECONDS) == 128 + signal.SIGINT, run.told()
@@ -128,8 +133,8 @@ def agent_of(run: Slmctl) -> psutil.Process:
 
 
 def test_an_agent_that_dies_ends_the_run_and_its_replicas_end_too(start: Start) -> None:
-    run = start(*SIMULATED, "--output=json")
-    run.wait_for_line("measuring 1 replica x 256")
+    run = start(*QUICK)
+    run.wait_for_line("measuring ")
     agent = agent_of(run)
     assert until(lambda: len(agent.children(recursive=True)) > 3, GONE_SECONDS)
     agent.kill()
@@ -140,8 +145,8 @@ def test_an_agent_that_dies_ends_the_run_and_its_replicas_end_too(start: Start) 
 
 
 def test_a_run_that_is_killed_takes_its_pack_along(start: Start) -> None:
-    run = start(*SIMULATED, "--output=json")
-    run.wait_for_line("measuring 1 replica x 256")
+    run = start(*QUICK)
+    run.wait_for_line("measuring ")
     run.process.kill()
     run.wait(GONE_SECONDS)
     assert until(lambda: run.left_processes() == [], GONE_SECONDS), run.left_processes()
@@ -246,7 +251,8 @@ def test_it_finds_the_published_knee_and_writes_the_service(searches: Searches) 
     assert answer["simulated"] is True
     assert answer["calibrationLoad"]["failed"] == 0
     assert answer["decisions"][-1]["reason"] == "KneeFound"
-    assert [p["replicasPerPack"] for p in answer["points"]] == [2, 3, 1, 2]
+    assert {p["replicasPerPack"] for p in answer["points"]} == {1, 2, 3}
+    assert all(p["simulated"] for p in answer["points"])
 
     written = yaml.safe_load(searches.written.read_text())
     assert written == answer["slmService"]
