@@ -28,7 +28,9 @@ def page(answer: Answer) -> str:
     question = answer.question
     shown = [*answer.runs, *([] if answer.oracle in answer.runs else [answer.oracle])]
     rows = "".join(_row(run, answer) for run in shown)
-    heads = "".join(f"<th>{escape(name)}</th>" for name in _COLUMNS)
+    first, *others = _COLUMNS
+    numbers = "".join(f'<th class="number">{escape(name)}</th>' for name in others)
+    heads = f"<th>{escape(first)}</th>{numbers}"
     charts = "".join(_section(run, answer.oracle) for run in shown)
     notes = "".join(f"<p class='simulated'>{escape(w)}</p>" for w in warnings(question))
     title = f"{question.source.model}, {question.trace_path} × {question.rate_scale:g}"
@@ -74,7 +76,7 @@ def _section(run: Run, oracle: Run) -> str:
         f"<h2>{escape(run.policy)}: GPUs over time</h2>"
         f"{chart(run.outcome.timeline, oracle.outcome.timeline, run.policy)}"
         "<p class='soft'>Line: GPUs held. Dashed: those of the oracle. Grey: requests that arrive, "
-        f"to their own scale. {escape(run.why)}.</p>"
+        f"to their own scale. On each GPU: {escape(run.why)}.</p>"
     )
 
 

@@ -103,7 +103,7 @@ class Study:
         layout = self._peer_layout(replicas)
         if kind == "static":
             return self._static(name, layout)
-        why = f"{layout.replicas} on each GPU, as given" if replicas > 1 else "one engine on a GPU"
+        why = f"{replicas} replicas, as given" if replicas > 1 else "one engine"
         if kind == TUNED:
             return self._tuned(name, layout, why)
         return self._run(name, layout, why, PEERS[kind]())
@@ -119,7 +119,7 @@ class Study:
         """The fewest packs that keep the SLO all the time, or come nearest: sized in hindsight."""
         terms = self._setting.terms
         counts = range(terms.min_packs, terms.max_packs + 1)
-        why = f"{layout.replicas} on each GPU, on a number of GPUs that never changes"
+        why = f"{layout.replicas} of {layout.max_num_seqs}; the number of GPUs never changes"
         tries = (self._run(name, layout, why, _Fixed(n), first=n) for n in counts)
         return _first(tries, self._kept, self._attained)
 
