@@ -96,7 +96,7 @@ def test_a_settled_search_tries_nothing_again() -> None:
     settled = world.run(40)
     assert condition(settled, "Calibrated")[:2] == ("True", "KneeFound")
     much_later = look(
-        world.service, pack(world.state()), memory=world.memory, now="2026-01-09T00:00:00Z"
+        world.service, pack(world.state()), memory=world.memory, now="2026-01-07T00:00:00Z"
     )
     assert layouts(much_later) == [(3, 256)]
     assert condition(much_later, "Calibrated")[:2] == ("True", "KneeFound")

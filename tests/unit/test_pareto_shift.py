@@ -18,7 +18,6 @@ from slm_operator.pareto.shift import (
     ShiftRules,
     Tally,
     Watch,
-    Workload,
     burstiness,
     interrupted,
     observed,
@@ -26,6 +25,7 @@ from slm_operator.pareto.shift import (
     shifted,
     watched,
 )
+from slm_operator.pareto.workload import Workload
 from slm_worker.planning.catalogue import gpus
 from slm_worker.planning.measured import STUDY_GPU, config_of
 from slm_worker.planning.performance import predictor_of

@@ -171,12 +171,15 @@ class Gpu(ApiModel):
 class CalibrationSpec(ApiModel):
     """How the operating points are measured."""
 
-    when: Literal["OnStart"] = "OnStart"
-    """OnStart: with a saturating load of the operator's own, before the replica count is known."""
+    when: Literal["OnStart", "Live", "Never"] = "OnStart"
+    """OnStart: with a saturating load of the operator's own, before the replica count is known, and
+    again when the traffic has become another one or the points are a week old. Live: under the
+    users' own requests, whenever they fill the replicas that are to be measured. Never: nothing is
+    measured; known points decide, else minReplicasPerPack run."""
     prompt_tokens: TokenCount = 128
-    """Prompt length of that load, in tokens. Use the mean of your traffic."""
+    """Prompt length of that load, in tokens. Use the mean of your traffic. Not used with Live."""
     output_tokens: TokenCount = 256
-    """Output length of that load, in tokens. Use the mean of your traffic."""
+    """Output length of that load, in tokens. Use the mean of your traffic. Not used with Live."""
 
 
 class Slo(ApiModel):

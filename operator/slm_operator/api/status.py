@@ -66,6 +66,18 @@ class OperatingPointStatus(Figures):
     """The same energy in joules, for reading."""
 
 
+class WorkloadStatus(ApiModel):
+    """What requests are like."""
+
+    prompt_tokens: int
+    """Mean prompt length."""
+    output_tokens: int
+    """Mean output length."""
+    arrivals: Literal["Steady", "Bursty"] | None = None
+    """Bursty: the arrival rate swings by three quarters or more beyond chance. Absent while it is
+    not known, and for a load of the operator's own."""
+
+
 class Compared(ApiModel):
     """The two numbers that a rule held against each other."""
 
@@ -102,6 +114,10 @@ class FrontierPoint(JudgedPoint):
     preemptions_per_hundred_requests: int | None = None
     """How often requests lost their KV cache and were computed again; absent while no request was
     completed."""
+    workload: WorkloadStatus | None = None
+    """What was served; a point counts for requests like these."""
+    power_capped_percent: int | None = None
+    """Share of the window in which the power limit held the GPU's clocks down."""
     simulated: bool
     """Whether the figures come from a simulated GPU."""
     on_frontier: bool
@@ -154,9 +170,11 @@ class CalibrationStatus(ApiModel):
 
     fingerprint: ShortText
     """Of model, engine, GPU, arguments and load; points under another one do not count."""
-    phase: Literal["Pending", "Fixed", "Searching", "Confirming", "Done"]
-    """Pending: waiting for a pack. Fixed: spec.replicasPerPack gives the count. Searching: trying
-    replica counts. Confirming: measuring the winner in its own layout. Done: the count is known."""
+    phase: Literal["Pending", "Fixed", "Off", "Waiting", "Searching", "Confirming", "Done"]
+    """Pending: waiting for a pack. Fixed: spec.replicasPerPack gives the count. Off: nothing was
+    measured and nothing will be (calibration.when Never). Waiting: the users' requests do not fill
+    what is to be measured (Live). Searching: trying replica counts. Confirming: measuring the
+    winner in its own layout. Done: the count is known."""
     measuring: MeasuringStatus | None = None
     chosen: LayoutStatus | None = None
     """What was chosen last under this fingerprint. Only a point that is better beyond doubt
@@ -169,6 +187,14 @@ class CalibrationStatus(ApiModel):
         tuple[FailedLayout, ...], Field(max_length=64, json_schema_extra=ATOMIC)
     ] = ()
     """Layouts that are not tried again yet."""
+    workload: WorkloadStatus | None = None
+    """What points have to have served to count now: the load of the operator's own at first, then
+    what the traffic has become."""
+    points_since: Timestamp | None = None
+    """Points that are older do not count, because the GPU's power limit was changed."""
+    too_few_replicas: int | None = None
+    """So many in rotation let users wait too long while they were to be measured (Live); no fewer
+    than one more are tried under this workload."""
 
 
 class Condition(ApiModel):

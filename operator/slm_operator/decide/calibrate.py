@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import CalibrationStatus, LayoutStatus
 from slm_operator.decide.expectation import expected_layout
+from slm_operator.decide.exploring import Exploring, exploration, served
 from slm_operator.decide.failures import breach, failed_layouts, from_status, remembered
 from slm_operator.decide.limits import limits, objective
+from slm_operator.decide.live import Overrun, in_flight, without_restart
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot
+from slm_operator.decide.traffic import Traffic, calibration_load, expected, follow
+from slm_operator.pareto.choice import choose
 from slm_operator.pareto.drift import learned
 from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.rulings import Ruling
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step
+from slm_operator.pareto.shift import ShiftRules
 from slm_operator.pareto.window import Measurement, Measuring, Sample, WindowRules, evaluate
+from slm_operator.pareto.workload import Workload
 from slm_worker.wire import Load, PackState, Plan
 
 DEFAULT_MAX_NUM_SEQS = 256
@@ -26,6 +34,7 @@ MOST_SEARCH_SECONDS = 4 * 3600.0
 """A search with 16 windows takes an hour where each layout starts for minutes; what takes longer is
 stuck, and the pack serves better with what is known."""
 SAMPLES_KEPT = 600
+DEFAULT_SHIFTS = ShiftRules()
 
 
 @dataclass(frozen=True)
@@ -35,17 +44,32 @@ class Calibration:
     fingerprint: str
     points: tuple[OperatingPoint, ...]
     """All valid measurements under this fingerprint."""
-    space: SearchSpace | None
-    """None while the pack has not said what fits."""
-    step: Measure | Settle | None
-    """None for a fixed replica count, and while nothing is known of the pack."""
-    window: Measuring | None
-    """Why the running measurement is not finished."""
-    measured: OperatingPoint | None
-    """The point that this pass added."""
     memory: Memory
+    traffic: Traffic
+    """What a point has to have been measured with to count."""
     incumbent: Probe | None
     """The layout that was chosen before this pass, under the same fingerprint."""
+    space: SearchSpace | None = None
+    """None while the pack has not said what fits."""
+    step: Measure | Settle | None = None
+    """None for a fixed replica count, and while nothing is known of the pack."""
+    exploring: Exploring | None = None
+    """What the exploring pack runs while ``step`` is to be measured."""
+    window: Measuring | None = None
+    """Why the running measurement is not finished."""
+    measured: OperatingPoint | None = None
+    """The point that this pass added."""
+    spoiled: Mapping[OperatingPoint, Ruling] = field(default_factory=dict)
+    """Those of ``points`` that do not count now, and why."""
+
+    @property
+    def counting(self) -> tuple[OperatingPoint, ...]:
+        return tuple(p for p in self.points if p not in self.spoiled)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the users' requests do not fill what is to be measured."""
+        return self.exploring is not None and self.exploring.waiting
 
 
 def fingerprint(service: SLMService, worker_image: str, state: PackState | None) -> str:
@@ -72,11 +96,6 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def calibration_load(service: SLMService) -> Load:
-    calibration = service.autoscaling.calibration
-    return Load(prompt_tokens=calibration.prompt_tokens, output_tokens=calibration.output_tokens)
-
-
 def resting_probe(service: SLMService) -> Probe:
     """What a pack runs while nothing is chosen: the fixed count, else the fewest allowed."""
     replicas = service.spec.replicas_per_pack or service.autoscaling.min_replicas_per_pack
@@ -101,7 +120,7 @@ def search_space(service: SLMService, state: PackState, memory: Memory) -> Searc
         batch_is_free=given is None,
         objective=objective(service),
         limits=limits(service),
-        unstartable=frozenset((u.replicas, u.max_num_seqs) for u in memory.unstartable),
+        unstartable=_unstartable(memory),
     )
 
 
@@ -116,24 +135,28 @@ def exploring_pack(snapshot: Snapshot) -> Pack | None:
 
 
 def calibrate(
-    snapshot: Snapshot, explorer: Pack | None, known: tuple[OperatingPoint, ...], rules: WindowRules
+    snapshot: Snapshot,
+    explorer: Pack | None,
+    known: tuple[OperatingPoint, ...],
+    rules: WindowRules,
+    shifts: ShiftRules = DEFAULT_SHIFTS,
 ) -> Calibration:
     """One pass. ``known``: the points that the status holds, whatever their fingerprint."""
     service, memory = snapshot.service, snapshot.memory
     state = explorer.agent if explorer else None
     mark = fingerprint(service, snapshot.worker_image, state)
     before = service.status.calibration
+    same = before is not None and _same(before.fingerprint, mark)
     incumbent = None
-    if before is None or not _same(before.fingerprint, mark):
+    if not same:
         known = ()
-    else:
+    elif before is not None:
         incumbent = _probe(before.chosen)
-    here = Calibration(mark, known, None, None, None, None, memory, incumbent)
+    here = Calibration(mark, known, memory, expected(service, same), incumbent)
     if explorer is None or state is None:
         return here
     memory = replace(memory, explorer=explorer.uid)
     memory = _with_failures(memory, before, mark, state.agent_id, snapshot.now)
-    out_of_time = _out_of_time(service, before, snapshot.now)
     space = search_space(service, state, memory)
     if not searches(service) or space is None or state.packing is None:
         return replace(here, space=space, memory=_forget(memory))
@@ -144,35 +167,101 @@ def calibrate(
         space = replace(space, expected=_probe(before.expected))
     else:
         space = replace(space, expected=expected_layout(state.packing.outlook, space))
-    step = next_step(space, known, incumbent, out_of_time)
-    if isinstance(step, Settle) or state.plan != plan(
-        step.probe, calibration_load(service), state.plan
-    ):
+    if service.autoscaling.calibration.when == "Never":
+        step = _of_what_is_known(space, known, incumbent)
         return replace(here, space=space, step=step, memory=_forget(memory))
+    traffic, watch = follow(
+        here.traffic, memory.watch, state, known, incumbent, snapshot.now, shifts
+    )
+    memory = replace(memory, watch=watch)
+    if memory.overrun is not None and memory.overrun.over(state):
+        if memory.overrun.was_too_few(state):
+            traffic = replace(traffic, too_few_replicas=memory.overrun.replicas)
+        memory = replace(memory, overrun=None)
+    spoiled = {p: why for p in known if (why := traffic.why_not(p, snapshot.now, shifts))}
+    if known and len(spoiled) == len(known):
+        traffic = replace(traffic, too_few_replicas=0)
+    space = replace(space, min_replicas=max(space.min_replicas, traffic.too_few_replicas + 1))
+    here = replace(here, traffic=traffic, memory=memory, space=space, spoiled=spoiled)
+    return _search(here, space, snapshot, state, rules)
 
-    failed = failed_layouts(state, step.probe, snapshot.now)
+
+def _search(
+    here: Calibration, space: SearchSpace, snapshot: Snapshot, state: PackState, rules: WindowRules
+) -> Calibration:
+    """The part of a pass that walks on: with the points that count, on a pack that answers."""
+    service, memory, counting = snapshot.service, here.memory, here.counting
+    out_of_time = _out_of_time(service, service.status.calibration, snapshot.now)
+    live = service.autoscaling.calibration.when == "Live"
+    step = next_step(space, counting, here.incumbent, out_of_time)
+    if live:
+        step = without_restart(step, space, counting, here.incumbent, state)
+    here = replace(here, step=step)
+    if isinstance(step, Settle):
+        return replace(here, memory=_forget(memory))
+    if live:
+        memory = _remember(memory, state)
+    exploring = exploration(service, step, state, memory, counting, here.traffic)
+    here = replace(here, exploring=exploring)
+    if exploring.left:
+        memory = replace(_forget(memory), left_at_seconds=state.clock_seconds)
+        if exploring.overrun:
+            overrun = Overrun(step.probe.replicas, in_flight(state), state.clock_seconds)
+            memory = replace(memory, overrun=overrun)
+        return replace(here, memory=memory)
+    if state.plan != plan(exploring.probe, exploring.load, state.plan):
+        return replace(here, memory=_forget(memory))
+    failed = failed_layouts(state, exploring.probe, snapshot.now)
     if failed:
         memory = replace(_forget(memory), unstartable=(*memory.unstartable, *failed))
-        names = frozenset((u.replicas, u.max_num_seqs) for u in memory.unstartable)
-        space = replace(space, unstartable=names)
-        return replace(here, space=space, step=next_step(space, known, incumbent), memory=memory)
+        space = replace(space, unstartable=_unstartable(memory))
+        return _next(here, space, next_step(space, counting, here.incumbent), state, memory)
+    if not exploring.measuring:
+        return replace(here, memory=memory)
     memory = _remember(memory, state)
     window = evaluate(memory.samples, rules)
     if isinstance(window, Measuring):
         as_point = partial(_point, step.probe, state=state, now=snapshot.now)
         window = breach(memory.samples, rules, space.limits, as_point) or window
     if isinstance(window, Measuring):
-        return replace(here, space=space, step=step, window=window, memory=memory)
-    point = _point(step.probe, window, state, snapshot.now)
-    points = learned(known, point)
-    return replace(
-        here,
-        points=points,
-        space=space,
-        step=next_step(space, points, incumbent),
-        measured=point,
-        memory=_forget(memory),
-    )
+        return replace(here, window=window, memory=memory)
+    workload = served(service, window, here.traffic)
+    if here.traffic.workload is None:
+        here = replace(here, traffic=replace(here.traffic, workload=workload))
+    point = _point(step.probe, window, state, snapshot.now, workload)
+    counting = learned(counting, point)
+    here = replace(here, points=(*here.spoiled, *counting), measured=counting[-1])
+    return _next(here, space, next_step(space, counting, here.incumbent), state, _forget(memory))
+
+
+def _next(
+    here: Calibration,
+    space: SearchSpace,
+    step: Measure | Settle,
+    state: PackState,
+    memory: Memory,
+) -> Calibration:
+    """With the step that follows in the same pass, and what the pack runs for it."""
+    exploring = here.exploring
+    if exploring is not None and exploring.load is None:
+        step = without_restart(step, space, here.counting, here.incumbent, state)
+    if isinstance(step, Measure) and exploring is not None:
+        exploring = exploring.next(step, state, here.counting)
+    return replace(here, space=space, step=step, exploring=exploring, memory=memory)
+
+
+def _of_what_is_known(
+    space: SearchSpace, known: tuple[OperatingPoint, ...], incumbent: Probe | None
+) -> Settle | None:
+    """Without measuring: the best committed layout that is allowed today, whatever it served."""
+    able = [p for p in known if p.probe.committed and space.holds(p.probe)]
+    if not able:
+        return None
+    return Settle(choose(able, space.objective, space.limits, incumbent=incumbent), ())
+
+
+def _unstartable(memory: Memory) -> frozenset[tuple[int, int]]:
+    return frozenset((u.replicas, u.max_num_seqs) for u in memory.unstartable)
 
 
 def _same(before: str, now: str) -> bool:
@@ -242,7 +331,13 @@ def _forget(memory: Memory) -> Memory:
     return replace(memory, samples=(), measuring_generation=0)
 
 
-def _point(probe: Probe, window: Measurement, state: PackState, now: str) -> OperatingPoint:
+def _point(
+    probe: Probe,
+    window: Measurement,
+    state: PackState,
+    now: str,
+    workload: Workload | None = None,
+) -> OperatingPoint:
     return OperatingPoint(
         probe=probe,
         output_tokens_per_second=window.output_tokens_per_second,
@@ -255,4 +350,6 @@ def _point(probe: Probe, window: Measurement, state: PackState, now: str) -> Ope
         measured_at=now,
         simulated=state.gpu.simulated,
         preemptions_per_request=window.preemptions_per_request,
+        workload=workload,
+        power_capped_fraction=window.power_capped_fraction,
     )

@@ -83,7 +83,7 @@ def _ready(
         return Said("Ready", "False", troubles[0].reason, troubles[0].message)
     if ready < wanted:
         return Said("Ready", "False", "Starting", f"{ready} of {wanted} packs answer requests")
-    if isinstance(calibration.step, Measure):
+    if isinstance(calibration.step, Measure) and not calibration.waiting:
         message = "serving while the replica count is being found"
         return Said("Ready", "True", calibration.step.phase, message)
     return Said("Ready", "True", "Serving", f"{ready} of {wanted} packs answer requests")
@@ -192,6 +192,12 @@ def _calibrated(service: SLMService, packs: Sequence[Pack], calibration: Calibra
         return Said(kind, "True", "FixedReplicas", message)
     if isinstance(step, Settle):
         return Said(kind, "True", "KneeFound", step.choice.sentence)
+    if service.autoscaling.calibration.when == "Never" and calibration.space is not None:
+        least = service.autoscaling.min_replicas_per_pack
+        text = (
+            f"calibration.when is Never and no point is known, so minReplicasPerPack runs: {least}"
+        )
+        return Said(kind, "False", "NothingMeasured", text)
     before = service.status.condition(kind)
     if step is None and calibration.points and before is not None:
         return Said(kind, before.status, before.reason, before.message)
@@ -199,6 +205,13 @@ def _calibrated(service: SLMService, packs: Sequence[Pack], calibration: Calibra
         trouble = next((t for p in packs if (t := pack_trouble(p))), None)
         reason = trouble.reason if trouble else "Starting"
         return Said(kind, "False", reason, "the search starts when a pack answers")
+    if calibration.waiting:
+        seqs = step.probe.replicas * step.probe.max_num_seqs
+        text = (
+            f"calibration.when is Live: {step.probe} is measured once more than {seqs:,} of the "
+            "users' requests are in flight; meanwhile all replicas serve"
+        )
+        return Said(kind, "False", "WaitingForLoad", text)
     if window is not None and window.reason in WINDOW_REASONS:
         failures = [s.load.last_failure for s in _states(packs) if s.load.last_failure]
         said = f"; the load's last failure: {failures[0]}" if failures else ""

@@ -19,7 +19,6 @@ from slm_operator.decide import points as shown
 from slm_operator.decide.calibrate import (
     Calibration,
     calibrate,
-    calibration_load,
     exploring_pack,
     plan,
     resting_probe,
@@ -30,6 +29,7 @@ from slm_operator.decide.explanation import Explanation
 from slm_operator.decide.failures import to_status
 from slm_operator.decide.pods import PodChanges, pod_changes
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
+from slm_operator.decide.traffic import workload_status
 from slm_operator.pareto.points import Probe
 from slm_operator.pareto.search import Measure, Settle, running_layout
 from slm_operator.pareto.window import WindowRules
@@ -102,8 +102,9 @@ def _plans(
         if state is None:
             continue
         probe, load = _target(service, calibration), None
-        if pack is explorer and isinstance(calibration.step, Measure):
-            probe, load = calibration.step.probe, calibration_load(service)
+        exploring = calibration.exploring
+        if pack is explorer and exploring and isinstance(calibration.step, Measure):
+            probe, load = exploring.probe, exploring.load
         if state.packing is None or probe.layout_replicas > state.packing.max_replicas:
             continue
         wanted = plan(probe, load, state.plan)
@@ -118,6 +119,8 @@ def _target(service: SLMService, calibration: Calibration) -> Probe:
         return running_layout(calibration.step.choice)
     if service.autoscaling.mode == "Auto" and calibration.incumbent and searches(service):
         return calibration.incumbent
+    if service.autoscaling.mode == "Auto" and calibration.exploring:
+        return calibration.exploring.elsewhere or resting_probe(service)
     return resting_probe(service)
 
 
@@ -131,9 +134,15 @@ def _explanations(calibration: Calibration, snapshot: Snapshot) -> tuple[Explana
     ]
     before = service.status.calibration
     done = before is not None and before.phase == "Done"
-    if done and measured is None and isinstance(step, Measure):
+    traffic, exploring = calibration.traffic, calibration.exploring
+    if traffic.shift is not None:
+        reopened = str(step.probe) if isinstance(step, Measure) else ""
+        found.append(explanation.shifted(service, traffic.shift, calibration.incumbent, reopened))
+    elif done and measured is None and isinstance(step, Measure):
         found.append(explanation.reopened(service, calibration.fingerprint, step))
-    points, space = calibration.points, calibration.space
+    if exploring is not None and exploring.overrun and calibration.memory.overrun:
+        found.append(explanation.abandoned(calibration.memory.overrun.replicas, exploring))
+    points, space = calibration.counting, calibration.space
     if measured is not None and isinstance(step, Measure) and space is not None:
         found.append(explanation.probed(service, measured, points, step, space))
     if isinstance(step, Settle) and _is_news(service, step):
@@ -170,6 +179,9 @@ def _status(
             expected=_expected_layout(calibration, before),
             searching_since=_searching_since(calibration, snapshot),
             failed_layouts=to_status(calibration.memory.unstartable),
+            workload=workload_status(calibration.traffic.workload),
+            points_since=calibration.traffic.since,
+            too_few_replicas=calibration.traffic.too_few_replicas or None,
         ),
         conditions=conditions(service, packs, calibration, refused, snapshot.now),
         history=(*before.history, *entries)[-HISTORY_KEPT:],
@@ -186,7 +198,7 @@ def _found(service: SLMService, calibration: Calibration) -> SLMServiceStatus:
     return SLMServiceStatus(
         recommended_replicas_per_pack=chosen.probe.replicas if chosen else None,
         operating_point=shown.operating_point(chosen) if chosen and auto else None,
-        frontier=shown.frontier(calibration.points, calibration.space, step),
+        frontier=shown.frontier(calibration.points, calibration.space, step, calibration.spoiled),
     )
 
 
@@ -227,7 +239,9 @@ def _phase(calibration: Calibration, service: SLMService) -> str:
     if not searches(service):
         return "Fixed"
     if step is not None:
-        return step.phase
+        return "Waiting" if calibration.waiting else step.phase
+    if service.autoscaling.calibration.when == "Never" and calibration.space is not None:
+        return "Off"
     # A pack that is silent for a moment does not undo what was found.
     before = service.status.calibration
     if before is not None and before.fingerprint == calibration.fingerprint:
@@ -251,7 +265,7 @@ def _measuring(
     service: SLMService, calibration: Calibration, now: str, rules: WindowRules
 ) -> MeasuringStatus | None:
     step = calibration.step
-    if not isinstance(step, Measure):
+    if not isinstance(step, Measure) or calibration.waiting:
         return None
     before = service.status.calibration.measuring if service.status.calibration else None
     probe = step.probe
@@ -283,7 +297,7 @@ def _warnings(before: SLMServiceStatus, after: SLMServiceStatus) -> tuple[Event,
 
 
 def _poll_seconds(calibration: Calibration, status: SLMServiceStatus) -> float:
-    if isinstance(calibration.step, Measure):
+    if isinstance(calibration.step, Measure) and not calibration.waiting:
         return MEASURING_POLL_SECONDS
     ready = status.condition("Ready")
     if ready is None or ready.status != "True":

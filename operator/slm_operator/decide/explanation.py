@@ -16,12 +16,14 @@ from slm_operator.api.status import (
     JudgedPoint,
 )
 from slm_operator.decide import points as shown
+from slm_operator.decide.exploring import Exploring
 from slm_operator.decide.snapshot import Unstartable
 from slm_operator.pareto.choice import Verdict, choose
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.reasons import walk_rulings
 from slm_operator.pareto.rulings import Rule, Ruling
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, running_layout
+from slm_operator.pareto.shift import Shift
 
 KNEE_REASONS = ("KneeFound", "KneeRecommended")
 
@@ -149,6 +151,33 @@ def layout_failed(failed: Unstartable, step: Measure | Settle | None) -> Explana
         to=str(step.probe) if isinstance(step, Measure) else "",
         message=f"it could not be started: {failed.why}",
         inputs=(Input(name="leftOutUntil", value=failed.until),),
+    )
+
+
+def shifted(
+    service: SLMService, shift: Shift, incumbent: Probe | None, reopened: str
+) -> Explanation:
+    """The traffic has become another one. ``reopened``: what is measured for it first; empty when
+    points that count for it are known."""
+    then = f"{reopened} is measured next" if reopened else "what was measured for it counts again"
+    return Explanation(
+        reason=shift.reason,
+        rule=Rule.TRAFFIC_SHIFTED,
+        came_from=str(incumbent) if incumbent else "",
+        to=reopened,
+        message=f"{shift.message}; {then}",
+        inputs=inputs(service),
+    )
+
+
+def abandoned(replicas: int, exploring: Exploring) -> Explanation:
+    """Users had to wait for too long while so many replicas were to be measured."""
+    return Explanation(
+        reason="ProbeAbandoned",
+        rule=Rule.USERS_WAITED,
+        came_from=f"{replicas} in rotation",
+        to=str(exploring.probe),
+        message=exploring.overrun,
     )
 
 

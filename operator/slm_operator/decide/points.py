@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from slm_operator.api.status import Compared, FrontierPoint, OperatingPointStatus
+from slm_operator.decide.traffic import read_workload, workload_status
 from slm_operator.pareto.choice import Verdict, choose
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
@@ -13,6 +15,7 @@ from slm_operator.pareto.reasons import walk_rulings
 from slm_operator.pareto.rulings import Rule, Ruling
 from slm_operator.pareto.search import Measure, SearchSpace, Settle
 
+NOTHING_SPOILED: Mapping[OperatingPoint, Ruling] = MappingProxyType({})
 POINTS_KEPT = 64
 """As many as the status may hold; a search of 32 replicas takes fewer."""
 OUTSIDE = Ruling(
@@ -38,26 +41,27 @@ def read(frontier: Iterable[FrontierPoint]) -> tuple[OperatingPoint, ...]:
             preemptions_per_request=None
             if p.preemptions_per_hundred_requests is None
             else p.preemptions_per_hundred_requests / 100,
+            workload=read_workload(p.workload),
+            power_capped_fraction=None
+            if p.power_capped_percent is None
+            else p.power_capped_percent / 100,
         )
         for p in frontier
     )
 
 
 def frontier(
-    points: Sequence[OperatingPoint], space: SearchSpace | None, step: Measure | Settle | None
+    points: Sequence[OperatingPoint],
+    space: SearchSpace | None,
+    step: Measure | Settle | None,
+    spoiled: Mapping[OperatingPoint, Ruling] = NOTHING_SPOILED,
 ) -> tuple[FrontierPoint, ...]:
-    """Every point with its verdict: final once the search has settled, so far before that."""
-    if not points:
-        return ()
+    """Every point with its verdict: final once the search has settled, so far before that.
+    ``spoiled``: those that do not count, and why."""
+    verdicts = {
+        v.point.probe: v for v in _verdicts([p for p in points if p not in spoiled], space, step)
+    }
     settled = isinstance(step, Settle)
-    choice = (
-        step.choice
-        if isinstance(step, Settle)
-        else choose(points, space.objective, space.limits)
-        if space
-        else choose(points, Objective())
-    )
-    verdicts = {v.point.probe: v for v in choice.verdicts}
     told = (
         walk_rulings(step.walked, space.objective, space.limits)
         if isinstance(step, Settle) and space
@@ -65,9 +69,23 @@ def frontier(
     )
     newest = sorted(points, key=lambda p: p.measured_at)[-POINTS_KEPT:]
     return tuple(
-        _frontier_point(p, verdicts.get(p.probe), settled, told.get(p.probe, OUTSIDE))
+        _frontier_point(p, None, settled, spoiled[p])
+        if p in spoiled
+        else _frontier_point(p, verdicts.get(p.probe), settled, told.get(p.probe, OUTSIDE))
         for p in newest
     )
+
+
+def _verdicts(
+    points: Sequence[OperatingPoint], space: SearchSpace | None, step: Measure | Settle | None
+) -> Sequence[Verdict]:
+    if isinstance(step, Settle):
+        return step.choice.verdicts
+    if not points:
+        return ()
+    if space is None:
+        return choose(points, Objective()).verdicts
+    return choose(points, space.objective, space.limits).verdicts
 
 
 def operating_point(point: OperatingPoint) -> OperatingPointStatus:
@@ -129,6 +147,10 @@ def _frontier_point(
         preemptions_per_hundred_requests=None
         if point.preemptions_per_request is None
         else round(point.preemptions_per_request * 100),
+        workload=workload_status(point.workload),
+        power_capped_percent=None
+        if point.power_capped_fraction is None
+        else round(point.power_capped_fraction * 100),
         on_frontier=verdict is not None and verdict.on_frontier,
         chosen=settled and verdict is not None and verdict.chosen,
         why=f"best so far: {ruling.text}" if so_far else ruling.text,

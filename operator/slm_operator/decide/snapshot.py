@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from slm_operator.api.models import SLMService
+from slm_operator.decide.live import Overrun
+from slm_operator.pareto.shift import Watch
 from slm_operator.pareto.window import Sample
 from slm_worker.wire import PackState
 
@@ -64,6 +66,12 @@ class Memory:
     unstartable: tuple[Unstartable, ...] = ()
     unstartable_for: str = ""
     """Fingerprint and agent under which they failed; another one may start them."""
+    left_at_seconds: float | None = None
+    """The exploring agent's clock when a probe was last left before its window was full (Live)."""
+    overrun: Overrun | None = None
+    """The probe that users had to wait for, until it is known whether it was to blame."""
+    watch: Watch = field(default_factory=Watch)
+    """What was seen of the users' traffic."""
 
 
 @dataclass(frozen=True)

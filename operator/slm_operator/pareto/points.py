@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slm_operator.pareto.workload import Workload
+
 
 @dataclass(frozen=True, order=True)
 class Probe:
@@ -50,6 +52,10 @@ class OperatingPoint:
     energy_confidence: float | None = None
     """Half width of the 95 % confidence interval of the energy per token, as a share of it; None:
     as uncertain as the throughput."""
+    workload: Workload | None = None
+    """What was served in the window; None of published runs."""
+    power_capped_fraction: float | None = None
+    """Share of the window in which the power limit held the clocks down."""
     runs: int = 1
     """Measurements that were pooled into this one."""
 

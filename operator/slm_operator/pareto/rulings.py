@@ -41,6 +41,8 @@ class Rule(StrEnum):
     WALK_WENT_ON = "WalkWentOn"
     WALK_STOPPED = "WalkStopped"
     OUTSIDE_SPACE = "OutsideSpace"
+    OTHER_TRAFFIC = "OtherTraffic"
+    OUTDATED = "Outdated"
 
     # It is measured next.
     NEXT_IN_ROTATION = "NextInRotation"
@@ -63,6 +65,10 @@ class Rule(StrEnum):
 
     # It cannot be had.
     LAYOUT_FAILED = "LayoutFailed"
+    USERS_WAITED = "UsersWaited"
+
+    # It has to be measured anew.
+    TRAFFIC_SHIFTED = "TrafficShifted"
 
 
 LOST = frozenset(

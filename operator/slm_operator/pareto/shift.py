@@ -13,11 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
+from slm_operator.pareto.workload import Arrivals, Workload, apart
 from slm_worker.wire import Counters
-
-Arrivals = Literal["Steady", "Bursty"]
 
 
 @dataclass(frozen=True)
@@ -45,24 +43,6 @@ class ShiftRules:
     power_capped_from: float = 0.5
     """Share of the time at the power limit that means a limit which was not there before."""
     power_free_to: float = 0.05
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Means over requests, and how they come; None while that is unknown."""
-
-    prompt_tokens: float
-    output_tokens: float
-    arrivals: Arrivals | None = None
-
-    def near(self, other: Workload, ratio: float) -> bool:
-        """Whether both lengths differ by less than ``ratio`` and the arrivals are of one kind."""
-        apart = max(
-            _apart(self.prompt_tokens, other.prompt_tokens),
-            _apart(self.output_tokens, other.output_tokens),
-        )
-        same = None in (self.arrivals, other.arrivals) or self.arrivals == other.arrivals
-        return same and apart < ratio
 
 
 @dataclass(frozen=True)
@@ -168,11 +148,12 @@ def observed(watch: Watch, rules: ShiftRules) -> Workload | None:
     kept = watch.stretches
     if len(kept) < rules.stretches:
         return None
-    swing = burstiness(kept)
+    halves = (kept[: len(kept) // 2], kept[len(kept) // 2 :])
+    swings = [burstiness(half) for half in halves]
     arrivals: Arrivals | None = None
-    if swing >= rules.bursty_from:
+    if min(swings) >= rules.bursty_from:
         arrivals = "Bursty"
-    elif swing <= rules.steady_to:
+    elif max(swings) <= rules.steady_to:
         arrivals = "Steady"
     return Workload(
         prompt_tokens=sum(s.prompt_tokens for s in kept) / sum(s.begun for s in kept),
@@ -201,18 +182,11 @@ def shifted(
     if told:
         return Shift("LengthsShifted", f"{_since(kept)} {' and '.join(told)}", now)
     if now.arrivals and reference.arrivals and now.arrivals != reference.arrivals:
-        halves = (kept[: len(kept) // 2], kept[len(kept) // 2 :])
-        swings = [burstiness(half) for half in halves]
-        if now.arrivals == "Bursty":
-            lasting = min(swings) >= rules.bursty_from
-        else:
-            lasting = max(swings) <= rules.steady_to
-        if lasting:
-            text = (
-                f"{_since(kept)} the arrival rate swings by {burstiness(kept):.0%} beyond chance: "
-                f"{now.arrivals}, where it was {reference.arrivals}"
-            )
-            return Shift("ArrivalsShifted", text, now)
+        text = (
+            f"{_since(kept)} the arrival rate swings by {burstiness(kept):.0%} beyond chance: "
+            f"{now.arrivals}, where it was {reference.arrivals}"
+        )
+        return Shift("ArrivalsShifted", text, now)
     return None if power_capped is None else _power_shift(kept, now, power_capped, rules)
 
 
@@ -220,7 +194,7 @@ def settled_reference(now: Workload, known: Iterable[Workload], rules: ShiftRule
     """What points shall be measured with from now on: the nearest of the ``known`` workloads when
     it is near enough for its points to count, else ``now`` itself."""
     near = [w for w in known if w.near(now, rules.enter_ratio)]
-    return min(near, key=lambda w: _distance(w, now), default=now)
+    return min(near, key=now.distance, default=now)
 
 
 def burstiness(stretches: Sequence[Stretch]) -> float:
@@ -239,7 +213,7 @@ def burstiness(stretches: Sequence[Stretch]) -> float:
 def _length_shift(
     name: str, before: float, mean: float, each: Sequence[float], rules: ShiftRules
 ) -> str | None:
-    if _apart(before, mean) < rules.enter_ratio:
+    if apart(before, mean) < rules.enter_ratio:
         return None
     longer = mean > before
     beyond = (
@@ -249,7 +223,7 @@ def _length_shift(
     if not all(beyond):
         return None
     return (
-        f"{name} have {mean:,.0f} tokens on average, {_apart(before, mean):.1f} times "
+        f"{name} have {mean:,.0f} tokens on average, {apart(before, mean):.1f} times "
         f"{'more' if longer else 'fewer'} than the {before:,.0f} of before"
     )
 
@@ -300,16 +274,4 @@ def _reset(before: Tally, now: Tally) -> bool:
         or now.at_seconds < before.at_seconds
         or now.output_tokens < before.output_tokens
         or now.arrived < before.arrived
-    )
-
-
-def _apart(one: float, other: float) -> float:
-    """The larger over the smaller; lengths below one token count as one."""
-    one, other = max(one, 1.0), max(other, 1.0)
-    return max(one, other) / min(one, other)
-
-
-def _distance(one: Workload, other: Workload) -> float:
-    return math.log(_apart(one.prompt_tokens, other.prompt_tokens)) + math.log(
-        _apart(one.output_tokens, other.output_tokens)
     )

@@ -1,0 +1,98 @@
+"""What the exploring pack runs for a point that is to be measured, and under whose requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from slm_operator.api.models import SLMService
+from slm_operator.decide.limits import limits
+from slm_operator.decide.live import serving_probe, turn
+from slm_operator.decide.snapshot import Memory
+from slm_operator.decide.traffic import Traffic, calibration_load
+from slm_operator.pareto.points import OperatingPoint, Probe
+from slm_operator.pareto.search import Measure
+from slm_operator.pareto.window import Measurement
+from slm_operator.pareto.workload import Workload
+from slm_worker.wire import Load, PackState
+
+
+@dataclass(frozen=True)
+class Exploring:
+    """What the exploring pack runs, and under which load of the operator's own."""
+
+    probe: Probe
+    load: Load | None
+    measuring: bool = True
+    waiting: bool = False
+    left: bool = False
+    """Whether the probe is left before its window was full."""
+    elsewhere: Probe | None = None
+    """What serves on packs that do not explore while nothing is chosen; None: the fewest."""
+    overrun: str = ""
+    """Why the probe was given up for the users' sake."""
+
+    def next(self, step: Measure, state: PackState, points: Sequence[OperatingPoint]) -> Exploring:
+        """For the step that follows in the same pass."""
+        if self.load is not None:
+            return replace(self, probe=step.probe)
+        now = turn(step, state, (), points)
+        return replace(
+            self,
+            probe=now.probe,
+            measuring=now.measuring,
+            waiting=now.waiting,
+            elsewhere=serving_probe(step, points),
+        )
+
+
+def exploration(
+    service: SLMService,
+    step: Measure,
+    state: PackState,
+    memory: Memory,
+    points: Sequence[OperatingPoint],
+    traffic: Traffic,
+) -> Exploring:
+    """``points``: those that count."""
+    if service.autoscaling.calibration.when == "OnStart":
+        return Exploring(step.probe, own_load(service, traffic))
+    now = turn(
+        step,
+        state,
+        memory.samples,
+        points,
+        left_at_seconds=memory.left_at_seconds,
+        ttft_limit_seconds=limits(service).ttft_p95_seconds,
+    )
+    return Exploring(
+        now.probe,
+        None,
+        now.measuring,
+        now.waiting,
+        left=now.left,
+        elsewhere=serving_probe(step, points),
+        overrun=now.overrun,
+    )
+
+
+def own_load(service: SLMService, traffic: Traffic) -> Load:
+    """The operator's own load, as long as the traffic's requests have become."""
+    workload = traffic.workload
+    if workload is None:
+        return calibration_load(service)
+    return Load(
+        prompt_tokens=max(1, round(workload.prompt_tokens)),
+        output_tokens=max(1, round(workload.output_tokens)),
+    )
+
+
+def served(service: SLMService, window: Measurement, traffic: Traffic) -> Workload | None:
+    """What a window is a measurement of: the operator's own load, or what the users sent."""
+    if service.autoscaling.calibration.when == "OnStart":
+        load = own_load(service, traffic)
+        return Workload(load.prompt_tokens, load.output_tokens)
+    if window.prompt_tokens is None or window.output_tokens is None:
+        return traffic.workload
+    arrivals = traffic.workload.arrivals if traffic.workload else None
+    return Workload(window.prompt_tokens, window.output_tokens, arrivals)
