@@ -407,7 +407,9 @@ class World:
         assert len(self.serving()) <= wanted.rotation
         ready = [one for one in holding if one.phase is READY and not one.turning]
         sleeping = [one for one in holding if one.phase is ASLEEP and is_wanted(wanted, one)]
-        assert ready or all(one.turning for one in sleeping), "who is missed is woken"
+        waking = [one for one in sleeping if one.turning]
+        missed = min(wanted.rotation, len(sleeping))
+        assert ready or len(waking) >= missed, "who is missed is woken"
         assert bool(ready) == bool(self.serving()), "a ready replica serves"
         total = sum((one.settings.memory_share for one in holding), Fraction(0))
         assert total <= 1, "processes never hold more than the memory"
