@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,8 +30,17 @@ from slm_operator.api.status import (
     FailedLayout,
     HistoryEntry,
     SLMServiceStatus,
+    WorkloadStatus,
 )
-from slm_operator.cli.account import ANEW, Account, NotExplainedError, account, document
+from slm_operator.cli.account import (
+    ANEW,
+    PROGRESS,
+    STALE,
+    Account,
+    NotExplainedError,
+    account,
+    document,
+)
 from slm_operator.cli.explain import text
 from slm_operator.cli.quantities import both, needed
 from slm_operator.decide import explanation
@@ -103,6 +113,7 @@ def test_what_would_change_the_decision_names_both_numbers() -> None:
         "3 replicas x 256 would have to serve more than 10,961 tok/s; it served 10,660 (2.7% less)",
         "1 replica x 512 would have to serve more than 10,642 tok/s; it served 8,128 (23.6% less)",
         ANEW,
+        STALE,
     )
 
 
@@ -159,6 +170,42 @@ def test_while_it_measures_it_says_what_and_what_it_waits_for() -> None:
     assert told.would_change == ()
     assert "Measured so far" in lines(told)
     assert explained(status, packs=3).running.why.endswith("; the others run 1 replica x 256")
+
+
+def test_while_live_calibration_waits_for_requests_all_replicas_serve() -> None:
+    waiting = CalibrationStatus(
+        fingerprint="f",
+        phase="Waiting",
+        workload=WorkloadStatus(prompt_tokens=1100, output_tokens=90, arrivals="Bursty"),
+    )
+    message = "2 replicas x 256 (of 3 started) is measured once more than 512 are in flight"
+    status = found().model_copy(
+        update={
+            "calibration": waiting,
+            "frontier": shown.frontier([h100(Probe(3, 2, 256))], H100_SPACE, None),
+            "replicas": 3,
+            "conditions": (condition("Calibrated", "False", "WaitingForLoad", message),),
+        }
+    )
+    told = explained(status, autoscaling={"calibration": {"when": "Live"}})
+    assert (told.running.what, told.running.rule, told.running.since) == (
+        "all 3 replicas that were started",
+        "AwaitsLoad",
+        NOW,
+    )
+    assert told.troubles == ()
+    assert f"Waits for Waiting: {message}" in lines(told)
+    assert "Counts for prompts of 1,100 tokens, answers of 90, bursty arrivals" in lines(told)
+
+
+def test_without_calibration_no_age_makes_it_measure() -> None:
+    told = explained(found(), autoscaling={"calibration": {"when": "Never"}})
+    assert told.would_change[-1] == ANEW
+
+
+def test_every_reason_of_progress_is_one_that_the_conditions_page_lists() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/conditions.md").read_text()
+    assert [reason for reason in PROGRESS if f"`{reason}`" not in page] == []
 
 
 def test_advice_is_told_apart_from_what_runs() -> None:

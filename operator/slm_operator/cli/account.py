@@ -27,11 +27,23 @@ from slm_operator.pareto.rulings import LOST, Rule
 
 SHORT_OF_WORTH = LOST | {Rule.WALK_STOPPED}
 """The rules by which a point lost, in the choice or on the way to it."""
-PROGRESS = ("Searching", "Confirming", "Starting", "FixedReplicas", "RecommendOnly")
+PROGRESS = (
+    "Searching",
+    "Confirming",
+    "Starting",
+    "WaitingForLoad",
+    "NothingMeasured",
+    "FixedReplicas",
+    "RecommendOnly",
+)
 """Reasons of a false condition that is nothing to mend."""
 ANEW = (
     "another model, engine, image, argument, calibration load or GPU: then every point is "
     "measured anew"
+)
+STALE = (
+    "requests of other lengths or arrivals for ten minutes, another power limit of the GPU, or "
+    "points a week old: then what does not count any more is measured anew"
 )
 
 
@@ -97,7 +109,7 @@ def account(service: SLMService) -> Account:
         asked=inputs(service),
         alternatives=tuple(alternatives),
         left_out=status.calibration.failed_layouts if status.calibration else (),
-        would_change=(*_would_change(alternatives), ANEW) if chosen else (),
+        would_change=(*_would_change(alternatives), *_remeasured(service)) if chosen else (),
         waits_for=tables.measuring(status) or _waits_for(service, chosen),
         troubles=_troubles(status.conditions),
     )
@@ -142,12 +154,16 @@ def _running(service: SLMService, chosen: FrontierPoint | None) -> Running:
         if service.spec.packs > 1:
             why += f"; the others run {_others(service, status.calibration)}"
         return Running(probe, Rule.BEING_MEASURED, why, now.since)
+    since = calibrated.last_transition_time if calibrated else None
+    if status.calibration is not None and status.calibration.phase == "Waiting":
+        what = f"all {status.replicas} replicas that were started"
+        why = "calibration.when is Live, and the users' requests do not fill what is to be measured"
+        return Running(what, Rule.AWAITS_LOAD, why, since)
     if chosen is not None and service.autoscaling.mode == "Auto":
         return Running(
             tables.point_name(chosen), chosen.rule or "", chosen.why, _decided_at(service, chosen)
         )
     resting = str(resting_probe(service))
-    since = calibrated.last_transition_time if calibrated else None
     if service.spec.replicas_per_pack is not None:
         why = f"spec.replicasPerPack fixes {service.spec.replicas_per_pack} replicas on each GPU"
         return Running(resting, Rule.FIXED_BY_SPEC, why, since)
@@ -179,6 +195,10 @@ def _would_change(alternatives: Iterable[FrontierPoint]) -> list[str]:
         for p in alternatives
         if p.rule in SHORT_OF_WORTH and p.compared is not None
     ]
+
+
+def _remeasured(service: SLMService) -> tuple[str, ...]:
+    return (ANEW,) if service.autoscaling.calibration.when == "Never" else (ANEW, STALE)
 
 
 def _waits_for(service: SLMService, chosen: FrontierPoint | None) -> str:

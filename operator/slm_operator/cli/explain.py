@@ -10,7 +10,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from slm_operator.api.status import Compared, FailedLayout, FrontierPoint, HistoryEntry, JudgedPoint
+from slm_operator.api.status import (
+    Compared,
+    FailedLayout,
+    FrontierPoint,
+    HistoryEntry,
+    JudgedPoint,
+    WorkloadStatus,
+)
 from slm_operator.cli import tables
 from slm_operator.cli.account import Account
 from slm_operator.cli.quantities import both
@@ -62,6 +69,9 @@ def _head(told: Account, now: datetime) -> RenderableType:
                 ("Figures", _figures(told.chosen)),
             ]
     rows.append(("Asked for", ", ".join(f"{i.name} {i.value}" for i in told.asked)))
+    workload = status.calibration.workload if status.calibration else None
+    if workload is not None:
+        rows.append(("Counts for", _requests(workload)))
     rows.append(("Waits for", told.waits_for))
     rows += [("Trouble", f"{c.type}: {c.reason}: {c.message}") for c in told.troubles] or [
         ("Trouble", "none")
@@ -70,6 +80,11 @@ def _head(told: Account, now: datetime) -> RenderableType:
     for name, value in rows:
         head.add_row(Text(name, style="bold"), value)
     return head
+
+
+def _requests(workload: WorkloadStatus) -> str:
+    text = f"prompts of {workload.prompt_tokens:,} tokens, answers of {workload.output_tokens:,}"
+    return text if workload.arrivals is None else f"{text}, {workload.arrivals.lower()} arrivals"
 
 
 def _alternative(point: FrontierPoint) -> RenderableType:

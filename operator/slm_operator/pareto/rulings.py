@@ -56,6 +56,7 @@ class Rule(StrEnum):
 
     # It runs without a choice.
     BEING_MEASURED = "BeingMeasured"
+    AWAITS_LOAD = "AwaitsLoad"
     FIXED_BY_SPEC = "FixedBySpec"
     FEWEST_ALLOWED = "FewestAllowed"
 
