@@ -11,9 +11,11 @@ space and the points.
 3. Measure the baseline that packing has to beat: one replica, with a larger batch where it is open.
 4. Measure the proposed count in a layout of its own, with all memory divided among its replicas,
    then one fewer, and so on while a replica turns out not to be worth it.
-5. Choose among these committed layouts alone.
-6. Where that would replace what was chosen before, measure the latter again: what lies between two
-   windows of it is no drift.
+5. Where the best one's KV cache ran full and the batch is open, try a smaller batch.
+6. Choose among these committed layouts alone. Where another looks better than the chosen one and
+   the noise leaves it open, measure one of the two again.
+7. Where the choice would replace what was chosen before, measure the latter again first: two
+   windows of it that differ show that the pack changed meanwhile.
 """
 
 from __future__ import annotations

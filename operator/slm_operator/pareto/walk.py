@@ -25,31 +25,20 @@ a wrong choice than the window costs."""
 def walk(space: SearchSpace, known: Known) -> tuple[list[OperatingPoint], Measure | Probe]:
     """What was measured by rotation, in order, and what to measure next or the committed layout
     that it proposes."""
-    first = first_probe(space)
-    top = startable(space, first.replicas + 1, first.max_num_seqs)
-    begin = Probe(top, min(first.replicas, top), first.max_num_seqs)
-    tried: list[OperatingPoint] = []
-    while (point := known.get(begin)) is not None and space.limits.broken_by(point):
-        tried.append(point)
-        smaller = next_smaller(space.batches, point, space.limits)
-        if smaller is None:
-            break
-        top = startable(space, first.replicas + 1, smaller)
-        begin = Probe(top, min(first.replicas, top), smaller)
+    tried, begin = _beginning(space, known)
+    point = known.get(begin)
     if point is None:
-        rule = Rule.SMALLER_BATCH if tried else Rule.NEXT_IN_ROTATION
-        why = f"how much do {begin.replicas} in rotation serve?"
-        if tried:
-            broken = space.limits.broken_by(tried[-1])
-            why = f"a smaller batch, since {broken.text if broken else ''}"
+        rule, why = Rule.NEXT_IN_ROTATION, f"how much do {begin.replicas} in rotation serve?"
+        if tried and (broken := space.limits.broken_by(tried[-1])) is not None:
+            rule, why = Rule.SMALLER_BATCH, f"a smaller batch, since {broken.text}"
         return tried, Measure(begin, "Searching", rule, why)
     if space.limits.broken_by(point):
         fewer = max(space.min_replicas, begin.replicas - 1)
-        return tried, Probe(fewer, fewer, begin.max_num_seqs)
+        return [*tried, point], Probe(fewer, fewer, begin.max_num_seqs)
 
     walked = [point]
     for replicas in range(begin.replicas + 1, space.max_replicas + 1):
-        probe = Probe(max(top, replicas), replicas, begin.max_num_seqs)
+        probe = Probe(max(begin.layout_replicas, replicas), replicas, begin.max_num_seqs)
         if space.fails(probe):
             break
         if probe not in known:
@@ -63,14 +52,31 @@ def walk(space: SearchSpace, known: Known) -> tuple[list[OperatingPoint], Measur
     return [*tried, *walked], Probe(replicas, replicas, begin.max_num_seqs)
 
 
-def first_probe(space: SearchSpace) -> Probe:
-    """The count and batch that the walk begins with."""
+def _beginning(space: SearchSpace, known: Known) -> tuple[list[OperatingPoint], Probe]:
+    """The first probe whose batch is not known to break a limit, and those that are; the smallest
+    batch when all do."""
+    replicas, batch = _first(space)
+    tried: list[OperatingPoint] = []
+    while True:
+        top = startable(space, replicas + 1, batch)
+        begin = Probe(top, min(replicas, top), batch)
+        point = known.get(begin)
+        if point is None or not space.limits.broken_by(point):
+            return tried, begin
+        smaller = next_smaller(space.batches, point, space.limits)
+        if smaller is None:
+            return tried, begin
+        tried.append(point)
+        batch = smaller
+
+
+def _first(space: SearchSpace) -> tuple[int, int]:
+    """Replicas and batch that the walk begins with."""
     replicas, batch = FIRST_REPLICAS, space.batches[0]
     if space.expected is not None:
         replicas = space.expected.replicas
         batch = max((b for b in space.batches if b <= space.expected.max_num_seqs), default=batch)
-    replicas = min(max(replicas, space.min_replicas), space.max_replicas)
-    return Probe(replicas, replicas, batch)
+    return min(max(replicas, space.min_replicas), space.max_replicas), batch
 
 
 def step_worth(
