@@ -34,7 +34,7 @@ async def test_users_that_fill_the_pack_find_its_knee_without_a_load_of_the_oper
     new_service: NewService,
 ) -> None:
     service = await new_service(live(2))
-    await service.condition("Calibrated", "False", "WaitingForLoad", "more than 16")
+    await service.condition("Calibrated", "False", "WaitingForLoad", "are in flight")
     everyone = await users(service, round(2.4 * SEQUENCES))
     async with everyone:
         found = await service.decided()
