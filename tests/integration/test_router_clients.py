@@ -157,3 +157,20 @@ class TestAccount:
         assert state.served == 1
         assert state.retried >= 1
         assert state.replicas[0].retried == state.retried
+
+
+class TestWork:
+    async def test_what_asks_for_a_place_in_a_batch_is_counted_once_even_if_it_was_held(
+        self, rig: Rig
+    ) -> None:
+        router, _, client = rig
+        await router.drain(0)
+        await router.drain(1)
+        held = [asyncio.create_task(client.complete()) for _ in range(20)]
+        await queued(router, 20)
+        await router.admit(0)
+        await asyncio.gather(*held)
+        for path in ("/v1/models", "/health", "/nowhere"):
+            async with client.session.get(f"{client.base}{path}") as answer:
+                await answer.read()
+        assert (await counted(router, 23)).batchable == 20

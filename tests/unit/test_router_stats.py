@@ -94,7 +94,7 @@ def test_every_request_is_accounted_for() -> None:
     stats = read(
         router__FRONTEND=FRONT,
         full__BACKEND={"hrsp_4xx": 2},
-        concentrate__BACKEND={"econ": 1},
+        concentrate__BACKEND={"econ": 1, "hrsp_2xx": 9, "hrsp_other": 1},
         spread__hold={"hrsp_5xx": 1},
         concentrate__r0={"hrsp_2xx": 9, "eresp": 2, "srv_abrt": 1, "wretr": 1, "wredis": 2},
         describe__r0={"hrsp_2xx": 1, "cli_abrt": 1},
@@ -110,6 +110,7 @@ def test_every_request_is_accounted_for() -> None:
         "in_progress": 2,
         "rejected": 2,
         "timed_out": 2,
+        "batchable": 11,
         "cut": 1,
         "left": 1,
         "retried": 3,
@@ -118,6 +119,18 @@ def test_every_request_is_accounted_for() -> None:
         RoutedReplica(index=0, served=10, failed=1, cut=1, left=1, retried=3),
         RoutedReplica(index=1, refused=1, failed=1),
     )
+
+
+def test_work_is_what_asked_for_a_place_in_a_batch_each_request_once() -> None:
+    stats = read(
+        router__FRONTEND={"req_tot": 40, "hrsp_2xx": 30, "hrsp_4xx": 10},
+        full__BACKEND={"hrsp_4xx": 3},
+        describe__BACKEND={"hrsp_2xx": 20},
+        concentrate__BACKEND={"hrsp_2xx": 9, "hrsp_5xx": 1},
+        spread__BACKEND={"hrsp_2xx": 2},
+        concentrate__hold={"hrsp_2xx": 1},
+    )
+    assert report(stats.counts, stats, restarts=0).batchable == 3 + 9 + 1 + 2 - 1
 
 
 def test_a_router_is_idle_only_without_any_request() -> None:

@@ -423,6 +423,9 @@ class RouterState(Report):
     """Refused with 429, because the queue was full."""
     timed_out: int = 0
     """Refused with 503: no replica took them in time."""
+    batchable: int = 0
+    """Ended, and had asked for a place in a batch, as completions do, or were refused one. What
+    describes a model or goes to a wrong path is left out: it is no work for the GPU."""
     cut: int = 0
     """Ended by their replica after their answer had begun; part of ``served``."""
     left: int = 0

@@ -140,9 +140,10 @@ def _table(text: str) -> Mapping[tuple[str, str], _Row]:
     return table
 
 
+_ANSWERS = tuple(f"hrsp_{kind}" for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other"))
 _COLUMNS = (
     *("qcur", "scur", "req_tot", "econ", "eresp", "wretr", "wredis", "cli_abrt", "srv_abrt"),
-    *(f"hrsp_{kind}" for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other")),
+    *_ANSWERS,
 )
 
 
@@ -151,13 +152,16 @@ def _counts(table: Mapping[tuple[str, str], _Row], rows: Mapping[int, list[_Row]
     backends = [table[name, "BACKEND"] for name in (*BALANCES, DESCRIBE)]
     holds = [table[balance, "hold"] for balance in BALANCES]
     slots = {index: _of_slot(of_slot) for index, of_slot in rows.items()}
+    rejected = table[FULL, "BACKEND"]["hrsp_4xx"]
     router = Counter(
         requests=front["req_tot"],
         served=front["hrsp_2xx"] + front["hrsp_3xx"],
         answered_4xx=front["hrsp_4xx"],
         answered_5xx=front["hrsp_5xx"],
         unanswered=front["hrsp_1xx"] + front["hrsp_other"],
-        rejected=table[FULL, "BACKEND"]["hrsp_4xx"],
+        rejected=rejected,
+        # A request that was held ended twice: before the holder, and behind it.
+        batchable=rejected + _ended(backends[: len(BALANCES)]) - _ended(holds),
         timed_out=_sum(backends, "econ") + _sum(holds, "hrsp_5xx"),
         **{
             name: sum(one[name] for one in slots.values()) + _sum(holds, column)
@@ -178,6 +182,10 @@ def _of_slot(rows: list[_Row]) -> Counter[str]:
         left=_sum(rows, "cli_abrt"),
         retried=_sum(rows, "wretr") + _sum(rows, "wredis"),
     )
+
+
+def _ended(rows: Iterable[_Row]) -> int:
+    return sum(row[column] for row in rows for column in _ANSWERS)
 
 
 def _sum(rows: Iterable[_Row], column: str) -> int:
