@@ -24,6 +24,7 @@ from slm_operator.cluster.agents import AgentError, Agents
 from slm_operator.cluster.kube import Kube, KubeError, Object
 from slm_operator.cluster.pods import read_pack
 from slm_operator.decide.decision import Decision, Event, decide
+from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
@@ -43,6 +44,8 @@ class Settings:
     key: str
     """From which each service's agent token is derived, so that no Secret has to be read."""
     rules: WindowRules = field(default_factory=WindowRules)
+    demand_period_seconds: float = SAMPLE_SECONDS
+    """Between two samples of the demand."""
 
 
 @dataclass
@@ -70,12 +73,14 @@ class Controller:
         settings: Settings,
         metrics: Metrics,
         now: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube = kube
         self._agents = agents
         self._settings = settings
         self._metrics = metrics
         self._now = now
+        self._clock = clock
         self._held: dict[str, _Held] = {}
 
     async def reconcile(self, obj: Object, pods: Iterable[Object]) -> float:
@@ -139,10 +144,17 @@ class Controller:
             packs=tuple(sorted(packs, key=lambda p: p.ordinal)),
             memory=held.memory,
             worker_image=self._settings.worker_image,
+            seconds=self._clock(),
         )
         image = self._settings.worker_image
         template = children.template_hash(service, image)
-        decision = decide(snapshot, self._settings.rules, template, held.refused)
+        decision = decide(
+            snapshot,
+            self._settings.rules,
+            template,
+            held.refused,
+            self._settings.demand_period_seconds,
+        )
         await self._write_status(service, held, decision)
         self._metrics.show(service.namespace, service.name, decision.status)
         held.memory = decision.memory

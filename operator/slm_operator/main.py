@@ -21,6 +21,7 @@ from slm_operator.api.models import GROUP, KIND, PLURAL, VERSION
 from slm_operator.cluster.agents import Agents
 from slm_operator.cluster.kube import Kube, KubeError
 from slm_operator.controller import Controller, Settings
+from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
 from slm_operator.render.children import INSTANCE_LABEL, MANAGED_BY, MANAGED_BY_LABEL
@@ -205,6 +206,9 @@ def start(
     warmup_seconds: Annotated[
         float, typer.Option(min=0, help="Discarded after each change of a pack.")
     ] = 6.0,
+    demand_sample_seconds: Annotated[
+        float, typer.Option(min=1, help="Between two samples of the demand, which packs follow.")
+    ] = SAMPLE_SECONDS,
 ) -> None:
     """Runs the SLM operator against the cluster of KUBECONFIG, or the one that it runs in."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -225,7 +229,7 @@ def start(
         max_seconds=max_window_seconds,
         warmup_seconds=warmup_seconds,
     )
-    settings = Settings(worker_image=worker_image, key=key, rules=rules)
+    settings = Settings(worker_image, key, rules, demand_sample_seconds)
     try:
         asyncio.run(run(settings, health_address, health_port))
     except KubeError as error:

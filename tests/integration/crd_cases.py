@@ -64,6 +64,14 @@ ACCEPTED = [
         id="objective and limits",
     ),
     pytest.param(
+        spec(autoscaling={"minPacks": 2, "maxPacks": 4, "scaleDownStabilization": "90s"}),
+        id="packs that follow demand",
+    ),
+    pytest.param(
+        spec(autoscaling={"maxPacks": 64, "scaleDownStabilization": "0s"}), id="from one pack"
+    ),
+    pytest.param(spec(packs=1, autoscaling={"maxPacks": 4}), id="packs at its default"),
+    pytest.param(
         spec(
             engine={
                 "args": ["--" + "a" * 1022] * 64,
@@ -203,6 +211,39 @@ REFUSED = [
         spec(autoscaling={"slo": {"ttftP95": "0.0s"}}),
         ["spec.autoscaling.slo.ttftP95 is '0.0s'", "a duration above zero"],
         id="latency of zero",
+    ),
+    pytest.param(
+        spec(packs=3, autoscaling={"maxPacks": 4}),
+        [
+            "spec.packs fixes the number of packs but spec.autoscaling.maxPacks",
+            "remove spec.packs (kubectl scale",
+        ],
+        id="packs both fixed and following demand",
+    ),
+    pytest.param(
+        spec(autoscaling={"minPacks": 5, "maxPacks": 4}),
+        ["minPacks is more than spec.autoscaling.maxPacks", "lower the one"],
+        id="fewest packs above most",
+    ),
+    pytest.param(
+        spec(autoscaling={"minPacks": 2}),
+        ["minPacks is set without spec.autoscaling.maxPacks", "set maxPacks too"],
+        id="fewest packs alone",
+    ),
+    pytest.param(
+        spec(autoscaling={"mode": "Recommend", "maxPacks": 4}),
+        ["spec.autoscaling.maxPacks", "mode is Recommend, which changes nothing", "mode to Auto"],
+        id="packs that follow demand in mode Recommend",
+    ),
+    pytest.param(
+        spec(autoscaling={"maxPacks": 65}),
+        ["spec.autoscaling.maxPacks", "less than or equal to 64"],
+        id="more packs than there may be",
+    ),
+    pytest.param(
+        spec(autoscaling={"scaleDownStabilization": "5 min"}),
+        ["spec.autoscaling.scaleDownStabilization is '5 min'", "such as 90s or 5m"],
+        id="stabilisation without a unit",
     ),
     pytest.param(
         spec(autoscaling={"powerBudgetWatts": 0}),

@@ -24,10 +24,13 @@ from slm_operator.cluster.agents import AgentError
 from slm_operator.cluster.kube import KubeError
 from slm_worker.wire import ROUTER_PORT, PackState
 
+SAMPLE_SECONDS = 3.0
+"""Between two samples of the demand."""
 OPERATOR_ARGUMENTS = (
     "--min-window-seconds=4",
     "--warmup-seconds=1",
     "--max-window-seconds=8",
+    f"--demand-sample-seconds={SAMPLE_SECONDS:g}",
 )
 BARE_IMAGE = "slm-worker-bare"
 """A worker image whose only folder of programs is the fixture ``bare_programs``."""

@@ -96,6 +96,26 @@ def test_autoscaling_given_in_part_keeps_the_other_defaults() -> None:
     assert (scaling.min_replicas_per_pack, scaling.max_replicas_per_pack) == (1, 3)
 
 
+@pytest.mark.parametrize(
+    ("spec", "status", "wanted"),
+    [
+        ({"packs": 3}, {"desiredPacks": 2}, 3),
+        ({"autoscaling": {"maxPacks": 4}}, {}, 1),
+        ({"autoscaling": {"minPacks": 2, "maxPacks": 4}}, {}, 2),
+        ({"autoscaling": {"maxPacks": 4}}, {"desiredPacks": 3, "packs": 1}, 3),
+        ({"autoscaling": {"maxPacks": 4}}, {"packs": 3}, 3),
+        ({"autoscaling": {"maxPacks": 2}}, {"desiredPacks": 3}, 2),
+    ],
+    ids=["fixed", "at least one", "fewest", "decided", "there already", "most"],
+)
+def test_packs_are_those_of_the_spec_or_those_decided_within_the_bounds(
+    spec: dict[str, Any], status: dict[str, Any], wanted: int
+) -> None:
+    chat = SLMService.from_object(stored(spec, status=status))
+    assert chat.wanted_packs == wanted
+    assert chat.follows_demand == ("packs" not in spec)
+
+
 def test_clients_send_the_name_of_the_service_unless_another_is_given() -> None:
     assert service().model_name == "chat"
     named = {"model": {"uri": "hf://facebook/opt-1.3b", "name": "facebook/opt-1.3b"}}

@@ -101,6 +101,20 @@ def test_an_evicted_pod_has_ended() -> None:
     assert read_pack(pod({"phase": "Failed"})).ended
 
 
+def test_a_pod_tells_how_long_its_container_took_to_start_unless_it_was_restarted() -> None:
+    def placed(**container: Any) -> float | None:
+        running = {"state": {"running": {"startedAt": "2026-01-01T00:01:30Z"}}} | container
+        found = read_pack(
+            pod({"containerStatuses": [running]}, creationTimestamp="2026-01-01T00:00:50Z")
+        )
+        assert found.created == "2026-01-01T00:00:50Z"
+        return found.placing_seconds
+
+    assert placed() == 40.0
+    assert placed(restartCount=1) is None
+    assert placed(state={"waiting": {"reason": "ContainerCreating"}}) is None
+
+
 def test_a_pod_without_a_status_is_a_pack_that_does_nothing_yet() -> None:
     pack = read_pack({"metadata": {"name": "x", "uid": "u"}})
     assert (pack.ordinal, pack.ready, pack.address) == (-1, False, "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -534,25 +533,3 @@ def test_times_of_conditions_change_only_with_their_status() -> None:
         Snapshot(service(status=first.status), "2026-01-01T01:00:00Z", (pack(None),)), RULES, "t"
     )
     assert {c.last_transition_time for c in later.status.conditions} == {"2026-01-01T00:00:00Z"}
-
-
-class TestPods:
-    def test_missing_packs_are_created_and_surplus_ones_deleted(self) -> None:
-        decision = look(service({"packs": 2}), pack(pack_state()), pack(pack_state(), 5))
-        assert decision.pods.create == (1,)
-        assert [p.ordinal for p in decision.pods.delete] == [5]
-
-    def test_outdated_packs_are_replaced_one_at_a_time(self) -> None:
-        old = [pack(pack_state(), i, template_hash="old") for i in range(3)]
-        decision = look(service({"packs": 3}), *old)
-        assert [p.ordinal for p in decision.pods.delete] == [0]
-        moving = [replace(old[0], terminating=True), *old[1:]]
-        assert look(service({"packs": 3}), *moving).pods.delete == ()
-
-    def test_an_outdated_pack_that_does_not_serve_is_replaced_too(self) -> None:
-        broken = pack(None, template_hash="old")
-        assert look(service(), broken).pods.delete == (broken,)
-
-    def test_a_pack_that_ended_is_removed_to_be_created_anew(self) -> None:
-        ended = pack(None, ended=True)
-        assert look(service(), ended).pods.delete == (ended,)

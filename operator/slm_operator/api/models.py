@@ -27,7 +27,10 @@ _SIZE_UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40} | {
     "T": 10**12,
 }
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
 ReplicaCount = Annotated[int, Field(ge=1, le=MAX_REPLICAS_PER_PACK)]
+PackCount = Annotated[int, Field(ge=1, le=MAX_PACKS)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 ModelText = Annotated[
@@ -202,7 +205,9 @@ class Slo(ApiModel):
 class Autoscaling(ApiModel):
     """How the replica count is found."""
 
-    model_config = rules.ruled_by(rules.REPLICA_BOUNDS)
+    model_config = rules.ruled_by(
+        rules.REPLICA_BOUNDS, rules.MIN_NEEDS_MAX_PACKS, rules.PACK_BOUNDS, rules.PACKS_NEED_AUTO
+    )
 
     mode: Literal["Auto", "Recommend"] = "Auto"
     """Auto: set the replica count. Recommend: measure and report it, and keep the count as it is.
@@ -229,19 +234,37 @@ class Autoscaling(ApiModel):
     keeps it, the one that comes nearest runs, and PowerBudgetMet says so."""
     calibration: CalibrationSpec = CalibrationSpec()
     """How the operating points are measured."""
+    min_packs: PackCount | None = None
+    """Fewest packs that demand leaves; goes with maxPacks. Left out: 1."""
+    max_packs: PackCount | None = None
+    """Most packs that demand adds: the packs then follow what arrives, by what a pack was measured
+    to serve. Goes without spec.packs. Left out: spec.packs gives the number."""
+    scale_down_stabilization: Annotated[
+        str, Field(max_length=16, json_schema_extra=rules.validations(rules.STABILIZATION))
+    ] = "5m"
+    """How long fewer packs have to be enough for the demand before packs are removed, in s, m or h,
+    such as 5m."""
+
+    @property
+    def scale_down_stabilization_seconds(self) -> float:
+        text = self.scale_down_stabilization
+        return float(text[:-1]) * _SECONDS[text[-1]]
 
 
 class SLMServiceSpec(ApiModel):
     """What shall be served, and on what. Only model.uri is required."""
 
-    model_config = rules.ruled_by(rules.FIXED_OR_FOUND, rules.SIMULATED_TOGETHER)
+    model_config = rules.ruled_by(
+        rules.FIXED_OR_FOUND, rules.PACKS_FIXED_OR_FOLLOWING, rules.SIMULATED_TOGETHER
+    )
 
     model: Model
     engine: Engine = Engine()
     gpu: Gpu = Gpu()
-    packs: Annotated[int, Field(ge=1, le=MAX_PACKS)] = 1
+    packs: PackCount = 1
     """Number of packs. A pack is one Pod that owns one whole GPU and runs replicas of the model on
-    it. kubectl scale sets this field."""
+    it. kubectl scale sets this field. Leave it out where spec.autoscaling.maxPacks lets demand
+    decide."""
     replicas_per_pack: ReplicaCount | None = None
     """Fixes the number of replicas on each GPU. Left out: the operator finds the Pareto-optimal
     count."""
@@ -280,6 +303,22 @@ class SLMService(ApiModel):
     def autoscaling(self) -> Autoscaling:
         """The effective settings: absent means the defaults."""
         return self.spec.autoscaling or Autoscaling()
+
+    @property
+    def follows_demand(self) -> bool:
+        """Whether demand decides how many packs there are."""
+        return self.autoscaling.max_packs is not None
+
+    @property
+    def wanted_packs(self) -> int:
+        """spec.packs; or what demand was last decided to take, within the bounds."""
+        most = self.autoscaling.max_packs
+        if most is None:
+            return self.spec.packs
+        fewest = self.autoscaling.min_packs or 1
+        # Before anything was decided, those that are there stay.
+        known = self.status.desired_packs or self.status.packs
+        return min(max(known, fewest), most)
 
     @property
     def model_name(self) -> str:

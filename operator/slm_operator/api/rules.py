@@ -158,6 +158,50 @@ REPLICA_BOUNDS = _rule(
     path=".minReplicasPerPack",
 )
 
+PACK_BOUNDS = _rule(
+    "!has(self.minPacks) || !has(self.maxPacks) || self.minPacks <= self.maxPacks",
+    _text(
+        "spec.autoscaling.minPacks is more than spec.autoscaling.maxPacks: lower the one or raise "
+        "the other"
+    ),
+    path=".minPacks",
+)
+
+MIN_NEEDS_MAX_PACKS = _rule(
+    "!has(self.minPacks) || has(self.maxPacks)",
+    _text(
+        "spec.autoscaling.minPacks is set without spec.autoscaling.maxPacks, so packs do not "
+        "follow demand: set maxPacks too, or remove minPacks and set spec.packs"
+    ),
+    path=".minPacks",
+)
+
+PACKS_NEED_AUTO = _rule(
+    "!has(self.maxPacks) || self.mode == 'Auto'",
+    "'spec.autoscaling.maxPacks lets demand add and remove packs but spec.autoscaling.mode is ' + "
+    "self.mode + ', which changes nothing: remove minPacks and maxPacks, or set mode to Auto'",
+    path=".maxPacks",
+)
+
+STABILIZATION = _rule(
+    "self.matches('^(0|[1-9][0-9]{0,4})(s|m|h)$')",
+    _about(
+        "spec.autoscaling.scaleDownStabilization",
+        "write a whole number of s, m or h, such as 90s or 5m",
+    ),
+)
+
+PACKS_FIXED_OR_FOLLOWING = _rule(
+    # 1 is what the API server writes where the field is left out; the scale subresource needs it.
+    "self.packs == 1 || !has(self.autoscaling) || !has(self.autoscaling.maxPacks)",
+    _text(
+        "spec.packs fixes the number of packs but spec.autoscaling.maxPacks lets demand decide it: "
+        "remove spec.packs (kubectl scale and a HorizontalPodAutoscaler set it), or remove "
+        "spec.autoscaling.minPacks and maxPacks"
+    ),
+    path=".packs",
+)
+
 FIXED_OR_FOUND = _rule(
     "!has(self.replicasPerPack) || !has(self.autoscaling) || self.autoscaling.mode == 'Recommend'",
     _text(

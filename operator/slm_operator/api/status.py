@@ -266,6 +266,8 @@ class SLMServiceStatus(ApiModel):
     """The metadata.generation that this status is about."""
     packs: int = 0
     """Packs that exist."""
+    desired_packs: int | None = None
+    """Packs that there shall be: spec.packs, or what demand takes."""
     ready_packs: int = 0
     """Packs that answer requests."""
     selector: Annotated[str, Field(max_length=1024)] = ""

@@ -35,6 +35,7 @@ PROGRESS = (
     "NothingMeasured",
     "FixedReplicas",
     "RecommendOnly",
+    "DemandUnknown",
 )
 """Reasons of a false condition that is nothing to mend."""
 ANEW = (
@@ -128,7 +129,7 @@ def document(told: Account) -> dict[str, Any]:
             "since": running.since,
             "rule": running.rule,
             "why": running.why,
-            "packs": service.spec.packs,
+            "packs": service.wanted_packs,
             "readyPacks": status.ready_packs,
             "replicas": status.replicas,
             "readyReplicas": status.ready_replicas,
@@ -151,7 +152,7 @@ def _running(service: SLMService, chosen: FrontierPoint | None) -> Running:
         now = status.calibration.measuring
         probe = f"{now.replicas_per_pack} of {now.layout_replicas} replicas x {now.max_num_seqs}"
         why = "one pack runs what is being measured"
-        if service.spec.packs > 1:
+        if service.wanted_packs > 1:
             why += f"; the others run {_others(service, status.calibration)}"
         return Running(probe, Rule.BEING_MEASURED, why, now.since)
     since = calibrated.last_transition_time if calibrated else None

@@ -53,7 +53,7 @@ def _head(told: Account, now: datetime) -> RenderableType:
         (
             "Runs",
             f"{running.what}; {status.ready_replicas} of {status.replicas} replicas and "
-            f"{status.ready_packs} of {service.spec.packs} packs ready",
+            f"{status.ready_packs} of {service.wanted_packs} packs ready",
         ),
         ("Since", _when(running.since, now) if running.since else "before the decisions kept"),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 from slm_operator.cluster.kube import Object
@@ -30,7 +31,19 @@ def read_pack(pod: Object) -> Pack:
         ended=phase in ("Failed", "Succeeded"),
         scheduling=_scheduling(conditions.get("PodScheduled")),
         container=_container(metadata["name"], status),
+        created=metadata.get("creationTimestamp", ""),
+        placing_seconds=_placing_seconds(metadata, status),
     )
+
+
+def _placing_seconds(metadata: dict[str, Any], status: dict[str, Any]) -> float | None:
+    for container in status.get("containerStatuses") or ():
+        began = (container.get("state", {}).get("running") or {}).get("startedAt")
+        created = metadata.get("creationTimestamp")
+        if began and created and not container.get("restartCount"):
+            passed = datetime.fromisoformat(began) - datetime.fromisoformat(created)
+            return max(0.0, passed.total_seconds())
+    return None
 
 
 def _scheduling(condition: dict[str, Any] | None) -> Trouble | None:
@@ -39,7 +52,8 @@ def _scheduling(condition: dict[str, Any] | None) -> Trouble | None:
     text = condition.get("message") or "no node takes the pack"
     return Trouble(
         condition.get("reason") or "Unschedulable",
-        f"{text} Free a GPU, add a node, or lower spec.packs.",
+        f"{text} Free a GPU, add a node, or lower spec.packs "
+        "(spec.autoscaling.maxPacks where demand decides).",
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import Condition
 from slm_operator.decide.calibrate import Calibration, searches
+from slm_operator.decide.demand import Wanted
+from slm_operator.decide.explanation import packs_text
 from slm_operator.decide.limits import power_budget_met, slo_met
 from slm_operator.decide.said import Said, State
 from slm_operator.decide.snapshot import Pack, Trouble
@@ -36,19 +38,20 @@ def conditions(
     service: SLMService,
     packs: Sequence[Pack],
     calibration: Calibration,
+    wanted: Wanted,
     refused: Trouble | None,
     now: str,
 ) -> tuple[Condition, ...]:
     """All conditions, with the time of the last change of each. ``refused``: what the API server
     or an agent said no to in the last pass."""
     said = (
-        _ready(service, packs, calibration, refused),
+        _ready(service, packs, calibration, wanted.packs, refused),
         _gpu_allocated(packs),
         _packing_feasible(service, packs, calibration),
         _mps_ready(service, packs),
         _metrics_available(packs, calibration),
         _calibrated(service, packs, calibration),
-        _scaling_active(service),
+        _scaling_active(service, wanted),
         slo_met(service, calibration.step),
         power_budget_met(service, calibration.step),
     )
@@ -69,19 +72,24 @@ def _ready(
     service: SLMService,
     packs: Sequence[Pack],
     calibration: Calibration,
+    wanted: int,
     refused: Trouble | None,
 ) -> Said:
-    wanted = service.spec.packs
     ready = sum(p.ready for p in packs)
+    needed = wanted
+    if service.follows_demand:
+        # Packs that demand adds beyond the fewest are a gain once they are there, no lack before.
+        needed = min(wanted, service.autoscaling.min_packs or 1)
+        packs = [p for p in packs if p.ready] if ready >= needed else packs
     troubles = [t for p in packs if (t := pack_trouble(p))]
     if refused is not None:
         return Said("Ready", "False", refused.reason, refused.message)
     feasible = _packing_feasible(service, packs, calibration)
     if feasible.status == "False":
         return Said("Ready", "False", feasible.reason, feasible.message)
-    if troubles and (ready < wanted or not _same_as_planned(packs)):
+    if troubles and (ready < needed or not _same_as_planned(packs)):
         return Said("Ready", "False", troubles[0].reason, troubles[0].message)
-    if ready < wanted:
+    if ready < needed:
         return Said("Ready", "False", "Starting", f"{ready} of {wanted} packs answer requests")
     if isinstance(calibration.step, Measure) and not calibration.waiting:
         message = "serving while the replica count is being found"
@@ -219,14 +227,52 @@ def _calibrated(service: SLMService, packs: Sequence[Pack], calibration: Calibra
     return Said(kind, "False", step.phase, f"measuring {step.probe}: {step.why}")
 
 
-def _scaling_active(service: SLMService) -> Said:
+def _scaling_active(service: SLMService, wanted: Wanted) -> Said:
     kind = "ScalingActive"
+    if service.follows_demand:
+        return _following(service, wanted)
     if service.autoscaling.mode == "Recommend":
         message = "mode Recommend: the knee is measured on one pack and reported; the count stays"
         return Said(kind, "False", "RecommendOnly", message)
     if not searches(service):
         return Said(kind, "False", "FixedReplicas", "spec.replicasPerPack fixes the count")
     return Said(kind, "True", "Auto", "the operator sets the replica count of each pack")
+
+
+def _following(service: SLMService, wanted: Wanted) -> Said:
+    """What demand does to the packs, without the figures: these change every few seconds."""
+    kind = "ScalingActive"
+    stay = f"{packs_text(wanted.packs)} stay{'s' if wanted.packs == 1 else ''}"
+    bounds = service.autoscaling
+    fewest, most = bounds.min_packs or 1, bounds.max_packs
+    if wanted.demand is None:
+        text = f"what a pack serves is not measured yet, so demand tells no number: {stay}"
+        return Said(kind, "False", "DemandUnknown", text)
+    rule = wanted.demand.rule
+    if rule == "HeldStale":
+        cause = (
+            f"{', '.join(wanted.silent)} did not answer, so a part of the demand is missing"
+            if wanted.silent
+            else "it takes two samples, and a request that has completed, to know the demand"
+        )
+        return Said(kind, "False", "HeldStale", f"{cause}: {stay}")
+    if rule == "AtMaxPacks":
+        text = f"demand takes more than the {most} of spec.autoscaling.maxPacks: raise it"
+        return Said(kind, "True", "AtMaxPacks", text)
+    if rule == "Stabilizing":
+        text = (
+            f"fewer would do now; {stay} until that has been so for "
+            f"{bounds.scale_down_stabilization}"
+        )
+        return Said(kind, "True", "Stabilizing", text)
+    text = f"the demand takes {packs_text(wanted.packs)}, of {fewest} to {most}"
+    surge = max((n for _, n in wanted.kept.memory.surges), default=0)
+    if surge >= wanted.packs > fewest:
+        text = (
+            f"a surge within the last hour came faster than packs start, and would have taken "
+            f"{surge}: {stay}"
+        )
+    return Said(kind, "True", "FollowingDemand", text)
 
 
 def started(states: Iterable[PackState]) -> int:

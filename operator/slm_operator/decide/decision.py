@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import (
@@ -25,6 +25,7 @@ from slm_operator.decide.calibrate import (
     searches,
 )
 from slm_operator.decide.conditions import conditions, ready_replicas, started
+from slm_operator.decide.demand import SAMPLE_SECONDS, Wanted, wanted_packs
 from slm_operator.decide.explanation import Explanation
 from slm_operator.decide.failures import to_status
 from slm_operator.decide.pods import PodChanges, pod_changes
@@ -68,25 +69,29 @@ def decide(
     rules: WindowRules,
     template_hash: str,
     refused: Trouble | None = None,
+    demand_period_seconds: float = SAMPLE_SECONDS,
 ) -> Decision:
-    """What to do about ``snapshot``. ``refused``: what was said no to in the last pass."""
+    """What to do about ``snapshot``. ``refused``: what was said no to in the last pass.
+    ``demand_period_seconds``: between two samples of the demand."""
     service = snapshot.service
     serving = [p for p in snapshot.packs if not p.terminating]
     explorer = exploring_pack(snapshot)
     known = shown.read(service.status.frontier)
     calibration = calibrate(snapshot, explorer, known, rules)
     plans = _plans(service, serving, explorer, calibration)
-    explained = _explanations(calibration, snapshot)
+    wanted = wanted_packs(snapshot, calibration, demand_period_seconds)
+    explained = (*_explanations(calibration, snapshot), *_packs_changed(service, wanted))
     entries = tuple(explanation.entry(e, snapshot.now) for e in explained)
-    status = _status(snapshot, calibration, serving, entries, refused, rules)
+    status = _status(snapshot, calibration, wanted, serving, entries, refused, rules)
+    exploring = explorer if isinstance(calibration.step, Measure) else None
     told = (Event("Normal", e.reason, e.telling) for e in explained)
     return Decision(
-        pods=pod_changes(snapshot.packs, service.spec.packs, template_hash),
+        pods=pod_changes(snapshot.packs, wanted.packs, template_hash, exploring),
         plans=plans,
         status=status,
         events=(*told, *_warnings(service.status, status)),
-        memory=calibration.memory,
-        poll_seconds=_poll_seconds(calibration, status),
+        memory=replace(calibration.memory, demand=wanted.kept),
+        poll_seconds=_poll_seconds(calibration, wanted, status),
     )
 
 
@@ -150,9 +155,18 @@ def _explanations(calibration: Calibration, snapshot: Snapshot) -> tuple[Explana
     return tuple(e for e in found if not explanation.is_told(e, service.status.history))
 
 
+def _packs_changed(service: SLMService, wanted: Wanted) -> tuple[Explanation, ...]:
+    """Told where demand decides; who sets spec.packs knows. The first packs replace nothing."""
+    before = service.status.desired_packs or service.status.packs
+    if not service.follows_demand or not before or before == wanted.packs:
+        return ()
+    return (explanation.packs_changed(service, before, wanted),)
+
+
 def _status(
     snapshot: Snapshot,
     calibration: Calibration,
+    wanted: Wanted,
     packs: Sequence[Pack],
     entries: tuple[HistoryEntry, ...],
     refused: Trouble | None,
@@ -164,6 +178,7 @@ def _status(
     return SLMServiceStatus(
         observed_generation=service.generation,
         packs=len(packs),
+        desired_packs=wanted.packs,
         ready_packs=sum(p.ready for p in packs),
         selector=",".join(f"{k}={v}" for k, v in sorted(selector(service).items())),
         replicas=started(states),
@@ -183,7 +198,7 @@ def _status(
             points_since=calibration.traffic.since,
             too_few_replicas=calibration.traffic.too_few_replicas or None,
         ),
-        conditions=conditions(service, packs, calibration, refused, snapshot.now),
+        conditions=conditions(service, packs, calibration, wanted, refused, snapshot.now),
         history=(*before.history, *entries)[-HISTORY_KEPT:],
     )
 
@@ -296,10 +311,11 @@ def _warnings(before: SLMServiceStatus, after: SLMServiceStatus) -> tuple[Event,
     return tuple({e.reason: e for e in found}.values())
 
 
-def _poll_seconds(calibration: Calibration, status: SLMServiceStatus) -> float:
+def _poll_seconds(calibration: Calibration, wanted: Wanted, status: SLMServiceStatus) -> float:
     if isinstance(calibration.step, Measure) and not calibration.waiting:
         return MEASURING_POLL_SECONDS
     ready = status.condition("Ready")
-    if ready is None or ready.status != "True":
+    if ready is None or ready.status != "True" or status.ready_packs < wanted.packs:
         return STARTING_POLL_SECONDS
-    return STEADY_POLL_SECONDS
+    due = wanted.sample_in_seconds
+    return STEADY_POLL_SECONDS if due is None else max(due, MEASURING_POLL_SECONDS)

@@ -16,6 +16,7 @@ from slm_operator.api.status import (
     JudgedPoint,
 )
 from slm_operator.decide import points as shown
+from slm_operator.decide.demand import Wanted
 from slm_operator.decide.exploring import Exploring
 from slm_operator.decide.snapshot import Unstartable
 from slm_operator.pareto.choice import Verdict, choose
@@ -26,6 +27,7 @@ from slm_operator.pareto.search import Measure, SearchSpace, Settle, running_lay
 from slm_operator.pareto.shift import Shift
 
 KNEE_REASONS = ("KneeFound", "KneeRecommended")
+PACK_RULES = {"DemandRising": Rule.DEMAND_RISING, "DemandFalling": Rule.DEMAND_FALLING}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,12 @@ class Explanation:
 def inputs(service: SLMService) -> tuple[Input, ...]:
     """All that spec.autoscaling asks for, by the names that the user writes there, and the batch
     where it is fixed."""
-    asked = _flat(service.autoscaling.model_dump(mode="json", by_alias=True, exclude_none=True))
+    # How slowly packs are removed matters only where demand does it.
+    idle = set() if service.follows_demand else {"scale_down_stabilization"}
+    block = service.autoscaling.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude=idle
+    )
+    asked = _flat(block)
     batch = service.spec.engine.max_num_seqs
     if batch is not None:
         asked["maxNumSeqs"] = str(batch)
@@ -179,6 +186,45 @@ def abandoned(replicas: int, exploring: Exploring) -> Explanation:
         to=str(exploring.probe),
         message=exploring.overrun,
     )
+
+
+def packs_changed(service: SLMService, before: int, wanted: Wanted) -> Explanation:
+    """Packs are added or removed. ``before``: how many there were to be."""
+    demand, bounds = wanted.demand, service.autoscaling
+    rule = PACK_RULES.get(demand.rule, Rule.PACK_BOUNDS) if demand else Rule.PACK_BOUNDS
+    message = (
+        f"minPacks is {bounds.min_packs or 1} and maxPacks {bounds.max_packs}"
+        if demand is None or rule is Rule.PACK_BOUNDS
+        else demand.sentence
+    )
+    return Explanation(
+        reason="PacksAdded" if wanted.packs > before else "PacksRemoved",
+        rule=rule,
+        came_from=packs_text(before),
+        to=packs_text(wanted.packs),
+        message=message,
+        inputs=(*_demand_inputs(wanted), *inputs(service)),
+        point=wanted.point,
+    )
+
+
+def packs_text(count: int) -> str:
+    return f"{count} pack{'' if count == 1 else 's'}"
+
+
+def _demand_inputs(wanted: Wanted) -> tuple[Input, ...]:
+    """The figures that the demand was judged by; work is in packs at their full capacity."""
+    work = wanted.demand.work if wanted.demand else None
+    if work is None:
+        return ()
+    figures = {
+        "packsOfWorkLately": work.lately,
+        "packsOfWorkAhead": work.ahead.mean,
+        "packsOfForecastError": work.ahead.error,
+        "packsOfWorkWaiting": work.backlog,
+    }
+    start = Input(name="packStartSeconds", value=f"{wanted.start_seconds:.0f}")
+    return (*(Input(name=n, value=f"{v:.2f}") for n, v in figures.items()), start)
 
 
 def entry(one: Explanation, now: str) -> HistoryEntry:

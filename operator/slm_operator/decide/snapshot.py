@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from slm_operator.api.models import SLMService
 from slm_operator.decide.live import Overrun
+from slm_operator.decide.tally import ServiceTally
+from slm_operator.pareto.demand import DemandMemory
 from slm_operator.pareto.shift import Watch
 from slm_operator.pareto.window import Sample
 from slm_worker.wire import PackState
@@ -40,6 +42,11 @@ class Pack:
     agent: PackState | None = None
     silence: Trouble | None = None
     """Why the agent could not be read."""
+    created: str = ""
+    """When its Pod was, RFC 3339, UTC."""
+    placing_seconds: float | None = None
+    """From then to the start of its container: scheduling and image; None once that was restarted,
+    and until it is known."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,15 @@ class Unstartable:
     why: str
     until: str
     """RFC 3339, UTC: an open search may try it again then."""
+
+
+@dataclass(frozen=True)
+class DemandKept:
+    """What is remembered of the demand; losing it costs one stabilisation period."""
+
+    tally: ServiceTally = field(default_factory=ServiceTally)
+    sampled_at_seconds: float | None = None
+    memory: DemandMemory = field(default_factory=DemandMemory)
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,7 @@ class Memory:
     """The probe that users had to wait for, until it is known whether it was to blame."""
     watch: Watch = field(default_factory=Watch)
     """What was seen of the users' traffic."""
+    demand: DemandKept = field(default_factory=DemandKept)
 
 
 @dataclass(frozen=True)
@@ -84,3 +101,5 @@ class Snapshot:
     memory: Memory = field(default_factory=Memory)
     worker_image: str = ""
     """What packs run when the spec names no image."""
+    seconds: float = 0.0
+    """Of a monotonic clock, whose zero means nothing."""

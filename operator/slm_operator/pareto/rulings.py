@@ -64,6 +64,11 @@ class Rule(StrEnum):
     CONFIGURATION_CHANGED = "ConfigurationChanged"
     POINT_MISSING = "PointMissing"
 
+    # Packs are added or removed.
+    DEMAND_RISING = "DemandRising"
+    DEMAND_FALLING = "DemandFalling"
+    PACK_BOUNDS = "PackBounds"
+
     # It cannot be had.
     LAYOUT_FAILED = "LayoutFailed"
     USERS_WAITED = "UsersWaited"

@@ -1,0 +1,75 @@
+"""Packs follow the demand of clients, on the whole stack."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from operator_rig import SAMPLE_SECONDS, SIMULATED, NewService, Service, until
+from slm_dev.clients import Clients
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+BATCH = 8
+ANSWER_TOKENS = 200
+FOLLOWING = SIMULATED | {
+    "engine": SIMULATED["engine"] | {"maxNumSeqs": BATCH},
+    "autoscaling": {
+        "maxReplicasPerPack": 1,
+        "maxPacks": 2,
+        "scaleDownStabilization": "15s",
+        "calibration": {"promptTokens": 32, "outputTokens": ANSWER_TOKENS},
+    },
+}
+KNOWN_SECONDS = 10 * SAMPLE_SECONDS
+"""So much is compared with to tell growth from a surge, whose packs would stay for an hour."""
+CLIENTS_A_SAMPLE = BATCH // 2
+"""Who come together so that it is growth: in four samples less than half as many again."""
+
+
+def clients(url: str, service: Service, count: int) -> Clients:
+    return Clients(url, service.name, count, ANSWER_TOKENS, stream=False)
+
+
+async def only(service: Service, pod: str) -> bool:
+    return await service.pods() == [pod]
+
+
+async def test_demand_adds_a_pack_and_its_end_removes_it(new_service: NewService) -> None:
+    service = await new_service(FOLLOWING)
+    await service.condition("ScalingActive", "False", "DemandUnknown", "1 pack stays")
+    found = await service.decided()
+    assert (found.status.desired_packs, found.status.packs) == (1, 1)
+    first = (await service.pod())["metadata"]["uid"]
+
+    url = await service.router_url()
+    async with clients(url, service, BATCH // 2) as regular:
+        await service.condition("ScalingActive", "True", "FollowingDemand", "1 pack, of 1 to 2")
+        await asyncio.sleep(KNOWN_SECONDS)
+        assert await only(service, f"{service.name}-pack-0"), "nobody waits yet"
+        async with AsyncExitStack() as growing:
+            more: list[Clients] = []
+            while (await service.now()).status.desired_packs == 1:
+                assert len(more) * CLIENTS_A_SAMPLE < 16 * BATCH, "more than enough"
+                crowd = clients(url, service, CLIENTS_A_SAMPLE)
+                more.append(await growing.enter_async_context(crowd))
+                await asyncio.sleep(SAMPLE_SECONDS)
+            grown = await service.until("two packs serve", lambda s: s.status.ready_packs == 2)
+        assert grown.status.desired_packs == 2
+        await service.condition("ScalingActive", "True", "FollowingDemand")
+        added = next(e for e in grown.status.history if e.reason == "PacksAdded")
+        assert (added.from_, added.to, added.rule) == ("1 pack", "2 packs", "DemandRising")
+        second = await service.agent(1)
+        assert second.plan is not None and second.plan.load is None
+        assert second.plan.layout == (await service.agent(0)).plan.layout  # type: ignore[union-attr]
+
+    await service.until("one pack is wanted", lambda s: s.status.desired_packs == 1)
+    await until("the second is gone", lambda: only(service, f"{service.name}-pack-0"))
+    assert (await service.pod())["metadata"]["uid"] == first
+    removed = (await service.now()).status.history[-1]
+    assert (removed.reason, removed.rule) == ("PacksRemoved", "DemandFalling")
+    assert (await service.events()).keys() >= {"PacksAdded", "PacksRemoved"}
+    for crowd in (regular, *more):
+        assert crowd.counts.failed == 0, crowd.counts.last_failure
