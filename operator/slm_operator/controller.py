@@ -22,7 +22,6 @@ from slm_operator.api.models import GROUP, KIND, VERSION, SLMService, SLMService
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.agents import AgentError, Agents
 from slm_operator.cluster.kube import Kube, KubeError, Object
-from slm_operator.cluster.pods import read_pack
 from slm_operator.decide.decision import Decision, Event, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
@@ -83,8 +82,8 @@ class Controller:
         self._clock = clock
         self._held: dict[str, _Held] = {}
 
-    async def reconcile(self, obj: Object, pods: Iterable[Object]) -> float:
-        """One pass over the service ``obj`` and its Pods. Returns how many seconds may pass until
+    async def reconcile(self, obj: Object, packs: Iterable[Pack]) -> float:
+        """One pass over the service ``obj`` and its packs. Returns how many seconds may pass until
         the next one. A refusal is said in the status, an outage of the API server in the log
         alone, since the packs serve on; both are tried again with backoff. So is an object that
         cannot be read, slowly: until it changes there is nothing to do about it."""
@@ -102,7 +101,7 @@ class Controller:
         held = self._held.setdefault(service.uid, _Held())
         started = time.perf_counter()
         try:
-            decision = await self._pass(service, held, list(pods))
+            decision = await self._pass(service, held, packs)
         except KubeError as error:
             held.failures += 1
             delay = BACKOFF_SECONDS[min(held.failures, len(BACKOFF_SECONDS)) - 1]
@@ -116,16 +115,15 @@ class Controller:
         held.failures = 0
         return decision.poll_seconds
 
-    async def finalize(self, obj: Object, pods: Iterable[Object]) -> None:
+    async def finalize(self, obj: Object, packs: Iterable[Pack]) -> None:
         """Removes the children of a service that is being deleted, each as its grace allows.
 
         Secret and Service go only as those that were applied here: another object of that name
         stays. What an earlier process applied is left to its owner reference. Raises KubeError.
         """
         name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
-        for pod in pods:
-            metadata = pod["metadata"]
-            await self._kube.delete("v1", "Pod", metadata["name"], namespace, uid=metadata["uid"])
+        for pack in packs:
+            await self._kube.delete("v1", "Pod", pack.name, namespace, uid=pack.uid)
         known = self._held[uid].children if uid in self._held else {}
         for kind, child in (("Service", name), ("Secret", children.secret_name(name))):
             if kind in known:
@@ -133,11 +131,11 @@ class Controller:
         self._held.pop(uid, None)
         self._metrics.forget(namespace, name)
 
-    async def _pass(self, service: SLMService, held: _Held, pods: list[Object]) -> Decision:
+    async def _pass(self, service: SLMService, held: _Held, seen: Iterable[Pack]) -> Decision:
         if held.status is not None:
             service = service.model_copy(update={"status": held.status})
         token = agent_token(self._settings.key, service)
-        packs = await asyncio.gather(*(self._with_agent(read_pack(p), token) for p in pods))
+        packs = await asyncio.gather(*(self._with_agent(pack, token) for pack in seen))
         snapshot = Snapshot(
             service=service,
             now=self._now(),

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -19,19 +18,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from slm_operator.api.models import GROUP, KIND, PLURAL, VERSION
 from slm_operator.cluster.agents import Agents
-from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.kube import PAGE_OBJECTS, WATCH_SECONDS, Kube, KubeError
+from slm_operator.cluster.packs import Packs
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
-from slm_operator.render.children import INSTANCE_LABEL, MANAGED_BY, MANAGED_BY_LABEL
 
 log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "SLM_OPERATOR_KEY"
 KEY_LENGTH = 32
-MANAGED = {MANAGED_BY_LABEL: MANAGED_BY}
-WATCH_SECONDS = 300
 RESTART_SECONDS = 3.0
 
 
@@ -53,8 +50,22 @@ class Wakeups:
         self._events.pop((namespace, name), None)
 
 
-def wire(controller: Controller, wakeups: Wakeups) -> kopf.OperatorRegistry:
-    """The handlers. Nothing is decided here."""
+class _NoDiffs(kopf.DiffBaseStorage):
+    """No handler asks what changed, so kopf need not copy each object whenever it does."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return
+
+
+def wire(controller: Controller, wakeups: Wakeups, packs: Packs) -> kopf.OperatorRegistry:
+    """The handlers. Nothing is decided here. Kopf sees the services alone: with an index of Pods
+    it would hold each back until all are read, and tell all of them of each one that is."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -69,23 +80,19 @@ def wire(controller: Controller, wakeups: Wakeups) -> kopf.OperatorRegistry:
         settings.posting.enabled = False
         settings.scanning.disabled = True
         settings.persistence.finalizer = f"{GROUP}/operator"
+        settings.persistence.diffbase_storage = _NoDiffs()
         settings.watching.server_timeout = WATCH_SECONDS
         settings.watching.client_timeout = WATCH_SECONDS + 30
         settings.watching.connect_timeout = 10
+        settings.watching.chunk_size = PAGE_OBJECTS
         settings.networking.request_timeout = 15
         # Kopf's own go on to 21 s, for which a spec would wait after an outage.
         settings.networking.error_backoffs = (1, 2, 3, 5)
 
-    @kopf.index("pods", id="packs", labels=MANAGED, registry=registry)
-    def packs(namespace: Any, labels: Any, body: Any, **_: Any) -> dict[tuple[str, str], Any]:
-        return {(namespace, labels.get(INSTANCE_LABEL, "")): dict(body)}
-
-    @kopf.on.event("pods", labels=MANAGED, registry=registry)
-    async def pod_changed(namespace: Any, labels: Any, **_: Any) -> None:
-        wakeups.wake(namespace, labels.get(INSTANCE_LABEL, ""))
-
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def service_changed(namespace: Any, name: str, **_: Any) -> None:
+    async def service_changed(namespace: Any, name: str, event: Any, **_: Any) -> None:
+        # Kopf keeps the object; who owns which field is a third of it, and nothing here asks.
+        event["object"]["metadata"].pop("managedFields", None)
         wakeups.wake(namespace, name)
 
     # Kopf removes its finalizer at the first look after the daemon has ended.
@@ -95,19 +102,15 @@ def wire(controller: Controller, wakeups: Wakeups) -> kopf.OperatorRegistry:
         name: str,
         body: Any,
         stopped: kopf.DaemonStopped,
-        **kwargs: Any,
+        **_: Any,
     ) -> None:
-        index, wakeup = kwargs["packs"], wakeups.of(namespace, name)
-
-        def pods() -> list[Any]:
-            return list(index.get((namespace, name), ()))
-
+        wakeup = wakeups.of(namespace, name)
         while not stopped:
             wakeup.clear()
-            delay = await controller.reconcile(_object(body), pods())
+            delay = await controller.reconcile(_object(body), packs.of(namespace, name))
             await _wait(wakeup, stopped, delay)
         if "deletionTimestamp" in body["metadata"]:
-            await _finalize(controller, body, pods)
+            await _finalize(controller, body, packs)
             wakeups.drop(namespace, name)
 
     return registry
@@ -117,12 +120,13 @@ def _object(body: Any) -> dict[str, Any]:
     return {**body, "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND}
 
 
-async def _finalize(controller: Controller, body: Any, packs: Callable[[], list[Any]]) -> None:
+async def _finalize(controller: Controller, body: Any, packs: Packs) -> None:
+    namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
     while True:
         try:
-            await controller.finalize(_object(body), packs())
+            await controller.finalize(_object(body), packs.of(namespace, name))
         except KubeError as error:
-            log.warning("removing the children of %s: %s", body["metadata"]["name"], error)
+            log.warning("removing the children of %s: %s", name, error)
             await asyncio.sleep(2)
         else:
             return
@@ -144,14 +148,21 @@ async def run(settings: Settings, health_address: str, health_port: int) -> None
     async with aiohttp.ClientSession() as session:
         controller = Controller(kube, Agents(session), settings, metrics, _now)
         health = await _serve_health(metrics, health_address, health_port)
+        wakeups = Wakeups()
+        packs = Packs(wakeups.wake)
         try:
-            await _watch(controller)
+            async with asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(packs.follow(kube))
+                # A service that is looked at before its packs are known seems to have none.
+                await packs.listed.wait()
+                await _watch(controller, wakeups, packs)
+                following.cancel()
         finally:
             await health.cleanup()
             await kube.close()
 
 
-async def _watch(controller: Controller) -> None:
+async def _watch(controller: Controller, wakeups: Wakeups, packs: Packs) -> None:
     """Runs kopf until it is told to stop, and again when it gives up.
 
     It gives up on a watch that is forbidden, which is how an API server answers for a moment after
@@ -160,7 +171,7 @@ async def _watch(controller: Controller) -> None:
     while True:
         try:
             await kopf.operator(
-                registry=wire(controller, Wakeups()), clusterwide=True, standalone=True
+                registry=wire(controller, wakeups, packs), clusterwide=True, standalone=True
             )
         except Exception:
             log.exception("watching ended; again in %g s", RESTART_SECONDS)

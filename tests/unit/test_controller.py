@@ -13,6 +13,7 @@ from slm_operator.api.models import SLMService
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.agents import AgentError
 from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.pods import read_pack
 from slm_operator.controller import (
     BACKOFF_SECONDS,
     UNREADABLE_RETRY_SECONDS,
@@ -115,7 +116,7 @@ class Operator:
         )
 
     async def reconcile(self, *pods: dict[str, Any], **changes: Any) -> float:
-        return await self.controller.reconcile(OBJECT | changes, pods)
+        return await self.controller.reconcile(OBJECT | changes, map(read_pack, pods))
 
     def exposed(self) -> str:
         return generate_latest(self.metrics.registry).decode()
@@ -292,7 +293,7 @@ async def test_a_refused_token_has_the_secret_written_again(operator: Operator) 
 async def test_deletion_removes_the_children_that_were_applied(operator: Operator) -> None:
     await operator.reconcile()
     operator.kube.done.clear()
-    await operator.controller.finalize(OBJECT, [running_pod()])
+    await operator.controller.finalize(OBJECT, [read_pack(running_pod())])
     assert operator.kube.done == [
         "delete Pod chat-pack-0 p0",
         "delete Service chat Service-uid",
@@ -321,7 +322,7 @@ async def test_deletion_leaves_what_another_controls(
 
 
 async def test_an_object_that_cannot_be_read_can_be_deleted(operator: Operator) -> None:
-    await operator.controller.finalize(OBJECT | {"spec": {}}, [running_pod()])
+    await operator.controller.finalize(OBJECT | {"spec": {}}, [read_pack(running_pod())])
     assert operator.kube.done == ["delete Pod chat-pack-0 p0"]
 
 

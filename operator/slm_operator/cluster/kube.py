@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from kubernetes.aio import client, config
 
 FIELD_MANAGER = "slm-operator"
 TIMEOUT_SECONDS = 15.0
+WATCH_SECONDS = 300
+"""How long one watch goes on; then it is asked for anew, so that a dead connection is noticed."""
+PAGE_OBJECTS = 250
+"""So many Pods are some three megabytes, which is all that a long list needs of the memory."""
 
 Object = Mapping[str, Any]
 Objects = list[Object]
@@ -44,6 +49,17 @@ class KubeError(Exception):
         self.status = status
         self.reason = reason
         self.message = message
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a list, all parts of which show one moment."""
+
+    items: Objects
+    version: str
+    """Of the whole list: a watch goes on from it."""
+    after: str
+    """Where the next part begins; empty in the last one."""
 
 
 class Kube:
@@ -93,6 +109,44 @@ class Kube:
             query.append(("labelSelector", labels))
         answer = await self._call("GET", path(api_version, kind, namespace), query=query)
         return [{"apiVersion": api_version, "kind": kind, **item} for item in answer["items"]]
+
+    async def page(self, api_version: str, kind: str, *, labels: str = "", after: str = "") -> Page:
+        """A part of the objects of all namespaces, as they are now. One that comes too late
+        ``after`` another is refused with 410."""
+        query = [("limit", str(PAGE_OBJECTS)), ("labelSelector", labels), ("continue", after)]
+        answer = await self._call("GET", path(api_version, kind), query=query)
+        metadata = answer["metadata"]
+        return Page(answer["items"], metadata["resourceVersion"], metadata.get("continue") or "")
+
+    async def watch(
+        self, api_version: str, kind: str, *, labels: str = "", since: str
+    ) -> AsyncIterator[tuple[str, Object]]:
+        """What happens to the objects of all namespaces after the version ``since``, each with its
+        type (ADDED, MODIFIED, DELETED, BOOKMARK), until the server ends the watch. A version that
+        it has forgotten is refused with 410."""
+        query = [
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("timeoutSeconds", str(WATCH_SECONDS)),
+            ("labelSelector", labels),
+            ("resourceVersion", since),
+        ]
+        patience = aiohttp.ClientTimeout(
+            sock_connect=TIMEOUT_SECONDS, sock_read=WATCH_SECONDS + TIMEOUT_SECONDS
+        )
+        try:
+            answer = await self._send("GET", path(api_version, kind), query=query, timeout=patience)
+            async with answer:
+                if answer.status >= 300:
+                    raise _refusal(answer.status, (await answer.read()).decode())
+                async for line in _lines(answer.content):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise _refusal(status.get("code", 0), json.dumps(status))
+                    yield event["type"], event["object"]
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise _unreachable(error) from error
 
     async def apply(self, obj: Object, *, subresource: str = "", force: bool = False) -> Object:
         """Server-side apply: the object's fields become ours, fields left out cease to be. Fields
@@ -149,24 +203,47 @@ class Kube:
         content_type: str = "application/json",
     ) -> dict[str, Any]:
         try:
-            request = await self._api.param_serialize(
-                method,
-                where,
-                query_params=query or [],
-                header_params={"Accept": "application/json", "Content-Type": content_type},
-                body=body,
-                auth_settings=["BearerToken"],
+            answer = await self._send(
+                method, where, body=body, query=query, content_type=content_type
             )
-            answer = await self._api.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
             text = (await answer.read()).decode()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise KubeError(
-                0, "Unreachable", f"the API server does not answer: {error or type(error).__name__}"
-            ) from error
+            raise _unreachable(error) from error
         if answer.status >= 300:
             raise _refusal(answer.status, text)
         answered: dict[str, Any] = json.loads(text)
         return answered
+
+    async def _send(
+        self,
+        method: str,
+        where: str,
+        *,
+        body: Object | None = None,
+        query: Query | None = None,
+        content_type: str = "application/json",
+        timeout: aiohttp.ClientTimeout | float = TIMEOUT_SECONDS,  # noqa: ASYNC109 - the client's
+    ) -> aiohttp.ClientResponse:
+        request = await self._api.param_serialize(
+            method,
+            where,
+            query_params=query or [],
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        answer = await self._api.call_api(*request, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length, which the stream's own iterator limits."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
 
 
 def path(api_version: str, kind: str, namespace: str = "", name: str = "") -> str:
@@ -175,6 +252,12 @@ def path(api_version: str, kind: str, namespace: str = "", name: str = "") -> st
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
     scope = f"/namespaces/{namespace}" if namespace else ""
     return f"{root}{scope}/{plural}" + (f"/{name}" if name else "")
+
+
+def _unreachable(error: Exception) -> KubeError:
+    return KubeError(
+        0, "Unreachable", f"the API server does not answer: {error or type(error).__name__}"
+    )
 
 
 def _refusal(status: int, text: str) -> KubeError:

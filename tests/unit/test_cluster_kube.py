@@ -1,0 +1,74 @@
+"""Watches and pages of the API server, as it answers them over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubernetes.aio import client
+
+from slm_operator.cluster.kube import Kube, KubeError
+
+
+@asynccontextmanager
+async def answering(
+    body: str, status: int = 200
+) -> AsyncIterator[tuple[Kube, list[Mapping[str, str]]]]:
+    """A connection to a server that answers everything the same, and the queries that it got."""
+    queries: list[Mapping[str, str]] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        queries.append(request.query)
+        return web.Response(text=body, status=status)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    async with TestServer(app) as server:
+        kube = Kube(client.ApiClient(client.Configuration(host=str(server.make_url("")))))
+        yield kube, queries
+        await kube.close()
+
+
+def lines(*events: dict[str, Any]) -> str:
+    return "".join(json.dumps(event) + "\n" for event in events)
+
+
+async def watched(kube: Kube) -> list[tuple[str, Any]]:
+    return [event async for event in kube.watch("v1", "Pod", labels="a=b", since="3")]
+
+
+async def test_a_watch_yields_objects_of_any_size_from_a_version_on() -> None:
+    large = {"metadata": {"annotations": {"a": "x" * 400_000}}}
+    events = lines({"type": "ADDED", "object": large}, {"type": "BOOKMARK", "object": {}})
+    async with answering(events) as (kube, queries):
+        assert await watched(kube) == [("ADDED", large), ("BOOKMARK", {})]
+    assert (queries[0]["resourceVersion"], queries[0]["labelSelector"]) == ("3", "a=b")
+
+
+async def test_a_forgotten_version_is_410_however_the_server_says_it() -> None:
+    gone = {"code": 410, "reason": "Expired", "message": "too old resource version"}
+    for body, status in ((lines({"type": "ERROR", "object": gone}), 200), (json.dumps(gone), 410)):
+        async with answering(body, status) as (kube, _):
+            with pytest.raises(KubeError, match="Expired: too old") as raised:
+                await watched(kube)
+        assert raised.value.status == 410
+
+
+async def test_a_watch_that_is_cut_inside_a_line_is_an_outage() -> None:
+    async with answering('{"type": "ADDED", \n') as (kube, _):
+        with pytest.raises(KubeError) as raised:
+            await watched(kube)
+    assert raised.value.status == 0
+
+
+async def test_a_page_tells_where_the_next_one_begins() -> None:
+    body = {"items": [{}], "metadata": {"resourceVersion": "9", "continue": "there"}}
+    async with answering(json.dumps(body)) as (kube, queries):
+        page = await kube.page("v1", "Pod", labels="a=b", after="here")
+    assert (page.items, page.version, page.after) == ([{}], "9", "there")
+    assert queries[0]["continue"] == "here"

@@ -1,0 +1,145 @@
+"""Which packs are known, through all that can happen to a watch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from slm_operator.cluster import packs as subject
+from slm_operator.cluster.kube import KubeError, Object, Page
+from slm_operator.cluster.packs import Packs
+
+
+def pod(name: str, *, uid: str = "", instance: str = "chat", **labels: str) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "uid": uid or f"uid-{name}",
+            "resourceVersion": "7",
+            "labels": {"app.kubernetes.io/instance": instance, "serving.slm.dev/pack": "0"}
+            | labels,
+        },
+        "spec": {"containers": ["what nobody needs"]},
+        "status": {},
+    }
+
+
+class ScriptedKube:
+    """Lists and watches as told, one after the other; after the last it is silent for ever."""
+
+    def __init__(self, *script: Sequence[Page | tuple[str, Object]] | KubeError) -> None:
+        self._script = [s if isinstance(s, KubeError) else list(s) for s in script]
+        self.watched_since: list[str] = []
+        self.idle = asyncio.Event()
+
+    async def page(self, api: str, kind: str, *, labels: str, after: str = "") -> Page:
+        pages = self._script[0]
+        if isinstance(pages, KubeError):
+            self._script.pop(0)
+            raise pages
+        page = pages.pop(0)
+        assert isinstance(page, Page)
+        if not pages:
+            self._script.pop(0)
+        return page
+
+    async def watch(
+        self, api: str, kind: str, *, labels: str, since: str
+    ) -> AsyncIterator[tuple[str, Object]]:
+        self.watched_since.append(since)
+        if not self._script:
+            self.idle.set()
+            await asyncio.Event().wait()
+        events = self._script.pop(0)
+        if isinstance(events, KubeError):
+            raise events
+        for event in events:
+            assert isinstance(event, tuple)
+            yield event
+
+
+def page(*pods: dict[str, Any], after: str = "") -> Page:
+    return Page(list(pods), "5", after)
+
+
+async def follow(kube: ScriptedKube) -> tuple[Packs, list[str]]:
+    woken: list[str] = []
+    packs = Packs(lambda _, name: woken.append(name))
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(packs.follow(kube))  # type: ignore[arg-type]
+        await asyncio.wait_for(kube.idle.wait(), 5)
+        following.cancel()
+    return packs, woken
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "PAUSES_SECONDS", (0.0,))
+
+
+def names(packs: Packs, service: str = "chat") -> list[str]:
+    return sorted(p.name for p in packs.of("default", service))
+
+
+async def test_all_pages_are_known_before_it_counts_as_listed() -> None:
+    kube = ScriptedKube([page(pod("a"), after="x"), page(pod("b"), pod("c", instance="other"))])
+    packs, woken = await follow(kube)
+    assert packs.listed.is_set()
+    assert (names(packs), names(packs, "other")) == (["a", "b"], ["c"])
+    assert woken == ["chat", "chat", "other"]
+    assert kube.watched_since == ["5"]
+
+
+async def test_changes_follow_and_what_changes_nothing_wakes_nobody() -> None:
+    same = pod("a")
+    same["metadata"]["managedFields"] = ["somebody wrote the same"]
+    kube = ScriptedKube(
+        [page(pod("a"), pod("b"))],
+        [("MODIFIED", same), ("DELETED", pod("b")), ("ADDED", pod("c")), ("BOOKMARK", pod("z"))],
+    )
+    packs, woken = await follow(kube)
+    assert names(packs) == ["a", "c"]
+    assert woken == ["chat"] * 4
+    assert kube.watched_since == ["5", "7"]
+
+
+@pytest.mark.parametrize("status", [0, 403, 410, 503])
+async def test_what_went_during_an_interruption_is_gone(status: int) -> None:
+    kube = ScriptedKube([page(pod("a"), pod("b"))], KubeError(status, "Gone", ""), [page(pod("b"))])
+    packs, _ = await follow(kube)
+    assert names(packs) == ["b"]
+
+
+async def test_a_list_that_is_refused_is_tried_again() -> None:
+    refusal = KubeError(403, "Forbidden", "roles are not read yet")
+    packs, _ = await follow(ScriptedKube(refusal, refusal, [page(pod("a"))]))
+    assert names(packs) == ["a"]
+
+
+async def test_a_pod_of_the_same_name_is_another_pack() -> None:
+    kube = ScriptedKube(
+        [page(pod("a", uid="old"))],
+        [("ADDED", pod("a", uid="new")), ("DELETED", pod("a", uid="old"))],
+    )
+    packs, _ = await follow(kube)
+    assert [p.uid for p in packs.of("default", "chat")] == ["new"]
+
+
+async def test_a_pod_whose_label_is_changed_moves_to_the_other_service() -> None:
+    kube = ScriptedKube([page(pod("a"))], [("MODIFIED", pod("a", instance="other"))])
+    packs, woken = await follow(kube)
+    assert (names(packs), names(packs, "other")) == ([], ["a"])
+    assert woken == ["chat", "chat", "other"]
+
+
+async def test_a_pod_that_cannot_be_read_keeps_nobody_elses_from_being_seen(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    odd = pod("odd", **{"serving.slm.dev/pack": "first"})
+    packs, _ = await follow(ScriptedKube([page(odd, pod("a"))]))
+    assert names(packs) == ["a"]
+    assert "default/odd has the labels of a pack and is none" in caplog.text
