@@ -152,16 +152,11 @@ def _curve(
 
 
 def _point(probe: Probe, figures: Figures, preemptions: float) -> OperatingPoint:
-    return OperatingPoint(
-        probe=probe,
-        output_tokens_per_second=figures.tokens_per_second,
-        confidence_tokens_per_second=0.0,
-        power_watts=figures.watts,
-        ttft_p95_seconds=None,
-        itl_p95_seconds=figures.itl_seconds,
-        window_seconds=60.0,
-        saturated_fraction=1.0,
-        measured_at="",
+    return OperatingPoint.without_window(
+        probe,
+        figures.tokens_per_second,
+        figures.watts,
         simulated=True,
+        itl_p95_seconds=figures.itl_seconds,
         preemptions_per_request=preemptions,
     )

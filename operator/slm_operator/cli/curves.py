@@ -91,7 +91,11 @@ def predicted(path: str, config_text: str, gpu_name: str, load: Workload) -> Sou
             figures = predictor.predict(replicas, batch).figures
             if figures is not None:
                 watts, tokens = figures.watts, figures.tokens_per_second
-                points.append(_point(replicas, batch, tokens, watts))
+                points.append(
+                    OperatingPoint.without_window(
+                        Probe(replicas, replicas, batch), tokens, watts, simulated=True
+                    )
+                )
     if not points:
         raise CurvesError(f"--model-config {path}: no layout fits {gpu_name}: use a larger GPU")
     hardware = Hardware(
@@ -173,18 +177,3 @@ def _kv_shares(records: Iterable[Mapping[str, str]]) -> dict[int, float]:
         if 0 < peak < 1:
             found.setdefault(replicas, []).append(peak / batch)
     return {replicas: fmean(shares) for replicas, shares in found.items()}
-
-
-def _point(replicas: int, batch: int, tokens_per_second: float, watts: float) -> OperatingPoint:
-    return OperatingPoint(
-        probe=Probe(replicas, replicas, batch),
-        output_tokens_per_second=tokens_per_second,
-        confidence_tokens_per_second=0.0,
-        power_watts=watts,
-        ttft_p95_seconds=None,
-        itl_p95_seconds=None,
-        window_seconds=0.0,
-        saturated_fraction=1.0,
-        measured_at="",
-        simulated=True,
-    )

@@ -248,16 +248,10 @@ def _point(prediction: Prediction) -> OperatingPoint | None:
     figures = prediction.figures
     if figures is None:
         return None
-    return OperatingPoint(
-        probe=Probe(prediction.replicas, prediction.replicas, prediction.max_num_seqs),
-        output_tokens_per_second=figures.tokens_per_second,
-        confidence_tokens_per_second=0.0,
-        power_watts=figures.watts,
-        ttft_p95_seconds=None,
-        itl_p95_seconds=None,
-        window_seconds=0.0,
-        saturated_fraction=1.0,
-        measured_at="",
+    return OperatingPoint.without_window(
+        Probe(prediction.replicas, prediction.replicas, prediction.max_num_seqs),
+        figures.tokens_per_second,
+        figures.watts,
         simulated=prediction.origin != "measured",
     )
 

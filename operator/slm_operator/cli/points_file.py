@@ -59,18 +59,12 @@ def _row(line: int, cells: Mapping[str, str | None]) -> Row:
     return Row(
         line,
         model,
-        OperatingPoint(
-            probe=Probe(replicas, replicas, batch),
-            output_tokens_per_second=_positive(line, "output_tok_s", cells["output_tok_s"]),
-            confidence_tokens_per_second=0.0,
-            power_watts=power,
-            ttft_p95_seconds=None,
-            itl_p95_seconds=None,
-            itl_p99_seconds=None if itl_milliseconds is None else itl_milliseconds / 1000,
-            window_seconds=0.0,
-            saturated_fraction=1.0,
-            measured_at="",
+        OperatingPoint.without_window(
+            Probe(replicas, replicas, batch),
+            _positive(line, "output_tok_s", cells["output_tok_s"]),
+            power,
             simulated=False,
+            itl_p99_seconds=None if itl_milliseconds is None else itl_milliseconds / 1000,
             preemptions_per_request=preemptions / prompts
             if preemptions is not None and prompts
             else None,

@@ -31,15 +31,10 @@ def expected_layout(outlook: Sequence[Outlook], space: SearchSpace) -> Probe | N
 
 def _point(one: Outlook, batch: int) -> OperatingPoint:
     """The mean ITL stands for the percentile, which nobody predicts."""
-    return OperatingPoint(
-        probe=Probe(one.replicas, one.replicas, batch),
-        output_tokens_per_second=one.output_tokens_per_second,
-        confidence_tokens_per_second=0.0,
-        power_watts=one.power_watts,
-        ttft_p95_seconds=None,
-        itl_p95_seconds=one.itl_seconds,
-        window_seconds=0.0,
-        saturated_fraction=1.0,
-        measured_at="",
+    return OperatingPoint.without_window(
+        Probe(one.replicas, one.replicas, batch),
+        one.output_tokens_per_second,
+        one.power_watts,
         simulated=False,
+        itl_p95_seconds=one.itl_seconds,
     )

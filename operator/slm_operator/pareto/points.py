@@ -59,6 +59,35 @@ class OperatingPoint:
     runs: int = 1
     """Measurements that were pooled into this one."""
 
+    @classmethod
+    def without_window(
+        cls,
+        probe: Probe,
+        output_tokens_per_second: float,
+        power_watts: float | None,
+        *,
+        simulated: bool,
+        itl_p95_seconds: float | None = None,
+        itl_p99_seconds: float | None = None,
+        preemptions_per_request: float | None = None,
+    ) -> OperatingPoint:
+        """A point that no window of the operator's measured: published or predicted figures, taken
+        as exact and saturated."""
+        return cls(
+            probe=probe,
+            output_tokens_per_second=output_tokens_per_second,
+            confidence_tokens_per_second=0.0,
+            power_watts=power_watts,
+            ttft_p95_seconds=None,
+            itl_p95_seconds=itl_p95_seconds,
+            itl_p99_seconds=itl_p99_seconds,
+            window_seconds=0.0,
+            saturated_fraction=1.0,
+            measured_at="",
+            simulated=simulated,
+            preemptions_per_request=preemptions_per_request,
+        )
+
     @property
     def joules_per_output_token(self) -> float | None:
         if self.power_watts is None or self.output_tokens_per_second <= 0:

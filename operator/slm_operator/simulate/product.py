@@ -72,15 +72,6 @@ class ParetoPolicy:
 
 def _point(hardware: Hardware, replicas: int, batch: int, load: Workload) -> OperatingPoint:
     tokens_per_second, watts = hardware.saturated(replicas, batch, load)
-    return OperatingPoint(
-        probe=Probe(replicas, replicas, batch),
-        output_tokens_per_second=tokens_per_second,
-        confidence_tokens_per_second=0.0,
-        power_watts=watts,
-        ttft_p95_seconds=None,
-        itl_p95_seconds=None,
-        window_seconds=0.0,
-        saturated_fraction=1.0,
-        measured_at="",
-        simulated=True,
+    return OperatingPoint.without_window(
+        Probe(replicas, replicas, batch), tokens_per_second, watts, simulated=True
     )
