@@ -87,8 +87,11 @@ class Controller:
         the next one. A refusal is said in the status, an outage of the API server in the log
         alone, since the packs serve on; both are tried again with backoff. So is an object that
         cannot be read, slowly: until it changes there is nothing to do about it."""
+        held = self._held.get(obj["metadata"]["uid"]) or _Held()
+        # What was written here is the newest, and a status is longer than all the rest.
+        known = {} if held.status is None else {"status": None}
         try:
-            service = SLMService.from_object(obj)
+            service = SLMService.from_object({**obj, **known})
         except ValidationError as error:
             self._metrics.failed_passes.labels(reason="UnreadableObject").inc()
             log.error(
@@ -98,7 +101,7 @@ class Controller:
                 _faults(error),
             )
             return UNREADABLE_RETRY_SECONDS
-        held = self._held.setdefault(service.uid, _Held())
+        self._held[service.uid] = held
         started = time.perf_counter()
         try:
             decision = await self._pass(service, held, packs)

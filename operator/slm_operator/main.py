@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import aiohttp
 import kopf
 import typer
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from slm_operator.api.models import GROUP, KIND, PLURAL, VERSION
-from slm_operator.cluster.agents import Agents
+from slm_operator.cluster.agents import Agents, open_session
 from slm_operator.cluster.kube import PAGE_OBJECTS, WATCH_SECONDS, Kube, KubeError
 from slm_operator.cluster.packs import Packs
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.demand import SAMPLE_SECONDS
+from slm_operator.gate import Gate
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
 
@@ -67,6 +67,7 @@ def wire(controller: Controller, wakeups: Wakeups, packs: Packs) -> kopf.Operato
     """The handlers. Nothing is decided here. Kopf sees the services alone: with an index of Pods
     it would hold each back until all are read, and tell all of them of each one that is."""
     registry = kopf.OperatorRegistry()
+    gate = Gate()
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -106,8 +107,9 @@ def wire(controller: Controller, wakeups: Wakeups, packs: Packs) -> kopf.Operato
     ) -> None:
         wakeup = wakeups.of(namespace, name)
         while not stopped:
-            wakeup.clear()
-            delay = await controller.reconcile(_object(body), packs.of(namespace, name))
+            async with gate.turn():
+                wakeup.clear()
+                delay = await controller.reconcile(_object(body), packs.of(namespace, name))
             await _wait(wakeup, stopped, delay)
         if "deletionTimestamp" in body["metadata"]:
             await _finalize(controller, body, packs)
@@ -145,7 +147,7 @@ async def run(settings: Settings, health_address: str, health_port: int) -> None
     """Runs until cancelled. Raises KubeError without a cluster configuration."""
     metrics = Metrics()
     kube = await Kube.connect()
-    async with aiohttp.ClientSession() as session:
+    async with open_session() as session:
         controller = Controller(kube, Agents(session), settings, metrics, _now)
         health = await _serve_health(metrics, health_address, health_port)
         wakeups = Wakeups()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from builders import pack_state
-from slm_operator.cluster.agents import AgentError, Agents
+from slm_operator.cluster.agents import AgentError, Agents, open_session
 
 
 @asynccontextmanager
@@ -70,3 +71,40 @@ async def test_a_redirect_is_a_failure_and_the_token_goes_no_further(
         with pytest.raises(AgentError, match="AgentFailed: the agent answered 307: over there"):
             await client.state("10.0.0.7", "t")
     assert paths == ["/v1/pack"]
+
+
+async def test_agents_that_do_not_answer_keep_no_other_from_being_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hanging, answered = asyncio.Event(), asyncio.Event()
+    asked = 0
+
+    async def handle(request: web.Request) -> web.Response:
+        nonlocal asked
+        if request.headers["Authorization"] == "Bearer quick":
+            return web.Response(text=pack_state().model_dump_json())
+        asked += 1
+        if asked == 150:
+            hanging.set()
+        await answered.wait()
+        return web.Response(status=503)
+
+    app = web.Application()
+    app.router.add_get("/v1/pack", handle)
+    async with TestServer(app) as server, open_session() as session:
+        send = session.request
+        monkeypatch.setattr(
+            session, "request", lambda m, _, **o: send(m, server.make_url("/v1/pack"), **o)
+        )
+        client = Agents(session)
+        async with asyncio.TaskGroup() as tasks:
+            silent = [tasks.create_task(_refused(client)) for _ in range(150)]
+            await hanging.wait()
+            assert await client.state("10.0.0.7", "quick") == pack_state()
+            assert not any(task.done() for task in silent)
+            answered.set()
+
+
+async def _refused(client: Agents) -> None:
+    with pytest.raises(AgentError):
+        await client.state("10.0.0.8", "silent")

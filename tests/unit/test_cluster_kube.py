@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
-from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.kube import IN_FLIGHT, Kube, KubeError
 
 
 @asynccontextmanager
@@ -72,3 +73,23 @@ async def test_a_page_tells_where_the_next_one_begins() -> None:
         page = await kube.page("v1", "Pod", labels="a=b", after="here")
     assert (page.items, page.version, page.after) == ([{}], "9", "there")
     assert queries[0]["continue"] == "here"
+
+
+async def test_a_busy_server_is_not_asked_more_at_a_time_than_it_can_work_on() -> None:
+    asking = most = 0
+
+    async def handle(_: web.Request) -> web.Response:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0)
+        asking -= 1
+        return web.Response(text="{}")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handle)
+    async with TestServer(app) as server:
+        kube = Kube(client.ApiClient(client.Configuration(host=str(server.make_url("")))))
+        await asyncio.gather(*(kube.get("v1", "Pod", f"p{number}") for number in range(60)))
+        await kube.close()
+    assert 1 < most <= IN_FLIGHT

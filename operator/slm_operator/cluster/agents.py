@@ -8,6 +8,9 @@ from pydantic import ValidationError
 from slm_worker.wire import AGENT_PORT, ApiError, PackState, Plan
 
 TIMEOUT_SECONDS = 5.0
+IDLE_CONNECTION_SECONDS = 5.0
+"""A pack that is measured or starts is asked again before; of thousands that are at rest no
+connection is kept."""
 ANSWER_BYTES = 4 * 1024 * 1024
 """Largest answer that is read; a pack's state is some ten kilobytes."""
 
@@ -19,6 +22,13 @@ class AgentError(Exception):
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
+
+
+def open_session() -> aiohttp.ClientSession:
+    """For `Agents`. It has as many connections as are asked for: with a bound, those to agents that
+    do not answer would be waited for by all others, and their timeouts would run out."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS)
+    return aiohttp.ClientSession(connector=connector)
 
 
 class Agents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -15,6 +16,10 @@ from kubernetes.aio import client, config
 
 FIELD_MANAGER = "slm-operator"
 TIMEOUT_SECONDS = 15.0
+IN_FLIGHT = 16
+"""Requests that are under way at a time. More do not make an API server faster: one that is busy
+answers all of them after their timeout, having worked for nobody. With answers after 20 ms it is
+800 a second."""
 WATCH_SECONDS = 300
 """How long one watch goes on; then it is asked for anew, so that a dead connection is noticed."""
 PAGE_OBJECTS = 250
@@ -67,6 +72,7 @@ class Kube:
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
+        self._turns = asyncio.Semaphore(IN_FLIGHT)
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None = None) -> Kube:
@@ -203,10 +209,12 @@ class Kube:
         content_type: str = "application/json",
     ) -> dict[str, Any]:
         try:
-            answer = await self._send(
-                method, where, body=body, query=query, content_type=content_type
-            )
-            text = (await answer.read()).decode()
+            # The timeout is that of the request, not of the wait for its turn.
+            async with self._turns:
+                answer = await self._send(
+                    method, where, body=body, query=query, content_type=content_type
+                )
+                text = (await answer.read()).decode()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _unreachable(error) from error
         if answer.status >= 300:

@@ -1,0 +1,60 @@
+"""Who may run, when many want to."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from slm_operator.gate import Gate
+
+
+async def test_no_more_run_at_a_time_than_are_admitted_and_all_have_their_turn() -> None:
+    gate = Gate(at_a_time=3, patience_seconds=60)
+    running = most = 0
+    order = []
+
+    async def one(number: int) -> None:
+        nonlocal running, most
+        async with gate.turn():
+            running += 1
+            most = max(most, running)
+            order.append(number)
+            await asyncio.sleep(0)
+            running -= 1
+
+    await asyncio.gather(*(one(number) for number in range(20)))
+    assert most == 3
+    assert order == list(range(20))
+
+
+async def test_those_who_wait_for_somebody_slow_hold_up_nobody() -> None:
+    gate = Gate(at_a_time=2, patience_seconds=0.01)
+    never = asyncio.Event()
+
+    async def slow() -> None:
+        async with gate.turn():
+            await never.wait()
+
+    async def quick() -> None:
+        async with gate.turn():
+            pass
+
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(slow()) for _ in range(20)]
+        await asyncio.wait_for(quick(), timeout=10)
+        assert not any(task.done() for task in waiting)
+        never.set()
+
+
+async def test_a_place_is_given_back_once_however_a_turn_ends() -> None:
+    gate = Gate(at_a_time=1, patience_seconds=0.01)
+    with pytest.raises(ValueError, match="failed"):
+        async with gate.turn():
+            await asyncio.sleep(0.05)
+            raise ValueError("failed")
+    async with gate.turn():
+        second = asyncio.ensure_future(gate.turn().__aenter__())
+        await asyncio.sleep(0)
+        assert not second.done()
+    await second
