@@ -118,14 +118,16 @@ class Controller:
         held.failures = 0
         return decision.poll_seconds
 
-    async def finalize(self, obj: Object, packs: Iterable[Pack]) -> None:
-        """Removes the children of a service that is being deleted, each as its grace allows.
+    async def finalize(self, obj: Object, packs: Iterable[Pack]) -> bool:
+        """Removes the children of a service that is being deleted, each as its grace allows; waits
+        for none of them. False when there was nothing to remove any more.
 
         Secret and Service go only as those that were applied here: another object of that name
         stays. What an earlier process applied is left to its owner reference. Raises KubeError.
         """
         name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
-        for pack in packs:
+        there = [p for p in packs if p.belongs_to(uid) and not p.terminating]
+        for pack in there:
             await self._kube.delete("v1", "Pod", pack.name, namespace, uid=pack.uid)
         known = self._held[uid].children if uid in self._held else {}
         for kind, child in (("Service", name), ("Secret", children.secret_name(name))):
@@ -133,12 +135,20 @@ class Controller:
                 await self._kube.delete("v1", kind, child, namespace, uid=known[kind])
         self._held.pop(uid, None)
         self._metrics.forget(namespace, name)
+        return bool(there or known)
 
     async def _pass(self, service: SLMService, held: _Held, seen: Iterable[Pack]) -> Decision:
         if held.status is not None:
             service = service.model_copy(update={"status": held.status})
         token = agent_token(self._settings.key, service)
-        packs = await asyncio.gather(*(self._with_agent(pack, token) for pack in seen))
+        seen = list(seen)
+        own = [p for p in seen if p.belongs_to(service.uid)]
+        # Garbage collection would remove those of a former service too; their names are free then.
+        former = [p for p in seen if not p.belongs_to(service.uid)]
+        packs = [
+            *await asyncio.gather(*(self._with_agent(pack, token) for pack in own)),
+            *(replace(pack, terminating=True, ready=False) for pack in former),
+        ]
         snapshot = Snapshot(
             service=service,
             now=self._now(),
@@ -160,7 +170,7 @@ class Controller:
         self._metrics.show(service.namespace, service.name, decision.status)
         held.memory = decision.memory
         await self._apply_children(service, held, token, packs)
-        for pack in decision.pods.delete:
+        for pack in (*(p for p in former if not p.terminating), *decision.pods.delete):
             await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
         for ordinal in decision.pods.create:
             await self._kube.apply(children.pack_pod(service, ordinal, image))

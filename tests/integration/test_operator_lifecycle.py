@@ -7,6 +7,8 @@ import pytest
 
 from operator_rig import PASSES, NewService, Service, counted, engine, fixed, kubectl, until
 from slm_dev.stack import Stack
+from slm_operator.api.crd import crd
+from slm_operator.api.models import GROUP, KIND, VERSION
 from slm_operator.cluster.kube import KubeError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -125,3 +127,41 @@ async def test_what_was_asked_while_the_operator_was_away_is_done_when_it_is_bac
     found = await service.serves(2)
     assert found.status.observed_generation == before.generation + 1
     assert (await service.agent()).agent_id == agent.agent_id
+
+
+async def test_an_uninstall_in_the_wrong_order_hangs_nowhere_and_leaves_nothing_in_the_way(
+    operator_stack: Stack, new_service: NewService
+) -> None:
+    service = await new_service(fixed(1))
+    await service.serves()
+    before = (await service.pod())["metadata"]["uid"]
+    await operator_stack.operator.stop()
+    await operator_stack.kube.delete(
+        "apiextensions.k8s.io/v1", "CustomResourceDefinition", crd()["metadata"]["name"]
+    )
+
+    async def unknown() -> bool:
+        try:
+            await operator_stack.kube.list(f"{GROUP}/{VERSION}", KIND)
+        except KubeError as error:
+            return error.status == 404
+        return False
+
+    await until("no service holds the resource back", unknown, 30)
+    await operator_stack.start_operator()
+    await operator_stack.kube.apply(crd())
+    # No controller manager runs here, whose garbage collection would do this.
+    for kind, name in (("Service", service.name), ("Secret", f"{service.name}-agent-token")):
+        await operator_stack.kube.delete("v1", kind, name, "default")
+
+    async def applied() -> bool:
+        try:
+            await service.apply()
+        except KubeError as error:
+            assert error.status in (404, 429), error
+            return False
+        return True
+
+    await until("the resource is known again", applied)
+    await service.serves()
+    assert (await service.pod())["metadata"]["uid"] != before

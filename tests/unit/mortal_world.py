@@ -234,7 +234,7 @@ class Operator:
             assert self.world.seconds < ends, self.world.service
 
     async def end_the_service(self) -> None:
-        """As the daemon does, and kopf, which lets go of the object when the daemon is done."""
+        """As a loop does when it sees the deletion; then garbage collection does the same."""
         await self.controller.finalize(copy.deepcopy(self.world.service), self.world.packs())
         self.world.collect_garbage()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slm_operator.cluster import packs as subject
+from slm_operator.cluster import following
 from slm_operator.cluster.kube import KubeError, Object, Page
 from slm_operator.cluster.packs import Packs
 
@@ -78,7 +78,7 @@ async def follow(kube: ScriptedKube) -> tuple[Packs, list[str]]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "PAUSES_SECONDS", (0.0,))
+    monkeypatch.setattr(following, "PAUSES_SECONDS", (0.0,))
 
 
 def names(packs: Packs, service: str = "chat") -> list[str]:

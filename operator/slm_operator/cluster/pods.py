@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from typing import Any
 
+from slm_operator.api.models import KIND
 from slm_operator.cluster.kube import Object
 from slm_operator.decide.snapshot import Pack, Trouble
 from slm_operator.render.children import PACK_LABEL, TEMPLATE_HASH
@@ -24,6 +25,7 @@ def read_pack(pod: Object) -> Pack:
         ordinal=int(metadata.get("labels", {}).get(PACK_LABEL, "-1")),
         name=metadata["name"],
         uid=metadata["uid"],
+        owner_uid=_owner_uid(metadata),
         address=status.get("podIP", "") if running else "",
         template_hash=metadata.get("annotations", {}).get(TEMPLATE_HASH, ""),
         ready=conditions.get("Ready", {}).get("status") == "True",
@@ -34,6 +36,13 @@ def read_pack(pod: Object) -> Pack:
         created=metadata.get("creationTimestamp", ""),
         placing_seconds=_placing_seconds(metadata, status),
     )
+
+
+def _owner_uid(metadata: dict[str, Any]) -> str:
+    for owner in metadata.get("ownerReferences") or ():
+        if owner["kind"] == KIND and owner.get("controller"):
+            return str(owner["uid"])
+    return ""
 
 
 def _placing_seconds(metadata: dict[str, Any], status: dict[str, Any]) -> float | None:

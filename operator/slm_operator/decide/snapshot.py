@@ -44,9 +44,15 @@ class Pack:
     """Why the agent could not be read."""
     created: str = ""
     """When its Pod was, RFC 3339, UTC."""
+    owner_uid: str = ""
+    """Of the SLMService that it was made for; empty where the Pod names none."""
     placing_seconds: float | None = None
     """From then to the start of its container: scheduling and image; None once that was restarted,
     and until it is known."""
+
+    def belongs_to(self, service_uid: str) -> bool:
+        """Not when it was left by a former service of the same name."""
+        return self.owner_uid in ("", service_uid)
 
 
 @dataclass(frozen=True)

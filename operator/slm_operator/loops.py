@@ -1,0 +1,142 @@
+"""One loop for each SLMService: passes from the first sight of it to its end.
+
+No finalizer holds a service back: what it owns has owner references, so Kubernetes' garbage
+collection removes that in any case, also when no operator runs any more. The loop's end only makes
+it happen at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+
+from slm_operator.api.models import GROUP, KIND, VERSION
+from slm_operator.cluster.following import follow
+from slm_operator.cluster.kube import Kube, KubeError, Object
+from slm_operator.cluster.packs import Owner, Packs
+from slm_operator.controller import Controller
+from slm_operator.gate import Gate
+
+log = logging.getLogger(__name__)
+
+FAULT_SECONDS = 5.0
+"""Until the next pass after one that failed by a fault of the operator's own."""
+ENDING_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Between the looks for what an ended service left: half a minute, then it is up to garbage
+collection alone."""
+
+
+@dataclass(eq=False)
+class _Loop:
+    obj: Object
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    ending: bool = False
+    """The service is being deleted, or is gone."""
+    gone: bool = False
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def owner(self) -> Owner:
+        return self.obj["metadata"]["namespace"], self.obj["metadata"]["name"]
+
+    @property
+    def done(self) -> bool:
+        return self.task is None or self.task.done()
+
+
+class Loops:
+    """The loops of all services. Whatever changes around one only sets an event."""
+
+    def __init__(self, controller: Controller, packs: Packs) -> None:
+        self._controller = controller
+        self._packs = packs
+        self._gate = Gate()
+        self._by_uid: dict[str, _Loop] = {}
+        self._by_name: dict[Owner, list[_Loop]] = {}
+        """Mostly one; more while a service of the same name ends."""
+
+    async def follow(self, kube: Kube) -> None:
+        """Runs for ever."""
+        await follow(kube, f"{GROUP}/{VERSION}", KIND, self, asyncio.Event())
+
+    async def close(self) -> None:
+        """Ends all passes where they are; services and packs stay as they are."""
+        tasks = [one.task for loops in self._by_name.values() for one in loops if one.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def uids(self) -> Set[str]:
+        return self._by_uid.keys()
+
+    def put(self, obj: Object) -> None:
+        # Who owns which field is a third of an object, and nothing here asks.
+        obj["metadata"].pop("managedFields", None)
+        uid = obj["metadata"]["uid"]
+        loop = self._by_uid.get(uid)
+        if loop is None:
+            loop = self._by_uid[uid] = _Loop(obj)
+            named = self._by_name.setdefault(loop.owner, [])
+            loop.task = asyncio.create_task(self._serve(loop, tuple(named)))
+            loop.task.add_done_callback(lambda _: self._drop(loop))
+            named.append(loop)
+        loop.obj = obj
+        loop.ending = loop.ending or "deletionTimestamp" in obj["metadata"]
+        loop.changed.set()
+
+    def remove(self, uid: str) -> None:
+        loop = self._by_uid.pop(uid, None)
+        if loop is None:
+            return
+        loop.ending = loop.gone = True
+        loop.changed.set()
+        self._drop(loop)
+
+    def wake(self, namespace: str, name: str) -> None:
+        """Nothing to do where no loop runs: one that starts looks at everything first."""
+        for loop in self._by_name.get((namespace, name), ()):
+            loop.changed.set()
+
+    def _drop(self, loop: _Loop) -> None:
+        if loop.gone and loop.done:
+            named = self._by_name[loop.owner]
+            named.remove(loop)
+            if not named:
+                del self._by_name[loop.owner]
+
+    async def _serve(self, loop: _Loop, former: Sequence[_Loop]) -> None:
+        """``former``: services of the same name, whose children's names have to be free first."""
+        for other in former:
+            if other.task is not None:
+                await asyncio.wait([other.task])
+        while not loop.ending:
+            async with self._gate.turn():
+                loop.changed.clear()
+                delay = await self._pass(loop)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(loop.changed.wait(), delay)
+        await self._end(loop)
+
+    async def _pass(self, loop: _Loop) -> float:
+        try:
+            return await self._controller.reconcile(loop.obj, self._packs.of(*loop.owner))
+        except Exception:
+            log.exception("%s/%s: again in %g s", *loop.owner, FAULT_SECONDS)
+            return FAULT_SECONDS
+
+    async def _end(self, loop: _Loop) -> None:
+        """Looks again until nothing was left to remove: what the last pass made may show late."""
+        if "orphan" in loop.obj["metadata"].get("finalizers", ()):
+            return  # kubectl delete --cascade=orphan
+        for pause in ENDING_PAUSES_SECONDS:
+            try:
+                removed = await self._controller.finalize(loop.obj, self._packs.of(*loop.owner))
+            except KubeError as error:
+                log.warning("%s/%s: removing what it owned: %s", *loop.owner, error)
+            else:
+                if not removed:
+                    return
+            await asyncio.sleep(pause)

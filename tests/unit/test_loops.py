@@ -1,0 +1,183 @@
+"""A service's loop: what begins it, wakes it and ends it, and that its end waits for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from builders import pack
+from slm_operator import loops as subject
+from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.packs import Packs
+from slm_operator.decide.snapshot import Pack
+from slm_operator.loops import Loops
+
+
+class Recorder:
+    """Stands for the controller; ``ends`` are the answers to the looks at an ended service."""
+
+    def __init__(self) -> None:
+        self.passes: list[str] = []
+        self.ended: list[str] = []
+        self.delay = 3600.0
+        self.fault: Exception | None = None
+        self.ends: list[bool | KubeError] = []
+        self.hangs = False
+
+    async def reconcile(self, obj: Any, packs: Iterable[Pack]) -> float:
+        self.passes.append(f"{obj['metadata']['uid']}/{obj['metadata']['generation']}")
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
+        if self.hangs:
+            await asyncio.Event().wait()
+        return self.delay
+
+    async def finalize(self, obj: Any, packs: Iterable[Pack]) -> bool:
+        self.ended.append(obj["metadata"]["uid"])
+        answer = self.ends.pop(0) if self.ends else False
+        if isinstance(answer, KubeError):
+            raise answer
+        return answer
+
+
+class World:
+    def __init__(self) -> None:
+        self.controller = Recorder()
+        self.packs = Packs(lambda *owner: self.loops.wake(*owner))
+        self.loops = Loops(self.controller, self.packs)  # type: ignore[arg-type]
+
+    async def settle(self) -> None:
+        """Until nothing runs but what waits for a time."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+def service(uid: str = "a", generation: int = 1, **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "chat", "namespace": "default", "uid": uid, "generation": generation}
+        | metadata
+    }
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "ENDING_PAUSES_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(subject, "FAULT_SECONDS", 0.0)
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    yield made
+    await made.loops.close()
+
+
+async def test_a_service_is_looked_at_at_once_and_again_when_something_changes(
+    world: World,
+) -> None:
+    world.loops.put(service())
+    await world.settle()
+    assert world.controller.passes == ["a/1"]
+    world.loops.put(service(generation=2))
+    await world.settle()
+    world.loops.wake("default", "chat")
+    world.loops.wake("default", "nobody")
+    await world.settle()
+    assert world.controller.passes == ["a/1", "a/2", "a/2"]
+
+
+async def test_a_fault_of_the_operator_is_tried_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.controller.fault = RuntimeError("a bug")
+    world.loops.put(service())
+    await asyncio.sleep(0.05)
+    assert world.controller.passes == ["a/1", "a/1"]
+    assert "a bug" in caplog.text
+
+
+async def test_who_owns_which_field_is_not_kept(world: World) -> None:
+    obj = service(managedFields=["much"])
+    world.loops.put(obj)
+    assert "managedFields" not in obj["metadata"]
+
+
+async def test_a_service_that_is_gone_is_ended_and_forgotten(world: World) -> None:
+    world.loops.put(service())
+    await world.settle()
+    world.loops.remove("a")
+    assert world.loops.uids() == set()
+    await asyncio.sleep(0.05)
+    world.loops.wake("default", "chat")
+    await world.settle()
+    assert (world.controller.passes, world.controller.ended) == (["a/1"], ["a"])
+    assert not world.loops._by_name
+
+
+async def test_a_service_that_another_finalizer_holds_is_ended_once_and_not_begun_again(
+    world: World,
+) -> None:
+    world.loops.put(service(deletionTimestamp="now"))
+    await world.settle()
+    world.loops.put(service(generation=2, deletionTimestamp="now"))
+    await world.settle()
+    assert (world.controller.passes, world.controller.ended) == ([], ["a"])
+    world.loops.remove("a")
+    assert not world.loops._by_name
+
+
+async def test_what_shall_be_orphaned_stays(world: World) -> None:
+    world.loops.put(service(deletionTimestamp="now", finalizers=["orphan"]))
+    world.loops.remove("a")
+    await asyncio.sleep(0.05)
+    assert (world.controller.passes, world.controller.ended) == ([], [])
+
+
+async def test_the_end_looks_again_until_nothing_is_left(world: World) -> None:
+    world.controller.ends = [True, True, False, True]
+    world.loops.put(service(deletionTimestamp="now"))
+    await asyncio.sleep(0.05)
+    assert world.controller.ended == ["a", "a", "a"]
+
+
+async def test_the_end_is_given_up_when_the_api_server_refuses_and_garbage_collection_has_it(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.controller.ends = [KubeError(403, "Forbidden", "not allowed")] * 9
+    world.loops.put(service())
+    world.loops.remove("a")
+    await asyncio.sleep(0.05)
+    assert world.controller.ended == ["a", "a", "a"]
+    assert "default/chat: removing what it owned: Forbidden" in caplog.text
+    assert not world.loops._by_name
+
+
+async def test_a_service_of_the_same_name_begins_when_the_former_has_ended(world: World) -> None:
+    world.controller.ends = [True, False]
+    world.loops.put(service())
+    await world.settle()
+    world.loops.remove("a")
+    world.loops.put(service("b"))
+    await asyncio.sleep(0.05)
+    assert world.controller.passes == ["a/1", "b/1"]
+    assert world.controller.ended == ["a", "a"]
+    assert world.loops.uids() == {"b"}
+
+
+async def test_closing_stops_a_pass_that_waits_and_ends_no_service(world: World) -> None:
+    world.controller.hangs = True
+    world.loops.put(service())
+    await world.settle()
+    await asyncio.wait_for(world.loops.close(), 5)
+    assert (world.controller.passes, world.controller.ended) == (["a/1"], [])
+
+
+def test_a_pack_of_a_former_service_of_the_name_belongs_to_nobody_else() -> None:
+    assert pack(owner_uid="a").belongs_to("a")
+    assert not pack(owner_uid="a").belongs_to("b")
+    assert pack().belongs_to("b")
