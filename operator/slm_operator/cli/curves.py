@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -20,6 +21,7 @@ from slm_worker.planning.packing import LayoutError
 from slm_worker.planning.performance import Predictor, predictor_of
 from slm_worker.planning.workload import STUDY, Workload
 
+Cells = Mapping[str, str | None]
 PLANNED_REPLICAS = (1, 2, 3, 4)
 PLANNED_BATCHES = (1, 4, 16, 64, 128, 256, 512)
 """Layouts that the planner is asked for; between them a curve is interpolated."""
@@ -52,14 +54,14 @@ def measured(path: str, text: str, model: str | None, gpu_name: str) -> Source:
     own = [row for row in rows if row.model == name]
     if not own:
         raise CurvesError(f"--model {name}: not in {path}: use one of {', '.join(names)}")
-    records = list(csv.DictReader(text.splitlines()))
-    kept = [r for r in records if (r["model"] or "").strip() == name]
-    lengths = _lengths(kept)
+    cells = csv.DictReader(text.splitlines())
+    records = [one for row, one in zip(rows, cells, strict=True) if row.model == name]
+    lengths = _lengths(records)
     hardware = Hardware(
         curve=_curve(f"--curves {path}, model {name}", (row.point for row in own), gpu),
         measured_at=lengths,
         costs=LengthCosts(),
-        kv_shares=_kv_shares(kept),
+        kv_shares=_kv_shares(own, records),
     )
     basis = (
         f"Curve measured, {len(own)} runs of {path}, with {lengths.prompt_tokens:,.0f} prompt and "
@@ -77,7 +79,7 @@ def with_lengths(source: Source, path: str, config_text: str, gpu_name: str) -> 
         curve=hardware.curve,
         measured_at=hardware.measured_at,
         costs=length_costs(predictor.model, predictor.gpu, predictor.dtype),
-        kv_tokens=_kv_tokens(predictor, [n for n, _ in hardware.curve.layouts]),
+        kv_tokens=_kv_tokens(predictor, range(1, max(hardware.curve.replica_counts) + 1)),
     )
     return Source(source.model, corrected, f"{source.basis}; lengths and memory by {path}")
 
@@ -151,29 +153,37 @@ def _kv_tokens(predictor: Predictor, counts: Iterable[int]) -> dict[int, int]:
     return found
 
 
-def _lengths(records: Iterable[Mapping[str, str]]) -> Workload:
+def _lengths(records: Iterable[Cells]) -> Workload:
     """Mean lengths of the measured requests, where the file tells them; else the study's."""
     prompts, outputs = [], []
     for record in records:
         try:
-            per_request = float(record["duration_s"]) / float(record["prompts"])
-            output = float(record["output_tok_s"])
+            per_request = _number(record, "duration_s") / _number(record, "prompts")
+            output = _number(record, "output_tok_s")
             outputs.append(output * per_request)
-            prompts.append((float(record["total_tok_s"]) - output) * per_request)
-        except (KeyError, ValueError, ZeroDivisionError):
+            prompts.append((_number(record, "total_tok_s") - output) * per_request)
+        except (ValueError, ZeroDivisionError):
             return STUDY
     return Workload(max(1.0, fmean(prompts)), max(1.0, fmean(outputs)))
 
 
-def _kv_shares(records: Iterable[Mapping[str, str]]) -> dict[int, float]:
+def _kv_shares(rows: Iterable[points_file.Row], records: Iterable[Cells]) -> dict[int, float]:
     """What one sequence took of a replica's KV cache, by the runs that did not fill it."""
     found: dict[int, list[float]] = {}
-    for record in records:
+    for row, record in zip(rows, records, strict=True):
+        probe = row.point.probe
         try:
-            peak, batch = float(record["kv_cache_peak"]), int(record["max_num_seqs"])
-            replicas = int(record["replicas"])
-        except (KeyError, ValueError):
+            peak = _number(record, "kv_cache_peak")
+        except ValueError:
             continue
         if 0 < peak < 1:
-            found.setdefault(replicas, []).append(peak / batch)
+            found.setdefault(probe.replicas, []).append(peak / probe.max_num_seqs)
     return {replicas: fmean(shares) for replicas, shares in found.items()}
+
+
+def _number(record: Cells, column: str) -> float:
+    """Raises ValueError where the file lacks the column, the row the cell, or the cell a number."""
+    value = float(record.get(column) or "")
+    if not math.isfinite(value):
+        raise ValueError
+    return value

@@ -46,8 +46,8 @@ class _Line:
 class Curve:
     """Throughput in output tokens/s of all replicas together, power in watts of the GPU.
 
-    ``points``: one for each (replicas, max_num_seqs), committed layouts, each with its power; with
-    at least one of a single replica. Raises CurveError.
+    ``points``: one for each (replicas, max_num_seqs), committed layouts, each with its power above
+    idle; with at least one of a single replica. Raises CurveError.
     """
 
     points: tuple[OperatingPoint, ...]
@@ -59,6 +59,12 @@ class Curve:
         unknown = [p for p in self.points if p.power_watts is None]
         if unknown:
             raise CurveError(f"{unknown[0].probe} has no power: give power_mean_w for every point")
+        least = min(self.points, key=_watts)
+        if _watts(least) <= self.idle_watts:
+            raise CurveError(
+                f"{least.probe} draws {_watts(least):g} W, and the GPU {self.idle_watts:g} W when "
+                "it is idle: correct power_mean_w, or name the GPU that was measured"
+            )
 
     @property
     def layouts(self) -> list[tuple[int, int]]:
@@ -89,10 +95,13 @@ class Curve:
         return at(low, batch) + share * (at(high, batch) - at(low, batch))
 
     def _tokens_at(self, replicas: int, batch: float) -> float:
+        alone = self._alone(batch)
+        return alone if replicas == 1 else alone * self._gains[replicas].at(batch)
+
+    def _alone(self, batch: float) -> float:
         smallest = self._single.batches[0]
         # Fewer sequences than ever measured: a step takes as long, since it reads the same weights.
-        alone = math.exp(self._single.at(batch)) * min(1.0, batch / smallest)
-        return alone if replicas == 1 else alone * self._gains[replicas].at(batch)
+        return math.exp(self._single.at(batch)) * min(1.0, batch / smallest)
 
     def _watts_at(self, replicas: int, batch: float) -> float:
         alone = self._single_watts.at(batch)
@@ -106,21 +115,20 @@ class Curve:
 
     @cached_property
     def _single_watts(self) -> _Line:
-        return self._line(1, lambda p: p.power_watts or 0.0)
+        return self._line(1, _watts)
 
     @cached_property
     def _gains(self) -> Mapping[int, _Line]:
         def gain(point: OperatingPoint) -> float:
-            alone = math.exp(self._single.at(point.probe.max_num_seqs))
-            return point.output_tokens_per_second / alone
+            return point.output_tokens_per_second / self._alone(point.probe.max_num_seqs)
 
         return {n: self._line(n, gain) for n in self.replica_counts if n > 1}
 
     @cached_property
     def _hotter(self) -> Mapping[int, _Line]:
         def hotter(point: OperatingPoint) -> float:
-            alone = self._single_watts.at(point.probe.max_num_seqs) - self.idle_watts
-            return ((point.power_watts or 0.0) - self.idle_watts) / max(alone, 1.0)
+            alone = self._single_watts.at(point.probe.max_num_seqs)
+            return (_watts(point) - self.idle_watts) / (alone - self.idle_watts)
 
         return {n: self._line(n, hotter) for n in self.replica_counts if n > 1}
 
@@ -130,3 +138,7 @@ class Curve:
             key=lambda p: p.probe.max_num_seqs,
         )
         return _Line(tuple(p.probe.max_num_seqs for p in own), tuple(value(p) for p in own))
+
+
+def _watts(point: OperatingPoint) -> float:
+    return point.power_watts or 0.0

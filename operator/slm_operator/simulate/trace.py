@@ -130,7 +130,7 @@ def with_warm_up(trace: Trace, seconds: float) -> tuple[Trace, float]:
     warm = [
         Request(before - r.at_seconds, r.prompt_tokens, r.output_tokens)
         for r in trace.requests
-        if r.at_seconds < before
+        if 0 < r.at_seconds < before  # at 0 it would arrive with the trace's own first
     ]
     later = [
         Request(before + r.at_seconds, r.prompt_tokens, r.output_tokens) for r in trace.requests
@@ -140,13 +140,8 @@ def with_warm_up(trace: Trace, seconds: float) -> tuple[Trace, float]:
 
 def _moment(line: int, cell: str | None) -> datetime:
     text = (cell or "").strip()
-    whole, dot, fraction = text.partition(".")
-    # datetime knows microseconds; the published traces have tenths of them.
-    digits = "".join(c for c in fraction if c.isdigit())
-    rest = fraction[len(digits) :]
-    short = f"{whole}.{digits[:6]:0<6}{rest}" if dot and digits else text
     try:
-        return datetime.fromisoformat(short)
+        return datetime.fromisoformat(text)
     except ValueError:
         raise TraceError(
             f"line {line}, column TIMESTAMP: {text!r} is no time: write one such as "
