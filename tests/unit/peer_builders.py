@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from slm_operator.simulate.seen import PackSeen, Policy, ReplicaSeen, Seen, Totals
 
-NOTHING = Totals(0, 0, 0, 0, 0, 0.0)
+NOTHING = Totals(0, 0, 0, 0)
 
 
 def pack(

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from slm_operator.cli.choose import seconds
 from slm_operator.cli.curves import Source
-from slm_operator.simulate.figures import Figures, ServiceLevel
+from slm_operator.simulate.figures import Figures, Percentiles, ServiceLevel
 from slm_operator.simulate.service import Terms
 from slm_operator.simulate.study import Run, Setting, Study
 from slm_operator.simulate.trace import Trace
@@ -51,6 +51,11 @@ class Answer:
     question: Question
     runs: tuple[Run, ...]
     oracle: Run
+
+    @property
+    def shown(self) -> tuple[Run, ...]:
+        """What was asked for, and the yardstick if it is not among it."""
+        return self.runs if self.oracle in self.runs else (*self.runs, self.oracle)
 
 
 def terms(gpus: str, start_seconds: float) -> Terms:
@@ -91,7 +96,7 @@ def study(question: Question) -> Study:
 
 
 def answers(question: Question, over: Study) -> Iterator[Run]:
-    """One run after another, the oracle's last if nobody asked for it. Raises PolicyError."""
+    """One run after another, each policy once. Raises PolicyError before the first."""
     names = list(dict.fromkeys(question.policies))
     for name in names:
         over.check(name)
@@ -175,9 +180,7 @@ def text(answer: Answer) -> RenderableType:
         *("ON A GPU", "IN SLO", "GPU-H", "OVER", "MJ", "OVER", "TTFT", "LOST", "CHANGES"),
     ):
         table.add_column(name, justify="right", no_wrap=True)
-    for run in (*answer.runs, answer.oracle):
-        if run is answer.oracle and run in answer.runs[:-1]:
-            continue
+    for run in answer.shown:
         table.add_row(
             run.policy,
             f"{run.layout.replicas} x {run.layout.max_num_seqs}",
@@ -222,8 +225,8 @@ def _entry(run: Run, oracle: Run) -> dict[str, Any]:
     }
 
 
-def _percentiles(values: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip(("p50", "p95", "p99"), values, strict=True))
+def _percentiles(values: Percentiles | None) -> dict[str, float] | None:
+    return None if values is None else dict(zip(("p50", "p95", "p99"), values, strict=True))
 
 
 def _cells(one: Figures, oracle: Figures) -> tuple[str, ...]:
@@ -233,7 +236,7 @@ def _cells(one: Figures, oracle: Figures) -> tuple[str, ...]:
         _signed(over(one.gpu_hours, oracle.gpu_hours)),
         f"{one.joules / 1e6:.3f}",
         _signed(over(one.joules, oracle.joules)),
-        f"{one.ttft_seconds[1]:.2f} s",
+        "-" if one.ttft_seconds is None else f"{one.ttft_seconds[1]:.2f} s",
         f"{one.lost:,}",
         f"{one.pack_changes_per_hour:.1f}",
     )

@@ -73,7 +73,7 @@ def simulate(
     ] = 1.0,
     gpus: Annotated[str, typer.Option(help="Fewest and most GPUs, such as 1:8.")] = "1:8",
     start_seconds: Annotated[
-        float, typer.Option(min=0, help="From asking for a GPU to a pack that serves.")
+        float, typer.Option(min=0, max=86_400, help="From asking for a GPU to a pack that serves.")
     ] = 60.0,
     slo_ttft: Annotated[str, typer.Option(help="Longest time to first token.")] = "1s",
     slo_itl: Annotated[

@@ -26,12 +26,11 @@ CHART_STYLE = """
 def page(answer: Answer) -> str:
     """One HTML document that needs nothing else."""
     question = answer.question
-    shown = [*answer.runs, *([] if answer.oracle in answer.runs else [answer.oracle])]
-    rows = "".join(_row(run, answer) for run in shown)
+    rows = "".join(_row(run, answer) for run in answer.shown)
     first, *others = _COLUMNS
     numbers = "".join(f'<th class="number">{escape(name)}</th>' for name in others)
     heads = f"<th>{escape(first)}</th>{numbers}"
-    charts = "".join(_section(run, answer.oracle) for run in shown)
+    charts = "".join(_section(run, answer.oracle) for run in answer.shown)
     notes = "".join(f"<p class='simulated'>{escape(w)}</p>" for w in warnings(question))
     title = f"{question.source.model}, {question.trace_path} × {question.rate_scale:g}"
     return f"""<!doctype html>
@@ -60,8 +59,8 @@ def _row(run: Run, answer: Answer) -> str:
         f"{one.joules / 1e6:.3f}",
         _signed(over(one.joules, oracle.joules)),
         "-" if per_token is None else f"{per_token:.4f}",
-        f"{one.ttft_seconds[1]:.2f} s",
-        f"{one.itl_seconds[1] * 1000:.0f} ms",
+        "-" if one.ttft_seconds is None else f"{one.ttft_seconds[1]:.2f} s",
+        "-" if one.itl_seconds is None else f"{one.itl_seconds[1] * 1000:.0f} ms",
         f"{one.lost:,}",
         f"{one.pack_changes_per_hour:.1f}",
     )
@@ -83,7 +82,7 @@ def _section(run: Run, oracle: Run) -> str:
 def chart(moments: Sequence[Moment], yardstick: Sequence[Moment], name: str) -> str:
     seconds = max(1.0, moments[-1].at_seconds, yardstick[-1].at_seconds)
     most = max(1, *(m.packs for m in (*moments, *yardstick)))
-    busiest = max(1, *(m.arrived for m in moments[1:]), 1)
+    busiest = max([1, *(m.arrived for m in moments[1:])])
 
     def x(at_seconds: float) -> float:
         return LEFT + at_seconds / seconds * (WIDTH - LEFT - RIGHT)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from slm_operator.simulate.service import Outcome
 
+Percentiles = tuple[float, float, float]
+"""50th, 95th and 99th."""
+
 
 @dataclass(frozen=True)
 class ServiceLevel:
@@ -32,9 +35,10 @@ class Figures:
     pack_changes_per_hour: float
     replica_changes_per_hour: float
     """Engines started or ended with their packs."""
-    ttft_seconds: tuple[float, float, float]
-    """50th, 95th and 99th percentile of completed requests, as the next."""
-    itl_seconds: tuple[float, float, float]
+    ttft_seconds: Percentiles | None
+    """Of completed requests, as the next; None without any."""
+    itl_seconds: Percentiles | None
+    """None where no answer had a second token."""
 
 
 def figures(outcome: Outcome, wanted: ServiceLevel) -> Figures:
@@ -59,10 +63,10 @@ def figures(outcome: Outcome, wanted: ServiceLevel) -> Figures:
     )
 
 
-def _percentiles(values: Sequence[float]) -> tuple[float, float, float]:
+def _percentiles(values: Sequence[float]) -> Percentiles | None:
     ordered = sorted(values)
     if not ordered:
-        return 0.0, 0.0, 0.0
+        return None
     last = len(ordered) - 1
     fifty, ninety_five, ninety_nine = (ordered[round(share * last)] for share in (0.5, 0.95, 0.99))
     return fifty, ninety_five, ninety_nine

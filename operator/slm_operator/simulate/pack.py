@@ -65,7 +65,6 @@ class SimulatedPack:
         self.started_at_seconds = started_at_seconds
         self.ready_at_seconds = ready_at_seconds
         self.joules = 0.0
-        self.saturated_seconds = 0.0
         self.waiting: deque[Request] = deque()
         self.version = 0
         """Counts changes, so that what was foreseen before one is known to be stale."""
@@ -100,8 +99,6 @@ class SimulatedPack:
         if seconds <= 0:
             return
         self.joules += self._hardware.idle_watts * seconds
-        if self.waiting:
-            self.saturated_seconds += seconds
         decoding = now - max(since, self._reading_until)
         if decoding <= 0:
             return

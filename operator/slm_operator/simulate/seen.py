@@ -38,13 +38,10 @@ class Totals:
     """Cumulative over the whole service since the simulation began."""
 
     arrived: int
-    arrived_prompt_tokens: int
     completed: int
     prompt_tokens: int
     """Of completed requests."""
     output_tokens: int
-    saturated_pack_seconds: float
-    """Sum over packs of the time in which every replica was full with requests waiting."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Terms:
     """What holds for every policy alike."""
 
     min_packs: int = 1
+    """At least 1, so that a pack is always ready: the oldest, which goes last."""
     max_packs: int = 8
     start_seconds: float = 60.0
     """From asking for a pack to its first token: Pod, image on the node, weights, CUDA graphs."""
@@ -102,10 +103,9 @@ class Service:
         self._names = 0
         self._due: list[tuple[float, int, int, SimulatedPack]] = []
         """(when, name, version, pack): when its next sequence ends, if nothing changes it."""
-        self._arrived = self._arrived_prompt_tokens = 0
+        self._arrived = 0
         self._completed = self._completed_prompt_tokens = self._completed_output_tokens = 0
         self._arrived_at_last_moment = 0
-        self._ended_saturated_seconds = 0.0
         for _ in range(first_packs):
             self._start(ready_at=0.0)
 
@@ -118,20 +118,23 @@ class Service:
             due = self._next_due()
             if arrival == due == math.inf and not self._anything_in_flight():
                 break
-            self._now = min(arrival, due, next_tick, next_moment)
-            if self._now == arrival:
-                self._arrive(requests[index])
-                index += 1
-            elif self._now == due:
-                self._complete()
-            elif self._now == next_tick:
-                self._decide()
-                next_tick += self._policy.period_seconds
-            else:
+            grace_end = self._next_grace_end()
+            self._now = min(next_moment, arrival, due, grace_end, next_tick)
+            if self._now == next_moment:
                 if next_moment == self._counted_from:
                     self._begin_counting()
                 self._note()
                 next_moment += TIMELINE_SECONDS
+            elif self._now == arrival:
+                self._arrive(requests[index])
+                index += 1
+            elif self._now == due:
+                self._complete()
+            elif self._now == grace_end:
+                self._kill()
+            else:
+                self._decide()
+                next_tick += self._policy.period_seconds
         return self._ended()
 
     def _begin_counting(self) -> None:
@@ -144,21 +147,18 @@ class Service:
     def _arrive(self, request: Request) -> None:
         self._arrived += 1
         self._outcome.requests += request.at_seconds >= self._counted_from
-        self._arrived_prompt_tokens += request.prompt_tokens
-        ready = [p for p in self._packs if p.ready_at_seconds <= self._now] or self._packs[:1]
+        ready = [p for p in self._packs if p.ready_at_seconds <= self._now]
         # kube-proxy picks one of a Service's endpoints by chance.
         pack = ready[int(self._rng.random() * len(ready))] if len(ready) > 1 else ready[0]
-        pack.advance(self._now)
+        self._advance(pack)
         pack.accept(request)
-        self._lose(pack)
         self._foresee(pack)
 
     def _complete(self) -> None:
         _, _, _, pack = heapq.heappop(self._due)
-        pack.advance(self._now)
+        self._advance(pack)
         for done in pack.complete():
             self._record(done)
-        self._lose(pack)
         self._foresee(pack)
         if pack.name in self._draining and not pack.in_flight:
             self._end(pack)
@@ -173,7 +173,9 @@ class Service:
             out.ttft_seconds.append(done.ttft_seconds)
             out.itl_seconds.append(done.itl_seconds or 0.0)
 
-    def _lose(self, pack: SimulatedPack) -> None:
+    def _advance(self, pack: SimulatedPack) -> None:
+        """To now; whose patience ended meanwhile is gone before anybody takes its place."""
+        pack.advance(self._now)
         self._count_lost(pack.give_up(self._terms.patience_seconds))
 
     def _count_lost(self, requests: list[Request]) -> None:
@@ -181,12 +183,7 @@ class Service:
 
     def _decide(self) -> None:
         for pack in self._all_packs():
-            pack.advance(self._now)
-            self._lose(pack)
-        for pack, until in list(self._draining.values()):
-            if self._now >= until:
-                self._count_lost(pack.unfinished())
-                self._end(pack)
+            self._advance(pack)
         terms = self._terms
         asked = self._policy.wanted(self._seen())
         wanted = min(max(asked, terms.min_packs), terms.max_packs)
@@ -212,6 +209,16 @@ class Service:
         else:
             self._close(pack)
 
+    def _next_grace_end(self) -> float:
+        return min((until for _, until in self._draining.values()), default=math.inf)
+
+    def _kill(self) -> None:
+        for pack, until in list(self._draining.values()):
+            if self._now >= until:
+                self._advance(pack)
+                self._count_lost(pack.unfinished())
+                self._end(pack)
+
     def _end(self, pack: SimulatedPack) -> None:
         del self._draining[pack.name]
         pack.version += 1
@@ -221,7 +228,6 @@ class Service:
         self._outcome.joules += pack.joules
         counted_from = max(pack.started_at_seconds, self._counted_from)
         self._outcome.gpu_seconds += max(0.0, self._now - counted_from)
-        self._ended_saturated_seconds += pack.saturated_seconds
 
     def _foresee(self, pack: SimulatedPack) -> None:
         at = pack.next_completion()
@@ -249,12 +255,9 @@ class Service:
             max_packs=self._terms.max_packs,
             counters=Totals(
                 arrived=self._arrived,
-                arrived_prompt_tokens=self._arrived_prompt_tokens,
                 completed=self._completed,
                 prompt_tokens=self._completed_prompt_tokens,
                 output_tokens=self._completed_output_tokens,
-                saturated_pack_seconds=self._ended_saturated_seconds
-                + sum(p.saturated_seconds for p in self._packs),
             ),
         )
 
