@@ -176,9 +176,7 @@ def text(answer: Answer) -> RenderableType:
         head.add_row(Text(name, style="bold"), value)
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("POLICY", no_wrap=True)
-    for name in (
-        *("ON A GPU", "IN SLO", "GPU-H", "OVER", "MJ", "OVER", "TTFT", "LOST", "CHANGES"),
-    ):
+    for name in (*("ON A GPU", "IN SLO", "GPU-H", "OVER", "MJ", "OVER", "TTFT", "LOST", "CHG/H"),):
         table.add_column(name, justify="right", no_wrap=True)
     for run in answer.shown:
         table.add_row(
@@ -189,7 +187,7 @@ def text(answer: Answer) -> RenderableType:
         )
     legend = Text(
         "OVER: above the oracle, which knows the curve and all that will come. TTFT: 95th "
-        "percentile. LOST: requests. CHANGES: packs added and removed an hour. Dim: below "
+        "percentile. LOST: requests. CHG/H: packs added and removed an hour. Dim: below "
         f"{wanted.attained:.0%} in the SLO, so GPU-hours and joules bought less."
     )
     parts: list[RenderableType] = [head, Text(), table, Text(), legend]
