@@ -8,7 +8,8 @@ point. It is forecast over the time that a new pack takes to start.
 - Packs are removed when, for a whole stabilisation period, fewer would have been enough for the
   forecast and its usual error. Between the two thresholds everything stays as it is.
 - A surge that came faster than packs start, so that requests had to wait, is remembered: what it
-  would have taken stays for an hour, since the next one comes as fast.
+  would have taken stays for an hour, since the next one comes as fast. One as large within that
+  hour starts it anew, though the packs that stayed let nobody wait.
 - What is not known (no sample, a counter that jumped back, no sample for long) holds.
 """
 
@@ -110,7 +111,7 @@ class DemandMemory:
     needs: tuple[tuple[float, int], ...] = ()
     """(when, packs): what each decision within the stabilisation period found necessary."""
     surges: tuple[tuple[float, int], ...] = ()
-    """(when, packs): what would have kept requests from waiting, within the last hour."""
+    """(when, packs): what would have kept requests from waiting, or did, within the last hour."""
 
 
 @dataclass(frozen=True)
@@ -263,10 +264,12 @@ def _surges(
 ) -> tuple[tuple[float, int], ...]:
     since = now_seconds - SURGE_REMEMBERED_SECONDS
     recent = tuple((at, n) for at, n in surges if at > since)
-    waits = work.backlog * BACKLOG_SECONDS / packs > SURGE_SECONDS
-    if not waits or work.minute < SURGE_RATIO * work.before:
-        return recent
     taken = min(rules.max_packs, _whole(work.minute / rules.brief_utilization))
+    waits = work.backlog * BACKLOG_SECONDS / packs > SURGE_SECONDS
+    # Nobody waits in the next surge, because its packs stayed for it: that is no reason to forget.
+    as_large_again = any(remembered <= taken for _, remembered in recent)
+    if not (waits or as_large_again) or work.minute < SURGE_RATIO * work.before:
+        return recent
     return (*(s for s in recent if s[1] > taken), (now_seconds, taken))
 
 
