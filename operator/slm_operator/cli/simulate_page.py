@@ -111,8 +111,10 @@ def chart(moments: Sequence[Moment], yardstick: Sequence[Moment], name: str) -> 
     )
     minutes = range(0, int(seconds / 60) + 1, max(1, round(seconds / 360)))
     times = "".join(
-        f'<text x="{x(60 * m):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{m} min</text>'
+        f'<text x="{at:.1f}" y="{HEIGHT - 10}" '
+        f'text-anchor="{"end" if at > WIDTH - LEFT else "middle"}">{m} min</text>'
         for m in minutes
+        for at in (x(60 * m),)
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
