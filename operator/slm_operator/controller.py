@@ -22,9 +22,11 @@ from slm_operator.api.models import GROUP, KIND, VERSION, SLMService, SLMService
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.agents import AgentError, Agents
 from slm_operator.cluster.kube import Kube, KubeError, Object
+from slm_operator.cluster.profiles import Profiles
+from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision, Event, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
-from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
+from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
 from slm_operator.render import children
@@ -59,6 +61,8 @@ class _Held:
     children: dict[str, str] = field(default_factory=dict)
     """UIDs of the Secret and the Service, by kind, once they are known to be this service's."""
     refused: Trouble | None = None
+    profile: StoredProfile | None = None
+    """What was last found for this service to begin its search with."""
     failures: int = 0
 
 
@@ -75,6 +79,7 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube = kube
+        self._profiles = Profiles(kube)
         self._agents = agents
         self._settings = settings
         self._metrics = metrics
@@ -157,6 +162,7 @@ class Controller:
             worker_image=self._settings.worker_image,
             seconds=self._clock(),
         )
+        snapshot = await self._with_profile(snapshot, held)
         image = self._settings.worker_image
         template = children.template_hash(service, image)
         decision = decide(
@@ -166,6 +172,7 @@ class Controller:
             held.refused,
             self._settings.demand_period_seconds,
         )
+        await self._keep_profile(service, decision)
         await self._write_status(service, held, decision)
         self._metrics.show(service.namespace, service.name, decision.status)
         held.memory = decision.memory
@@ -184,6 +191,31 @@ class Controller:
             return replace(pack, agent=await self._agents.state(pack.address, token))
         except AgentError as error:
             return replace(pack, silence=Trouble(error.reason, error.message))
+
+    async def _with_profile(self, snapshot: Snapshot, held: _Held) -> Snapshot:
+        """Read once for each search that begins."""
+        key = profile_to_read(snapshot)
+        if not key:
+            held.profile = None
+        elif held.profile is None or held.profile.key != key:
+            held.profile = await self._profiles.read(snapshot.service.namespace, key)
+        return replace(snapshot, profile=held.profile)
+
+    async def _keep_profile(self, service: SLMService, decision: Decision) -> None:
+        """Before the status says that the search is over: an operator that is killed in between
+        measures the last window again and writes the profile then."""
+        if decision.profile is None:
+            return
+        try:
+            await self._profiles.keep(service.namespace, decision.profile, self._now())
+        except KubeError as error:
+            # Only the next service misses it.
+            log.warning(
+                "%s/%s: what it measured is not kept for others: %s",
+                service.namespace,
+                service.name,
+                error,
+            )
 
     async def _write_status(self, service: SLMService, held: _Held, decision: Decision) -> None:
         if decision.status == service.status:

@@ -15,6 +15,7 @@ from kubernetes import client, config
 from operator_rig import BARE_IMAGE, OPERATOR_ARGUMENTS, NewService, Service
 from slm_dev.controlplane import ControlPlane, find_or_build
 from slm_dev.stack import Stack, StackSettings
+from slm_operator.cluster.profiles import CONFIG_MAP
 
 
 @pytest.fixture(scope="session")
@@ -65,8 +66,10 @@ async def operator_stack(bare_programs: Path) -> AsyncIterator[Stack]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def new_service(operator_stack: Stack) -> AsyncIterator[NewService]:
-    """Applies a service of a new name; it is being deleted after the test."""
+    """Applies a service of a new name; it is being deleted after the test. What other tests'
+    services measured is forgotten before it, so that those of this one search."""
     made = []
+    await operator_stack.kube.delete("v1", "ConfigMap", CONFIG_MAP, "default")
 
     async def apply(spec: dict[str, Any]) -> Service:
         service = Service(operator_stack, f"s{uuid.uuid4().hex[:6]}", spec)

@@ -151,6 +151,8 @@ class World:
         """The service is gone, so Kubernetes ends what it owned."""
         self._service = None
         for (kind, name), child in list(self.objects.items()):
+            if kind == "ConfigMap":
+                continue  # profiles outlive the services that measured them
             assert child["metadata"]["ownerReferences"][0]["uid"] == "u1"
             self.remove(kind, name, child["metadata"]["uid"])
 
@@ -164,6 +166,9 @@ class World:
             created = f"{BEGIN + timedelta(seconds=self.seconds):%Y-%m-%dT%H:%M:%SZ}"
             metadata = {**obj["metadata"], "uid": uid, "creationTimestamp": created}
             self.objects[key] = {**copy.deepcopy(obj), "metadata": metadata, "status": {}}
+            self.writes += 1
+        elif key[0] == "ConfigMap":
+            old["data"] = {**old["data"], **obj["data"]}
             self.writes += 1
         elif key[0] == "Pod" and old["spec"] != obj["spec"]:
             raise KubeError(422, "Invalid", "a Pod's spec cannot be changed")
@@ -184,10 +189,7 @@ class World:
         """All that is there, but for when it came."""
         status = self._service["status"] if self._service else None
         return {
-            "objects": {
-                key: (o["spec"] if key[0] != "Secret" else o["stringData"])
-                for key, o in self.objects.items()
-            },
+            "objects": {key: _content(o) for key, o in self.objects.items()},
             "created": self.created,
             "deleted": self.deleted,
             "followed": {o["metadata"]["name"]: self._followed(o) for o in self._pods()},
@@ -196,6 +198,13 @@ class World:
 
     def _followed(self, pod: Object) -> list[tuple[int, int, bool]]:
         return self.agents[pod["status"]["podIP"]].followed
+
+
+def _content(obj: Object) -> Any:
+    """What an object holds; of profiles which there are, since their text is dated."""
+    if obj["kind"] == "ConfigMap":
+        return set(obj["data"])
+    return obj["stringData"] if obj["kind"] == "Secret" else obj["spec"]
 
 
 def _undated(found: Any) -> Any:
@@ -244,7 +253,17 @@ class _Kube:
         self._world = world
         self._life = life
 
-    async def apply(self, obj: Object, *, subresource: str = "", force: bool = False) -> Object:
+    async def get(self, api: str, kind: str, name: str, namespace: str) -> Object:
+        await _await(self._life, f"before: get {kind} {name}")
+        found = self._world.objects.get((kind, name))
+        await _await(self._life, f"after: get {kind} {name}")
+        if found is None:
+            raise KubeError(404, "NotFound", name)
+        return copy.deepcopy(found)
+
+    async def apply(
+        self, obj: Object, *, subresource: str = "", force: bool = False, manager: str = ""
+    ) -> Object:
         what = f"apply {obj['kind']} {obj['metadata']['name']} {subresource}".strip()
         await _await(self._life, f"before: {what}")
         if subresource:

@@ -63,13 +63,23 @@ class FakeKube:
         self.refusal = KubeError(403, "Forbidden", "not allowed")
         self.owners: list[dict[str, Any]] | None = None
         """What children are answered to be owned by; None: what they were sent with."""
+        self.profiles: dict[str, str] | None = None
+        """What the ConfigMap of profiles holds; None: there is none."""
 
     def _record(self, what: str) -> None:
         if self.refuse(what):
             raise self.refusal
         self.done.append(what)
 
-    async def apply(self, obj: Any, *, subresource: str = "", force: bool = False) -> Any:
+    async def get(self, api: str, kind: str, name: str, namespace: str) -> Any:
+        self._record(f"get {kind} {name}")
+        if self.profiles is None:
+            raise KubeError(404, "NotFound", name)
+        return {"data": self.profiles}
+
+    async def apply(
+        self, obj: Any, *, subresource: str = "", force: bool = False, manager: str = ""
+    ) -> Any:
         self._record(f"apply {obj['kind']} {subresource}".strip())
         if subresource:
             self.statuses.append(obj["status"])
@@ -359,3 +369,23 @@ def test_tokens_differ_by_object_and_key() -> None:
     other = one.model_copy(update={"uid": "u2"})
     assert agent_token("k", one) == agent_token("k", one)
     assert len({agent_token("k", one), agent_token("k", other), agent_token("j", one)}) == 3
+
+
+async def test_a_profile_is_looked_for_once_when_a_search_begins(operator: Operator) -> None:
+    for _ in range(3):
+        await operator.reconcile(running_pod())
+    assert operator.kube.done.count("get ConfigMap slm-profiles") == 1
+
+
+async def test_no_profile_is_looked_for_where_nothing_is_searched(operator: Operator) -> None:
+    fixed = OBJECT["spec"] | {"replicasPerPack": 2}
+    for _ in range(3):
+        await operator.reconcile(running_pod(), spec=fixed)
+    assert "get ConfigMap slm-profiles" not in operator.kube.done
+
+
+async def test_a_profile_that_may_not_be_read_holds_nothing_up(operator: Operator) -> None:
+    operator.kube.refuse = lambda what: what.startswith("get")
+    await operator.reconcile(running_pod())
+    assert "event ProfileIgnored" in operator.kube.done
+    assert operator.agents.plans

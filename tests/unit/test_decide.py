@@ -8,9 +8,9 @@ import pytest
 
 from builders import H100_OPT_1_3B, pack, pack_state, service
 from slm_operator.api.models import SLMService
-from slm_operator.decide.calibrate import fingerprint
 from slm_operator.decide.decision import Decision, decide
-from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
+from slm_operator.decide.fingerprint import fingerprint
+from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.pareto.window import WindowRules
 from slm_worker.planning.memory import ModelFootprint
 from slm_worker.planning.packing import max_replicas
@@ -31,6 +31,9 @@ class World:
     ) -> None:
         self.rules = rules
         self.service = wanted
+        self.pace = 1.0
+        """Throughput and power, as shares of the published ones."""
+        self.profile: StoredProfile | None = None
         self.itl_seconds = itl_seconds
         self.memory = Memory()
         self.max_replicas = max_replicas
@@ -77,11 +80,12 @@ class World:
         self.seconds += 1
         if self.plan is not None and self.plan.load is not None:
             rate, watts = H100_OPT_1_3B[self.plan.rotation, self.plan.layout.max_num_seqs]
-            self.tokens += rate
-            self.millijoules += watts * 1000
+            self.tokens += rate * self.pace
+            self.millijoules += watts * self.pace * 1000
             self.saturated += 1
         now = f"2026-01-01T00:{int(self.seconds) // 60:02d}:{int(self.seconds) % 60:02d}Z"
-        snapshot = Snapshot(self.service, now, (pack(self.state()),), self.memory)
+        packs = (pack(self.state()),)
+        snapshot = Snapshot(self.service, now, packs, self.memory, profile=self.profile)
         decision = decide(snapshot, self.rules, "t")
         self.writes += decision.status != self.service.status
         self.service = self.service.model_copy(update={"status": decision.status})

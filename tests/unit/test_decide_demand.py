@@ -11,9 +11,9 @@ from builders import h100, pack, pack_state, service
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import CalibrationStatus, LayoutStatus, SLMServiceStatus
 from slm_operator.decide import points as shown
-from slm_operator.decide.calibrate import fingerprint
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS, START_SECONDS, pack_start_seconds
+from slm_operator.decide.fingerprint import fingerprint
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.pareto.points import Probe
 from slm_operator.pareto.window import WindowRules

@@ -9,6 +9,7 @@ from slm_operator.cli import (
     file_commands,
     host_commands,
     local_command,
+    profile_commands,
     simulate_command,
 )
 
@@ -31,6 +32,7 @@ for command in (
     host_commands.demo,
 ):
     app.command()(command)
+app.add_typer(profile_commands.app)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from slm_operator.cluster.kube import (
     Object,
     Objects,
 )
+from slm_operator.cluster.profiles import CONFIG_MAP
 
 API_VERSION = f"{GROUP}/{VERSION}"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -95,5 +96,7 @@ def _remedy(error: KubeError) -> str:
     if error.status == 401:
         return f"the API server does not know you ({message}): renew the kubeconfig's credentials"
     if error.status == 403:
+        if "configmaps" in message:
+            return f"{message}: ask for that right on the ConfigMap {CONFIG_MAP}"
         return f"{message}: ask for the right to get and list slmservices in {GROUP}"
     return message

@@ -154,15 +154,23 @@ class Kube:
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise _unreachable(error) from error
 
-    async def apply(self, obj: Object, *, subresource: str = "", force: bool = False) -> Object:
-        """Server-side apply: the object's fields become ours, fields left out cease to be. Fields
-        that somebody else owns are a conflict (status 409) unless ``force``."""
+    async def apply(
+        self,
+        obj: Object,
+        *,
+        subresource: str = "",
+        force: bool = False,
+        manager: str = FIELD_MANAGER,
+    ) -> Object:
+        """Server-side apply: the object's fields become ``manager``'s, those of its fields that are
+        left out cease to be. Fields that somebody else owns are a conflict (status 409) unless
+        ``force``."""
         metadata = obj["metadata"]
         where = path(
             obj["apiVersion"], obj["kind"], metadata.get("namespace", ""), metadata["name"]
         )
         query = [
-            ("fieldManager", FIELD_MANAGER),
+            ("fieldManager", manager),
             ("force", str(force).lower()),
             ("fieldValidation", "Strict"),
         ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,10 +10,12 @@ from functools import partial
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import CalibrationStatus, LayoutStatus
 from slm_operator.decide.expectation import expected_layout
-from slm_operator.decide.exploring import Exploring, exploration, served
+from slm_operator.decide.exploring import Exploring, exploration, exploring_pack, served
 from slm_operator.decide.failures import breach, failed_layouts, from_status, remembered
+from slm_operator.decide.fingerprint import fingerprint, profile_key, same_configuration
 from slm_operator.decide.limits import limits, objective
 from slm_operator.decide.live import Overrun, in_flight, without_restart
+from slm_operator.decide.profile import Finding, Trial, trial
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot
 from slm_operator.decide.traffic import Traffic, calibration_load, expected, follow
 from slm_operator.pareto.choice import choose
@@ -61,6 +61,8 @@ class Calibration:
     """The point that this pass added."""
     spoiled: Mapping[OperatingPoint, Ruling] = field(default_factory=dict)
     """Those of ``points`` that do not count now, and why."""
+    found: Finding | None = None
+    """What became of a profile that another service left."""
 
     @property
     def counting(self) -> tuple[OperatingPoint, ...]:
@@ -70,30 +72,6 @@ class Calibration:
     def waiting(self) -> bool:
         """Whether the users' requests do not fill what is to be measured."""
         return self.exploring is not None and self.exploring.waiting
-
-
-def fingerprint(service: SLMService, worker_image: str, state: PackState | None) -> str:
-    """Changes when a measured point no longer says anything about the service: another model,
-    engine, image, argument, calibration load, GPU or way of sharing it. While no pack has opened
-    its GPU, the part of the GPU is the one known before."""
-    spec = service.spec
-    wanted = {
-        "model": spec.model.model_dump(mode="json", include={"uri", "revision"}),
-        "engine": spec.engine.model_dump(mode="json", exclude={"max_num_seqs", "image"}),
-        "image": spec.engine.image or worker_image,
-        "gpu": spec.gpu.model_dump(mode="json"),
-        "load": calibration_load(service).model_dump(mode="json"),
-    }
-    before = service.status.calibration
-    device = before.fingerprint.partition("-")[2] if before else ""
-    if state is not None and state.packing is not None:
-        sharing = ["in turns"] if state.gpu.mps == "Unavailable" else []
-        device = _digest([state.gpu.name, state.gpu.memory_bytes, *sharing])
-    return f"{_digest(wanted)}-{device}"
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def resting_probe(service: SLMService) -> Probe:
@@ -124,14 +102,21 @@ def search_space(service: SLMService, state: PackState, memory: Memory) -> Searc
     )
 
 
-def exploring_pack(snapshot: Snapshot) -> Pack | None:
-    """The pack on which the search runs: the same one while it lives, so that a lost poll does not
-    have another pack rebuilt; otherwise the first that answers."""
-    alive = [
-        p for p in snapshot.packs if not (p.terminating or p.ended or p.scheduling or p.container)
-    ]
-    held = next((p for p in alive if p.uid == snapshot.memory.explorer), None)
-    return held or next((p for p in alive if p.agent is not None), None)
+def profile_to_read(snapshot: Snapshot) -> str:
+    """The key of the profile that this pass may begin with; empty while none is needed. Without a
+    load of the operator's own no window could be made that confirms one."""
+    service = snapshot.service
+    if not searches(service) or service.autoscaling.calibration.when != "OnStart":
+        return ""
+    explorer = exploring_pack(snapshot)
+    state = explorer.agent if explorer else None
+    if state is None or state.packing is None:
+        return ""
+    mark, before = fingerprint(service, snapshot.worker_image, state), service.status.calibration
+    measured = service.status.frontier and before is not None
+    if measured and before is not None and same_configuration(before.fingerprint, mark):
+        return ""
+    return profile_key(service, snapshot.worker_image, state, calibration_load(service))
 
 
 def calibrate(
@@ -146,7 +131,7 @@ def calibrate(
     state = explorer.agent if explorer else None
     mark = fingerprint(service, snapshot.worker_image, state)
     before = service.status.calibration
-    same = before is not None and _same(before.fingerprint, mark)
+    same = before is not None and same_configuration(before.fingerprint, mark)
     incumbent = None
     if not same:
         known = ()
@@ -183,17 +168,27 @@ def calibrate(
         traffic = replace(traffic, too_few_replicas=0)
     space = replace(space, min_replicas=max(space.min_replicas, traffic.too_few_replicas + 1))
     here = replace(here, traffic=traffic, memory=memory, space=space, spoiled=spoiled)
-    return _search(here, space, snapshot, state, rules)
+    return _search(here, space, snapshot, state, rules, shifts)
 
 
 def _search(
-    here: Calibration, space: SearchSpace, snapshot: Snapshot, state: PackState, rules: WindowRules
+    here: Calibration,
+    space: SearchSpace,
+    snapshot: Snapshot,
+    state: PackState,
+    rules: WindowRules,
+    shifts: ShiftRules,
 ) -> Calibration:
     """The part of a pass that walks on: with the points that count, on a pack that answers."""
     service, memory, counting = snapshot.service, here.memory, here.counting
     out_of_time = _out_of_time(service, service.status.calibration, snapshot.now)
     live = service.autoscaling.calibration.when == "Live"
-    step = next_step(space, counting, here.incumbent, out_of_time)
+    step: Measure | Settle = next_step(space, counting, here.incumbent, out_of_time)
+    known_knee = _known_knee(here, space, snapshot, state, shifts)
+    if isinstance(known_knee, Trial):
+        step = known_knee.step
+    elif known_knee is not None:
+        here = replace(here, found=known_knee)
     if live:
         step = without_restart(step, space, counting, here.incumbent, state)
     here = replace(here, step=step)
@@ -229,9 +224,29 @@ def _search(
     if here.traffic.workload is None:
         here = replace(here, traffic=replace(here.traffic, workload=workload))
     point = _point(step.probe, window, state, snapshot.now, workload)
-    counting = learned(counting, point)
+    incumbent = here.incumbent
+    if isinstance(known_knee, Trial):
+        counting, found = known_knee.judge(point, space)
+        here = replace(here, found=found)
+        incumbent = found.knee if found.reason == "ProfileUsed" else None
+    else:
+        counting = learned(counting, point)
     here = replace(here, points=(*here.spoiled, *counting), measured=counting[-1])
-    return _next(here, space, next_step(space, counting, here.incumbent), state, _forget(memory))
+    return _next(here, space, next_step(space, counting, incumbent), state, _forget(memory))
+
+
+def _known_knee(
+    here: Calibration,
+    space: SearchSpace,
+    snapshot: Snapshot,
+    state: PackState,
+    shifts: ShiftRules,
+) -> Trial | Finding | None:
+    """What others left is asked for before anything is measured here."""
+    if here.points or snapshot.profile is None:
+        return None
+    simulated = state.gpu.simulated
+    return trial(snapshot.profile, space, here.traffic, simulated, snapshot.now, shifts)
 
 
 def _next(
@@ -264,13 +279,6 @@ def _unstartable(memory: Memory) -> frozenset[tuple[int, int]]:
     return frozenset((u.replicas, u.max_num_seqs) for u in memory.unstartable)
 
 
-def _same(before: str, now: str) -> bool:
-    """Whether both speak of one configuration; a GPU that was not known yet may be any."""
-    spec, _, device = before.partition("-")
-    spec_now, _, device_now = now.partition("-")
-    return spec == spec_now and device in ("", device_now)
-
-
 def _probe(layout: LayoutStatus | None) -> Probe | None:
     if layout is None:
         return None
@@ -286,7 +294,7 @@ def _with_failures(
     failed = memory.unstartable
     if memory.unstartable_for != key:
         restarted = not memory.unstartable_for
-        same = before is not None and _same(before.fingerprint, mark)
+        same = before is not None and same_configuration(before.fingerprint, mark)
         failed = from_status(before.failed_layouts) if before and same and restarted else ()
     if before is None or before.phase != "Done":
         failed = remembered(failed, now)

@@ -19,7 +19,6 @@ from slm_operator.decide import points as shown
 from slm_operator.decide.calibrate import (
     Calibration,
     calibrate,
-    exploring_pack,
     plan,
     resting_probe,
     searches,
@@ -27,8 +26,11 @@ from slm_operator.decide.calibrate import (
 from slm_operator.decide.conditions import conditions, ready_replicas, started
 from slm_operator.decide.demand import SAMPLE_SECONDS, Wanted, wanted_packs
 from slm_operator.decide.explanation import Explanation
+from slm_operator.decide.exploring import exploring_pack, own_load
 from slm_operator.decide.failures import to_status
+from slm_operator.decide.fingerprint import profile_key
 from slm_operator.decide.pods import PodChanges, pod_changes
+from slm_operator.decide.profile_record import Profile, stripped
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.decide.traffic import workload_status
 from slm_operator.pareto.points import Probe
@@ -62,6 +64,8 @@ class Decision:
     memory: Memory
     poll_seconds: float
     """How soon to look again when nothing wakes the controller."""
+    profile: Profile | None = None
+    """What a search that ended in this pass leaves to other services."""
 
 
 def decide(
@@ -92,6 +96,32 @@ def decide(
         events=(*told, *_warnings(service.status, status)),
         memory=replace(calibration.memory, demand=wanted.kept),
         poll_seconds=_poll_seconds(calibration, wanted, status),
+        profile=_profile(snapshot, explorer, calibration),
+    )
+
+
+def _profile(snapshot: Snapshot, explorer: Pack | None, calibration: Calibration) -> Profile | None:
+    """Of a search that this pass ended; what confirmed a profile adds nothing to it."""
+    service, step = snapshot.service, calibration.step
+    used = calibration.found is not None and calibration.found.reason == "ProfileUsed"
+    own = service.autoscaling.calibration.when == "OnStart"
+    if not isinstance(step, Settle) or calibration.measured is None or used or not own:
+        return None
+    if explorer is None or explorer.agent is None:
+        return None
+    load, chosen = own_load(service, calibration.traffic), _layout(running_layout(step.choice))
+    if chosen is None:
+        return None
+    return Profile(
+        key=profile_key(service, snapshot.worker_image, explorer.agent, load),
+        written_at=snapshot.now,
+        written_by=service.name,
+        model=service.spec.model.uri,
+        gpu=explorer.agent.gpu.name,
+        prompt_tokens=load.prompt_tokens,
+        output_tokens=load.output_tokens,
+        chosen=chosen,
+        points=stripped(shown.frontier(calibration.counting, calibration.space, step)),
     )
 
 
@@ -145,6 +175,8 @@ def _explanations(calibration: Calibration, snapshot: Snapshot) -> tuple[Explana
         found.append(explanation.shifted(service, traffic.shift, calibration.incumbent, reopened))
     elif done and measured is None and isinstance(step, Measure):
         found.append(explanation.reopened(service, calibration.fingerprint, step))
+    if calibration.found is not None:
+        found.append(explanation.profile_found(service, calibration.found, step))
     if exploring is not None and exploring.overrun and calibration.memory.overrun:
         found.append(explanation.abandoned(calibration.memory.overrun.replicas, exploring))
     points, space = calibration.counting, calibration.space

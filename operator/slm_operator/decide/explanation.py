@@ -18,6 +18,7 @@ from slm_operator.api.status import (
 from slm_operator.decide import points as shown
 from slm_operator.decide.demand import Wanted
 from slm_operator.decide.exploring import Exploring
+from slm_operator.decide.profile import Finding
 from slm_operator.decide.snapshot import Unstartable
 from slm_operator.pareto.choice import Verdict, choose
 from slm_operator.pareto.points import OperatingPoint, Probe
@@ -185,6 +186,21 @@ def abandoned(replicas: int, exploring: Exploring) -> Explanation:
         came_from=f"{replicas} in rotation",
         to=str(exploring.probe),
         message=exploring.overrun,
+    )
+
+
+def profile_found(
+    service: SLMService, found: Finding, step: Measure | Settle | None
+) -> Explanation:
+    """What became of a profile that another service left."""
+    knee = str(found.knee) if found.knee else ""
+    return Explanation(
+        reason=found.reason,
+        rule=found.rule,
+        came_from="" if found.reason == "ProfileUsed" else knee,
+        to=str(step.probe) if isinstance(step, Measure) else knee,
+        message=found.message,
+        inputs=inputs(service),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from slm_operator.api.models import SLMService
 from slm_operator.decide.limits import limits
 from slm_operator.decide.live import serving_probe, turn
-from slm_operator.decide.snapshot import Memory
+from slm_operator.decide.snapshot import Memory, Pack, Snapshot
 from slm_operator.decide.traffic import Traffic, calibration_load
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.search import Measure
@@ -44,6 +44,16 @@ class Exploring:
             waiting=now.waiting,
             elsewhere=serving_probe(step, points),
         )
+
+
+def exploring_pack(snapshot: Snapshot) -> Pack | None:
+    """The pack on which the search runs: the same one while it lives, so that a lost poll does not
+    have another pack rebuilt; otherwise the first that answers."""
+    alive = [
+        p for p in snapshot.packs if not (p.terminating or p.ended or p.scheduling or p.container)
+    ]
+    held = next((p for p in alive if p.uid == snapshot.memory.explorer), None)
+    return held or next((p for p in alive if p.agent is not None), None)
 
 
 def exploration(

@@ -98,6 +98,17 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class StoredProfile:
+    """What was found where services of one configuration leave what they measured."""
+
+    key: str
+    text: str | None
+    """None: nothing is stored."""
+    trouble: str = ""
+    """Why it could not be read."""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     service: SLMService
     now: str
@@ -109,3 +120,5 @@ class Snapshot:
     """What packs run when the spec names no image."""
     seconds: float = 0.0
     """Of a monotonic clock, whose zero means nothing."""
+    profile: StoredProfile | None = None
+    """None while none is needed."""

@@ -53,6 +53,12 @@ class Rule(StrEnum):
     WHAT_STARTS = "WhatStarts"
     RIVAL_AGAIN = "RivalAgain"
     INCUMBENT_AGAIN = "IncumbentAgain"
+    KNOWN_KNEE = "KnownKnee"
+
+    # What another service measured.
+    PROFILE_CONFIRMED = "ProfileConfirmed"
+    PROFILE_CONTRADICTED = "ProfileContradicted"
+    PROFILE_UNUSABLE = "ProfileUnusable"
 
     # It runs without a choice.
     BEING_MEASURED = "BeingMeasured"
