@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-AT_A_TIME = 64
+AT_A_TIME = 32
 """Enough to keep one core and the API server busy, few enough that each has done soon."""
 PATIENCE_SECONDS = 0.5
 """A pass takes some milliseconds of work; what takes longer waits for an agent or the API server.
-With a thousand services whose agents are all dead, the last one has its turn after 8 s."""
+With a thousand services whose agents are all dead, the last one has its turn after 16 s."""
 
 
 class Gate:

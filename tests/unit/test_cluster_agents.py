@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from builders import pack_state
+from slm_operator.cluster import agents as subject
 from slm_operator.cluster.agents import AgentError, Agents, open_session
 
 
@@ -108,3 +109,35 @@ async def test_agents_that_do_not_answer_keep_no_other_from_being_asked(
 async def _refused(client: Agents) -> None:
     with pytest.raises(AgentError):
         await client.state("10.0.0.8", "silent")
+
+
+@pytest.mark.parametrize(
+    ("pauses_seconds", "reason"),
+    [([0.1] * 3, None), ([30.0], "AgentUnreachable"), ([0.1] * 100, "AgentUnreachable")],
+    ids=["slow but going on", "silent", "trickling"],
+)
+async def test_an_agent_is_given_up_when_it_falls_silent_or_never_ends(
+    monkeypatch: pytest.MonkeyPatch, pauses_seconds: list[float], reason: str | None
+) -> None:
+    monkeypatch.setattr(subject, "PATIENCE", aiohttp.ClientTimeout(total=2.0, sock_read=1.0))
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        text = pack_state().model_dump_json().encode()
+        for pause in pauses_seconds:
+            await asyncio.sleep(pause)
+            await answer.write(b" ")
+        await answer.write(text)
+        return answer
+
+    app = web.Application()
+    app.router.add_get("/v1/pack", handle)
+    async with TestServer(app) as server, open_session() as session:
+        assert server.port is not None
+        client = Agents(session, server.port)
+        if reason is None:
+            assert await client.state("127.0.0.1", "t") == pack_state()
+        else:
+            with pytest.raises(AgentError, match=reason):
+                await client.state("127.0.0.1", "t")

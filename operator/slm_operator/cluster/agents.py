@@ -7,10 +7,18 @@ from pydantic import ValidationError
 
 from slm_worker.wire import AGENT_PORT, ApiError, PackState, Plan
 
-TIMEOUT_SECONDS = 5.0
+SILENCE_SECONDS = 5.0
+"""An agent that takes a connection, or goes on with its answer, after so long does not answer. Only
+silence counts, not the whole call: where the operator itself is short of CPU, a call has several
+waits, in none of which the agent was to blame."""
+CALL_SECONDS = 15.0
+"""One that trickles holds up its own service for no longer."""
 IDLE_CONNECTION_SECONDS = 5.0
 """A pack that is measured or starts is asked again before; of thousands that are at rest no
 connection is kept."""
+PATIENCE = aiohttp.ClientTimeout(
+    total=CALL_SECONDS, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS
+)
 ANSWER_BYTES = 4 * 1024 * 1024
 """Largest answer that is read; a pack's state is some ten kilobytes."""
 
@@ -66,7 +74,7 @@ class Agents:
                 headers=headers,
                 # An agent redirects to nobody, and the token must not go elsewhere.
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+                timeout=PATIENCE,
             ) as answer:
                 text = (await answer.content.read(ANSWER_BYTES)).decode(errors="replace")
                 while not answer.content.at_eof() and len(text) < ANSWER_BYTES:
