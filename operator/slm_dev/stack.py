@@ -7,7 +7,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,7 @@ from slm_worker.wire import PackState
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RBAC = REPOSITORY / "charts/slm-operator/files/operator-rbac.yaml"
+NAMESPACED = (KIND, "Role", "RoleBinding")
 WORKER_IMAGE = "slm-worker"
 HEALTH_PORT = 8081
 START_SECONDS = 60.0
@@ -151,6 +152,11 @@ class Stack:
         return self._control_plane.kubeconfig("admin")
 
     @property
+    def operator_kubeconfig(self) -> Path:
+        """Of the operator, with its rights."""
+        return self._control_plane.kubeconfig("operator")
+
+    @property
     def operator_url(self) -> str:
         """Where the operator serves /healthz and /metrics."""
         return f"http://{self._operator_address}:{HEALTH_PORT}"
@@ -158,7 +164,7 @@ class Stack:
     async def apply(self, manifests: str) -> None:
         """Applies the objects of a YAML text. Raises KubeError."""
         for manifest in yaml.safe_load_all(manifests):
-            if manifest["kind"] == KIND:
+            if manifest["kind"] in NAMESPACED:
                 manifest["metadata"].setdefault("namespace", "default")
             await self.kube.apply(manifest)
 
@@ -170,6 +176,23 @@ class Stack:
         """
         self.operator.launch()
         await self._wait_for(self.operator, self._operator_is_healthy)
+
+    @contextlib.asynccontextmanager
+    async def another_operator(
+        self, name: str, *arguments: str, kubeconfig: Path | None = None
+    ) -> AsyncIterator[tuple[Program, str]]:
+        """A further operator, which is not started yet, and the address where it will serve
+        /healthz and /metrics. It ends with the context. ``kubeconfig``: of another way to the API
+        server."""
+        address = self._addresses.claim()
+        variables = self._variables() | ({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})
+        command = [*self._operator_command(address), *arguments]
+        program = Program(self._folder, name, command, variables)
+        try:
+            yield program, f"http://{address}:{HEALTH_PORT}"
+        finally:
+            await program.stop()
+            self._addresses.release(address)
 
     async def start_node(self) -> None:
         """Starts the node, again after a kill, and waits until it runs Pods.
@@ -234,13 +257,14 @@ class Stack:
         return True
 
     async def _start_programs(self, stack: contextlib.AsyncExitStack) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="slm-stack-"))
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="slm-stack-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        addresses = AddressPool()
-        self._operator_address = addresses.claim()
-        stack.callback(addresses.release, self._operator_address)
+        self._addresses = AddressPool()
+        self._operator_address = self._addresses.claim()
+        stack.callback(self._addresses.release, self._operator_address)
         self._node_root = folder / "node"
-        self.operator = Program(folder, "operator", self._operator_command(), self._variables())
+        command = self._operator_command(self._operator_address)
+        self.operator = Program(folder, "operator", command, self._variables())
         self.node = Program(folder, "node", self._node_command(), dict(os.environ))
         stack.push_async_callback(self._stop_programs)
         self.node.launch()
@@ -253,18 +277,18 @@ class Stack:
         await self.operator.stop()
         await self.node.stop()
 
-    def _operator_command(self) -> list[str]:
+    def _operator_command(self, address: str) -> list[str]:
         return [
             "slm_operator.main",
             f"--worker-image={WORKER_IMAGE}",
-            f"--health-address={self._operator_address}",
+            f"--health-address={address}",
             f"--health-port={HEALTH_PORT}",
             *self._settings.operator_arguments,
         ]
 
     def _variables(self) -> dict[str, str]:
-        kubeconfig = self._control_plane.kubeconfig("operator")
-        return {**os.environ, "KUBECONFIG": str(kubeconfig), KEY_VARIABLE: self._key}
+        kubeconfig = str(self.operator_kubeconfig)
+        return {**os.environ, "KUBECONFIG": kubeconfig, KEY_VARIABLE: self._key}
 
     def _node_command(self) -> list[str]:
         folders = [Path(sys.executable).parent, *self._settings.worker_programs]

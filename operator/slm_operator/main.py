@@ -7,8 +7,11 @@ import contextlib
 import logging
 import os
 import signal
+import socket
+import uuid
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +20,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from slm_operator.cluster.agents import Agents, open_session
 from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.lease import Election, leading
 from slm_operator.cluster.packs import Packs
+from slm_operator.cluster.permit import Permit
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.loops import Loops
@@ -26,27 +31,41 @@ from slm_operator.pareto.window import WindowRules
 
 KEY_VARIABLE = "SLM_OPERATOR_KEY"
 KEY_LENGTH = 32
+LEASE_NAME = "slm-operator"
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-async def run(settings: Settings, health_address: str, health_port: int) -> None:
-    """Runs until cancelled. Raises KubeError without a cluster configuration."""
+async def run(
+    settings: Settings, health_address: str, health_port: int, election: Election | None
+) -> None:
+    """Runs until cancelled; with an ``election`` it waits until this process leads. Raises
+    KubeError without a cluster configuration."""
     metrics = Metrics()
-    kube = await Kube.connect()
-    async with open_session() as session:
+    permit = Permit() if election else Permit.unlimited()
+    metrics.leader.set_function(lambda: permit.holds)
+    kube = await Kube.connect(permit=permit)
+    async with open_session(permit) as session:
         controller = Controller(kube, Agents(session), settings, metrics, _now)
-        health = await _serve_health(metrics, health_address, health_port)
-        packs = Packs(lambda namespace, name: loops.wake(namespace, name))
-        loops = Loops(controller, packs)
+        health = await _serve_health(metrics, permit, health_address, health_port)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(packs.follow(kube))
-                # A service that is looked at before its packs are known seems to have none.
-                await packs.listed.wait()
-                await loops.follow(kube)
+            async with leading(election, permit) if election else contextlib.nullcontext():
+                await _serve(controller, kube)
         finally:
-            await loops.close()
             await health.cleanup()
             await kube.close()
+
+
+async def _serve(controller: Controller, kube: Kube) -> None:
+    packs = Packs(lambda namespace, name: loops.wake(namespace, name))
+    loops = Loops(controller, packs)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(packs.follow(kube))
+            # A service that is looked at before its packs are known seems to have none.
+            await packs.listed.wait()
+            await loops.follow(kube)
+    finally:
+        await loops.close()
 
 
 async def _until_told(work: Coroutine[None, None, None]) -> None:
@@ -57,9 +76,9 @@ async def _until_told(work: Coroutine[None, None, None]) -> None:
         await task
 
 
-async def _serve_health(metrics: Metrics, address: str, port: int) -> web.AppRunner:
+async def _serve_health(metrics: Metrics, permit: Permit, address: str, port: int) -> web.AppRunner:
     async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        return web.Response(text="leader\n" if permit.holds else "standby\n")
 
     async def show(_: web.Request) -> web.Response:
         text = generate_latest(metrics.registry)
@@ -97,6 +116,17 @@ def start(
     demand_sample_seconds: Annotated[
         float, typer.Option(min=1, help="Between two samples of the demand, which packs follow.")
     ] = SAMPLE_SECONDS,
+    leader_election: Annotated[
+        bool,
+        typer.Option(
+            "--leader-election/--no-leader-election",
+            help="Act only while holding a Lease: needed with more than one replica.",
+        ),
+    ] = False,
+    lease_name: Annotated[str, typer.Option(help="The Lease that replicas share.")] = LEASE_NAME,
+    lease_namespace: Annotated[
+        str, typer.Option(help="Where the Lease is. [default: the namespace of this Pod]")
+    ] = "",
 ) -> None:
     """Runs the SLM operator against the cluster of KUBECONFIG, or the one that it runs in."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -117,10 +147,23 @@ def start(
         warmup_seconds=warmup_seconds,
     )
     settings = Settings(worker_image, key, rules, demand_sample_seconds)
+    election = _election(lease_name, lease_namespace) if leader_election else None
     try:
-        asyncio.run(_until_told(run(settings, health_address, health_port)))
+        asyncio.run(_until_told(run(settings, health_address, health_port, election)))
     except KubeError as error:
         raise typer.BadParameter(error.message) from error
+
+
+def _election(name: str, namespace: str) -> Election:
+    if not namespace:
+        try:
+            namespace = POD_NAMESPACE.read_text().strip()
+        except OSError as error:
+            raise typer.BadParameter(
+                f"--leader-election needs a namespace for the Lease, and this is no Pod that would "
+                f"have one ({error}): set --lease-namespace"
+            ) from error
+    return Election(namespace, name, identity=f"{socket.gethostname()}_{uuid.uuid4()}")
 
 
 def main() -> None:

@@ -29,6 +29,11 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self.leader = Gauge(
+            "slm_leader",
+            "1 while this process may write: it leads, or is alone by its options.",
+            registry=self.registry,
+        )
         self._point = {
             "output_tokens_per_second": self._gauge(
                 "slm_operating_point_output_tokens_per_second", "Throughput of the chosen point."

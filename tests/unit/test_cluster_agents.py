@@ -16,6 +16,7 @@ from yarl import URL
 from builders import pack_state
 from slm_operator.cluster import agents as subject
 from slm_operator.cluster.agents import AgentError, Agents, open_session
+from slm_operator.cluster.permit import Permit
 
 
 @asynccontextmanager
@@ -92,7 +93,7 @@ async def test_agents_that_do_not_answer_keep_no_other_from_being_asked(
 
     app = web.Application()
     app.router.add_get("/v1/pack", handle)
-    async with TestServer(app) as server, open_session() as session:
+    async with TestServer(app) as server, open_session(Permit.unlimited()) as session:
         send = session.request
         monkeypatch.setattr(
             session, "request", lambda m, _, **o: send(m, server.make_url("/v1/pack"), **o)

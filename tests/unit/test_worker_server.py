@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from slm_worker.agent import PlanRefusedError
 from slm_worker.server import MAX_BODY_BYTES, make_app
 from slm_worker.wire import (
+    LEADER_EPOCH_HEADER,
     ApiError,
     Counters,
     GpuHealth,
@@ -161,6 +162,36 @@ async def test_the_agents_refusal_is_passed_on(client: Client, agent: FakeAgent)
     async with client.put("/v1/pack/plan", headers=BEARER, data=PLAN.model_dump_json()) as response:
         assert response.status == 422
         assert await refusal(response) == error
+
+
+async def test_a_former_leader_is_refused_as_soon_as_another_was_heard_of(
+    client: Client, agent: FakeAgent
+) -> None:
+    async def put(epoch: str | None) -> int:
+        named = {} if epoch is None else {LEADER_EPOCH_HEADER: epoch}
+        body = PLAN.model_dump_json()
+        async with client.put("/v1/pack/plan", headers=BEARER | named, data=body) as response:
+            if response.status == 409:
+                said = await refusal(response)
+                assert said.reason == "StaleLeader"
+                assert said.message == f"epoch {epoch} is over, 8 has begun: another operator leads"
+            return response.status
+
+    assert await put("7") == 200
+    async with client.get("/v1/pack", headers=BEARER | {LEADER_EPOCH_HEADER: "8"}):
+        pass
+    agent.accepted.clear()
+    assert [await put(old) for old in ("7", "x", "-9", "9" * 5000)] == [409] * 4
+    assert agent.accepted == []
+    assert [await put(new) for new in ("8", "9", None)] == [200] * 3
+
+
+async def test_no_stranger_can_claim_to_lead(client: Client) -> None:
+    async with client.get("/v1/pack", headers={LEADER_EPOCH_HEADER: "99"}) as response:
+        assert response.status == 401
+    named = BEARER | {LEADER_EPOCH_HEADER: "1"}
+    async with client.put("/v1/pack/plan", headers=named, data=PLAN.model_dump_json()) as response:
+        assert response.status == 200
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from pydantic import ValidationError
 
 from slm_worker.agent import PlanRefusedError
 from slm_worker.pack_metrics import CONTENT_TYPE, exposition
-from slm_worker.wire import ApiError, PackState, Plan
+from slm_worker.wire import LEADER_EPOCH_HEADER, ApiError, PackState, Plan
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_EPOCH_DIGITS = 20
+"""Microseconds since 1970 have 16."""
 MAX_QUOTED_VALUE_CHARACTERS = 100
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -87,12 +89,20 @@ async def _as_error(request: web.Request, handler: Handler) -> web.StreamRespons
 class _Api:
     def __init__(self, agent: PackAgent) -> None:
         self._agent = agent
+        self._newest_epoch = 0
 
-    async def get_pack(self, _: web.Request) -> web.Response:
+    async def get_pack(self, request: web.Request) -> web.Response:
+        self._is_led_by(request)
         return self._pack()
 
     async def put_plan(self, request: web.Request) -> web.Response:
         body = await request.read()
+        if not self._is_led_by(request):
+            message = (
+                f"epoch {request.headers[LEADER_EPOCH_HEADER]} is over, {self._newest_epoch} has "
+                "begun: another operator leads"
+            )
+            return _refusal(409, ApiError(reason="StaleLeader", message=message))
         try:
             plan = Plan.model_validate_json(body)
         except ValidationError as error:
@@ -102,6 +112,15 @@ class _Api:
         except PlanRefusedError as refused:
             return _refusal(refused.status, refused.error)
         return self._pack()
+
+    def _is_led_by(self, request: web.Request) -> bool:
+        """Whether nobody is known to have led since. What is no number claims nothing newer."""
+        text = request.headers.get(LEADER_EPOCH_HEADER)
+        if text is None:
+            return True
+        epoch = int(text) if text.isdecimal() and len(text) < MAX_EPOCH_DIGITS else 0
+        self._newest_epoch = max(self._newest_epoch, epoch)
+        return epoch == self._newest_epoch
 
     async def healthz(self, _: web.Request) -> web.Response:
         if self._agent.alive:

@@ -28,6 +28,10 @@ ADDRESS_VARIABLE = "POD_IP"
 CACHE_VARIABLE = "SLM_ENGINE_CACHE"
 """Environment variable that names a directory, such as a mounted volume, in which engines keep
 compiled kernels; by default it lies below HOME and lives as long as the Pod."""
+LEADER_EPOCH_HEADER = "SLM-Leader-Epoch"
+"""Header in which each request of an operator that was elected names its leadership by a positive
+integer, greater than that of each before. Once an agent has heard of one, it takes no plan of an
+older one (StaleLeader). Without the header no leadership is claimed, and none is asked for."""
 AGENT_PORT = 8080
 ROUTER_PORT = 8000
 AGENT_PORT_VARIABLE = "SLM_AGENT_PORT"
@@ -476,8 +480,8 @@ class PackState(Report):
 
 
 class ApiError(Report):
-    """Body of every refusal. ``reason``: Unauthorized, StaleGeneration, DoesNotFit, InvalidPlan,
-    NotFound."""
+    """Body of every refusal. ``reason``: Unauthorized, StaleGeneration, StaleLeader, DoesNotFit,
+    InvalidPlan, NotFound."""
 
     reason: str
     message: str

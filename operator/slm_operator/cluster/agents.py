@@ -5,6 +5,7 @@ from __future__ import annotations
 import aiohttp
 from pydantic import ValidationError
 
+from slm_operator.cluster.permit import Permit
 from slm_worker.wire import AGENT_PORT, ApiError, PackState, Plan
 
 SILENCE_SECONDS = 5.0
@@ -32,11 +33,12 @@ class AgentError(Exception):
         self.message = message
 
 
-def open_session() -> aiohttp.ClientSession:
-    """For `Agents`. It has as many connections as are asked for: with a bound, those to agents that
-    do not answer would be waited for by all others, and their timeouts would run out."""
+def open_session(permit: Permit) -> aiohttp.ClientSession:
+    """For `Agents`; plans are sent only while ``permit`` holds. It has as many connections as are
+    asked for: with a bound, those to agents that do not answer would be waited for by all others,
+    and their timeouts would run out."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS)
-    return aiohttp.ClientSession(connector=connector)
+    return aiohttp.ClientSession(connector=connector, middlewares=(permit.fence,))
 
 
 class Agents:

@@ -14,6 +14,8 @@ import aiohttp
 import yaml
 from kubernetes.aio import client, config
 
+from slm_operator.cluster.permit import Permit
+
 FIELD_MANAGER = "slm-operator"
 TIMEOUT_SECONDS = 15.0
 IN_FLIGHT = 16
@@ -40,6 +42,9 @@ _PLURALS = {
     ("v1", "Event"): "events",
     ("v1", "Namespace"): "namespaces",
     ("apiextensions.k8s.io/v1", "CustomResourceDefinition"): "customresourcedefinitions",
+    ("coordination.k8s.io/v1", "Lease"): "leases",
+    ("rbac.authorization.k8s.io/v1", "Role"): "roles",
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"): "rolebindings",
     ("rbac.authorization.k8s.io/v1", "ClusterRole"): "clusterroles",
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"): "clusterrolebindings",
     ("serving.slm.dev/v1alpha1", "SLMService"): "slmservices",
@@ -75,8 +80,9 @@ class Kube:
         self._turns = asyncio.Semaphore(IN_FLIGHT)
 
     @classmethod
-    async def connect(cls, kubeconfig: Path | None = None) -> Kube:
+    async def connect(cls, kubeconfig: Path | None = None, *, permit: Permit | None = None) -> Kube:
         """By ``kubeconfig``, else KUBECONFIG, else the Pod's service account, else ~/.kube/config.
+        Where there is a ``permit``, writes are sent only while it holds.
 
         Raises KubeError (NoClusterConfig) when none of them is there.
         """
@@ -97,6 +103,8 @@ class Kube:
                 "NoClusterConfig",
                 f"no usable cluster configuration ({error}): set KUBECONFIG to a kubeconfig file",
             ) from error
+        if permit is not None:
+            settings.client_session_kwargs = {"middlewares": (permit.fence,)}
         return cls(client.ApiClient(settings))
 
     async def close(self) -> None:
@@ -185,6 +193,15 @@ class Kube:
     async def create(self, obj: Object) -> Object:
         where = path(obj["apiVersion"], obj["kind"], obj["metadata"].get("namespace", ""))
         return await self._call("POST", where, body=obj)
+
+    async def replace(self, obj: Object) -> Object:
+        """Writes the whole object, which is refused (status 409) when it has another version by
+        now."""
+        metadata = obj["metadata"]
+        where = path(
+            obj["apiVersion"], obj["kind"], metadata.get("namespace", ""), metadata["name"]
+        )
+        return await self._call("PUT", where, body=obj)
 
     async def merge(self, obj: Object, patch: Object) -> Object:
         """JSON merge patch of an existing object."""

@@ -1,0 +1,186 @@
+"""Two operators and one Lease: another leads within 15 s, and never two at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+import pytest_asyncio
+
+from api_proxy import ApiProxy, api_proxy
+from operator_rig import Service, fixed, until
+from slm_dev.stack import Program, Stack
+from slm_operator.api.models import SLMService
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ELECTION = ("--leader-election", "--lease-namespace=default")
+TAKEOVER_SECONDS = 15.0
+SAMPLE_SECONDS = 0.1
+
+
+@dataclass
+class Operator:
+    program: Program
+    url: str
+    http: aiohttp.ClientSession
+
+    async def standing(self) -> str:
+        """leader, standby, or nothing when it does not answer."""
+        try:
+            patience = aiohttp.ClientTimeout(total=1)
+            async with self.http.get(f"{self.url}/healthz", timeout=patience) as answer:
+                return (await answer.text()).strip()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return ""
+
+    async def leads(self) -> bool:
+        return await self.standing() == "leader"
+
+    async def stands_by(self) -> bool:
+        return await self.standing() == "standby"
+
+    async def ended(self) -> bool:
+        return self.process is None
+
+    @property
+    def process(self) -> psutil.Process | None:
+        address = self.url.split("/")[2].split(":")[0]
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                command = process.cmdline()
+                if command[1:3] == ["-m", "slm_operator.main"] and (
+                    f"--health-address={address}" in command
+                ):
+                    return process
+        return None
+
+    def send(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+
+@dataclass
+class Pair:
+    """Two operators; ``b`` speaks to the API server through a proxy."""
+
+    a: Operator
+    b: Operator
+    proxy: ApiProxy
+    both_led: int = 0
+    takeovers: dict[str, float] = field(default_factory=dict)
+
+    async def watch(self) -> None:
+        while True:
+            standings = await asyncio.gather(self.a.standing(), self.b.standing())
+            self.both_led += standings.count("leader") == 2
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def takes_over(self, successor: Operator, after: str) -> None:
+        began = time.monotonic()
+        await until(f"another leads after: {after}", successor.leads)
+        self.takeovers[after] = round(time.monotonic() - began, 1)
+        assert self.takeovers[after] <= TAKEOVER_SECONDS, self.takeovers
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def pair(operator_stack: Stack, tmp_path: Path) -> AsyncIterator[Pair]:
+    """In the place of the stack's own operator."""
+    await operator_stack.operator.stop()
+    try:
+        async with (
+            aiohttp.ClientSession() as http,
+            api_proxy(operator_stack.operator_kubeconfig, tmp_path) as proxy,
+            operator_stack.another_operator("operator-a", *ELECTION) as a,
+            operator_stack.another_operator(
+                "operator-b", *ELECTION, kubeconfig=proxy.kubeconfig
+            ) as b,
+        ):
+            pair = Pair(Operator(*a, http), Operator(*b, http), proxy)
+            watching = asyncio.create_task(pair.watch())
+            try:
+                yield pair
+            finally:
+                watching.cancel()
+                with contextlib.suppress(psutil.Error, AssertionError):
+                    pair.b.send(signal.SIGCONT)
+    finally:
+        await operator_stack.start_operator()
+
+
+def plans_of(stack: Stack, service: SLMService) -> int:
+    """How many plans the pack has accepted."""
+    return stack.pack_log(service).count('"message": "plan ')
+
+
+async def acts(service: Service, **changes: object) -> None:
+    """Whoever leads sees a change of the spec."""
+    await service.apply(**changes)
+    generation = (await service.now()).generation
+    await service.until("acts", lambda s: s.status.observed_generation == generation)
+
+
+async def test_another_operator_leads_after_a_cut_a_kill_and_a_pause(
+    operator_stack: Stack, pair: Pair
+) -> None:
+    a, b, proxy = pair.a, pair.b, pair.proxy
+    b.program.launch()
+    await until("the first leads", b.leads)
+    a.program.launch()
+    await until("the second stands by", a.stands_by)
+    service = Service(operator_stack, "shared", fixed(1))
+    await service.apply()
+    await service.serves(1)
+    async with service.users() as users:
+        # Cut off from the API server. It ends before the other begins.
+        proxy.cut()
+        await pair.takes_over(a, "cut off")
+        assert await b.ended(), "it ended by itself"
+        await acts(service, replicasPerPack=2)
+
+        proxy.mend()
+        await b.program.stop()
+        b.program.launch()
+        await until("it stands by", b.stands_by)
+        a.send(signal.SIGKILL)
+        await pair.takes_over(b, "killed")
+        await acts(service, replicasPerPack=1)
+        await service.serves(1)
+
+        # Paused. What it finds when it wakes up it would act on, did it still lead.
+        await a.program.stop()
+        a.program.launch()
+        await until("it stands by", a.stands_by)
+        b.send(signal.SIGSTOP)
+        sent, plans = len(proxy.writes), plans_of(operator_stack, await service.now())
+        await pair.takes_over(a, "paused")
+        await service.apply(replicasPerPack=2)
+        await service.serves(2)
+        b.send(signal.SIGCONT)
+        await until("the former leader ended", b.ended)
+        assert proxy.writes[sent:] == []
+        assert plans_of(operator_stack, await service.now()) == plans + 1
+
+        # Asked to end, it does not let the other wait.
+        await b.program.stop()
+        b.program.launch()
+        await until("it stands by", b.stands_by)
+        a.send(signal.SIGTERM)
+        await pair.takes_over(b, "ended")
+        await acts(service, replicasPerPack=1)
+    assert pair.both_led == 0
+    assert users.failed == 0, users.failures
+    assert pair.takeovers["ended"] < min(
+        seconds for after, seconds in pair.takeovers.items() if after != "ended"
+    ), pair.takeovers
+    print(f"seconds until another led: {pair.takeovers}")
+    await service.delete()
+    await service.gone()
