@@ -134,7 +134,7 @@ async def test_an_agent_is_given_up_when_it_falls_silent_or_never_ends(
 
     app = web.Application()
     app.router.add_get("/v1/pack", handle)
-    async with TestServer(app) as server, open_session() as session:
+    async with TestServer(app) as server, open_session(Permit.unlimited()) as session:
         assert server.port is not None
         client = Agents(session, server.port)
         if reason is None:
