@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +233,103 @@ def test_a_cluster_without_the_crd_gets_a_remedy_that_exists(
     files = re.findall(r"-f (\S+?)[ `]", remedy)
     assert files == ["crds/", "charts/slm-operator/files/operator-rbac.yaml"]
     assert all((REPOSITORY / file).exists() for file in files)
+
+
+def pack_pod(name: str = "chat-pack-0", service: str = "chat", **status: Any) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/instance": service, "serving.slm.dev/pack": name[-1]}
+    running = {
+        "phase": "Running",
+        "podIP": "10.0.0.1",
+        "containerStatuses": [{"started": True, "state": {"running": {}}}],
+    }
+    return {"metadata": {"name": name, "uid": name, "labels": labels}, "status": running | status}
+
+
+class PodsToo(Cluster):
+    """A service with packs, whose Pods answer with ``metrics`` and have written ``lines``."""
+
+    def __init__(
+        self, *pods: Mapping[str, Any], metrics: str = "", lines: Sequence[str] = ()
+    ) -> None:
+        super().__init__(object_of(found()))
+        self._pods = pods
+        self._metrics, self._lines = metrics, lines
+        self.tails: list[int] = []
+
+    async def list(
+        self, api_version: str, kind: str, namespace: str = "", *, labels: str = ""
+    ) -> Objects:
+        return list(self._pods) if kind == "Pod" else await super().list(api_version, kind)
+
+    async def pod_get(self, namespace: str, pod: str, port: int, where: str) -> str:
+        assert (namespace, port, where) == ("default", 8080, "/metrics")
+        if not self._metrics:
+            no = 'pods "chat-pack-0" is forbidden: User "u" cannot get resource "pods/proxy"'
+            raise KubeError(403, "Forbidden", no)
+        return self._metrics
+
+    async def log(
+        self, namespace: str, pod: str, *, tail_lines: int, follow: bool = False
+    ) -> AsyncIterator[str]:
+        self.tails.append(tail_lines)
+        for line in self._lines:
+            yield line
+
+
+def test_history_tells_decisions_and_their_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = object_of(found())
+    shown = slmctl(monkeypatch, Cluster(stored), "history", "chat")
+    assert shown.exit_code == 0
+    assert "KneeFound" in shown.stdout
+    assert "docs/explaining.md" in shown.stdout
+    document = slmctl(monkeypatch, Cluster(stored), "history", "chat", "-o", "json")
+    assert json.loads(document.stdout)["history"] == stored["status"]["history"]  # type: ignore[index]
+
+
+def test_history_before_the_first_decision_says_what_is_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = slmctl(monkeypatch, Cluster(object_of(searching())), "history", "chat")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "nothing has been decided for chat yet: measuring 1 replica" in result.stderr
+
+
+def test_top_shows_each_pack_and_why_one_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
+    waiting = pack_pod("chat-pack-1", phase="Pending", containerStatuses=[], conditions=full)
+    metrics = "slm_pack_power_watts 443.0\nslm_pack_replicas_in_rotation 2.0\n"
+    cluster = PodsToo(waiting, pack_pod(), metrics=metrics)
+    result = slmctl(monkeypatch, cluster, "top", "chat", "--once", "--every", "1", "-o", "json")
+    first, second = json.loads(result.stdout)["packs"]
+    assert (first["pack"], first["powerWatts"], first["replicasInRotation"]) == (
+        "chat-pack-0", 443, 2,
+    )  # fmt: skip
+    assert first["outputTokensPerSecond"] is None, "no counter, no rate"
+    assert (second["pack"], second["silent"]) == ("chat-pack-1", "Unschedulable")
+    assert first["simulated"] is True
+
+
+def test_top_and_logs_name_the_right_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = slmctl(monkeypatch, PodsToo(pack_pod()), "top", "--once", "--every", "1")
+    assert result.exit_code == 1
+    assert "ask for that right; logs reads pods and pods/log, top pods/proxy" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["top", "logs"])
+def test_a_service_without_packs_is_pointed_out(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    result = slmctl(monkeypatch, PodsToo(), command, "chat")
+    assert result.exit_code == 1
+    assert "SLMService chat has no pack yet: `slmctl get chat` tells why" in result.stderr
+
+
+def test_logs_of_one_replica_of_one_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = [json.dumps({"time": "t", "message": f"m{i}", "replica": i}) for i in range(3)]
+    cluster = PodsToo(pack_pod(), pack_pod("chat-pack-1"), lines=about)
+    asked = ("logs", "chat", "--pack", "1", "--replica", "2", "--tail", "7")
+    result = slmctl(monkeypatch, cluster, *asked)
+    assert result.stdout == "t  chat-pack-1 replica 2          m2\n"
+    assert cluster.tails == [7]
+    missing = slmctl(monkeypatch, cluster, "logs", "chat", "--pack", "5")
+    assert "SLMService chat has no pack 5: there are 0, 1" in missing.stderr

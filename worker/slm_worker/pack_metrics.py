@@ -54,8 +54,25 @@ class _StateCollector(Collector):
             "slm_pack_router_queue", "Requests that wait at the router.", value=state.router_queue
         )
         yield GaugeMetricFamily(
+            "slm_pack_clock_seconds",
+            "The agent's clock when the counters were read.",
+            value=state.clock_seconds
+            if state.counters is None
+            else state.counters.sampled_at_seconds,
+        )
+        yield GaugeMetricFamily(
             "slm_pack_settled", "1 when the pack is what its plan wants.", value=state.settled
         )
+        for field, text in (
+            ("running", "Sequences in the replica's batch."),
+            ("waiting", "Requests in the replica's own queue."),
+        ):
+            family = GaugeMetricFamily(f"slm_pack_replica_{field}", text, labels=["replica"])
+            for one in state.replicas:
+                value = getattr(one, field)
+                if value is not None:
+                    family.add_metric([str(one.index)], value)
+            yield family
         yield from _gpu(state.gpu)
         yield from _router(state.router)
         yield from self._counters()

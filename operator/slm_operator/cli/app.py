@@ -9,8 +9,10 @@ from slm_operator.cli import (
     file_commands,
     host_commands,
     local_command,
+    logs_command,
     profile_commands,
     simulate_command,
+    top_command,
 )
 
 app = typer.Typer(
@@ -24,6 +26,9 @@ for command in (
     cluster_commands.get,
     cluster_commands.points,
     cluster_commands.explain,
+    cluster_commands.history,
+    logs_command.logs,
+    top_command.top,
     file_commands.choose,
     file_commands.plan,
     file_commands.gpus,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from rich.text import Text
 
 from slm_operator.api.models import SLMService, SLMServiceSpec
 from slm_operator.cli import account as accounts
@@ -100,6 +101,30 @@ def explain(
     if output is Output.JSON:
         return print_json(accounts.document(told))
     return console().print(explaining.text(told, datetime.now(UTC)))
+
+
+def history(
+    name: Annotated[str, typer.Argument(help="An SLMService.")],
+    namespace: NamespaceOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Shows the last ten decisions about a service, each with its rule and its figures."""
+    where = namespace or lookup.default_namespace(kubeconfig)
+    try:
+        obj = lookup.run(kubeconfig, lambda kube: lookup.service(kube, where, name))
+    except lookup.LookupFailedError as error:
+        fail(str(error))
+    service = _read(obj)
+    if output is Output.JSON:
+        kept = (obj.get("status") or {}).get("history") or []
+        return print_json({"name": name, "namespace": where, "history": kept})
+    if not service.status.history:
+        now = tables.measuring(service.status) or tables.standing(service)
+        return say(f"nothing has been decided for {name} yet: {now}")
+    shown = console()
+    shown.print(explaining.decisions(service.status.history, datetime.now(UTC)))
+    return shown.print(Text(f"\n{explaining.RULES}"))
 
 
 def _show_one(obj: Object, output: Output) -> None:

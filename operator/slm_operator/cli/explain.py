@@ -38,12 +38,16 @@ def text(told: Account, now: datetime) -> RenderableType:
     if told.would_change:
         parts += [_title("What would change the decision"), _list(told.would_change)]
     if told.history:
-        parts += [_title("Decisions, the newest last")]
-        parts += [_decision(entry, now) for entry in told.history]
+        parts += [_title("Decisions, the newest last"), decisions(told.history, now)]
     parts += [Text(), Text(RULES)]
     if tables.simulated(told.service):
         parts.append(Text(tables.SIMULATED_NOTE, style="yellow"))
     return Group(*parts)
+
+
+def decisions(history: Sequence[HistoryEntry], now: datetime) -> RenderableType:
+    """Each decision with its rule, its figures and what it was chosen among."""
+    return Group(*(_decision(entry, now) for entry in history))
 
 
 def _head(told: Account, now: datetime) -> RenderableType:

@@ -95,6 +95,8 @@ def _remedy(error: KubeError) -> str:
         )
     if error.status == 401:
         return f"the API server does not know you ({message}): renew the kubeconfig's credentials"
+    if error.status == 403 and '"pods' in message:
+        return f"{message}: ask for that right; logs reads pods and pods/log, top pods/proxy"
     if error.status == 403:
         if "configmaps" in message:
             return f"{message}: ask for that right on the ConfigMap {CONFIG_MAP}"

@@ -149,17 +149,46 @@ class Kube:
             sock_connect=TIMEOUT_SECONDS, sock_read=WATCH_SECONDS + TIMEOUT_SECONDS
         )
         try:
-            answer = await self._send("GET", path(api_version, kind), query=query, timeout=patience)
+            async for line in self._stream(path(api_version, kind), query, patience):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise _refusal(status.get("code", 0), json.dumps(status))
+                yield event["type"], event["object"]
+        except ValueError as error:
+            raise _unreachable(error) from error
+
+    async def log(
+        self, namespace: str, pod: str, *, tail_lines: int, follow: bool = False
+    ) -> AsyncIterator[str]:
+        """The last lines of the Pod's only container, and with ``follow`` those to come until it
+        ends."""
+        query = [("tailLines", str(tail_lines)), ("follow", str(follow).lower())]
+        patience = aiohttp.ClientTimeout(
+            sock_connect=TIMEOUT_SECONDS, sock_read=None if follow else TIMEOUT_SECONDS
+        )
+        where = path("v1", "Pod", namespace, pod) + "/log"
+        async for line in self._stream(where, query, patience):
+            yield line.decode(errors="replace")
+
+    async def pod_get(self, namespace: str, pod: str, port: int, where: str) -> str:
+        """What the Pod itself answers to a GET of ``where``, through the API server's proxy."""
+        return await self._text("GET", path("v1", "Pod", namespace, f"{pod}:{port}/proxy{where}"))
+
+    async def _stream(
+        self,
+        where: str,
+        query: Query,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the client's
+    ) -> AsyncIterator[bytes]:
+        try:
+            answer = await self._send("GET", where, query=query, timeout=timeout)
             async with answer:
                 if answer.status >= 300:
-                    raise _refusal(answer.status, (await answer.read()).decode())
+                    raise _refusal(answer.status, (await answer.read()).decode(errors="replace"))
                 async for line in _lines(answer.content):
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        status = event["object"]
-                        raise _refusal(status.get("code", 0), json.dumps(status))
-                    yield event["type"], event["object"]
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+                    yield line
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _unreachable(error) from error
 
     async def apply(
@@ -233,19 +262,31 @@ class Kube:
         query: Query | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
+        text = await self._text(method, where, body=body, query=query, content_type=content_type)
+        answered: dict[str, Any] = json.loads(text)
+        return answered
+
+    async def _text(
+        self,
+        method: str,
+        where: str,
+        *,
+        body: Object | None = None,
+        query: Query | None = None,
+        content_type: str = "application/json",
+    ) -> str:
         try:
             # The timeout is that of the request, not of the wait for its turn.
             async with self._turns:
                 answer = await self._send(
                     method, where, body=body, query=query, content_type=content_type
                 )
-                text = (await answer.read()).decode()
+                text = (await answer.read()).decode(errors="replace")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _unreachable(error) from error
         if answer.status >= 300:
             raise _refusal(answer.status, text)
-        answered: dict[str, Any] = json.loads(text)
-        return answered
+        return text
 
     async def _send(
         self,
@@ -261,7 +302,7 @@ class Kube:
             method,
             where,
             query_params=query or [],
-            header_params={"Accept": "application/json", "Content-Type": content_type},
+            header_params={"Accept": "application/json, */*", "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
         )

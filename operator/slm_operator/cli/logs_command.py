@@ -1,0 +1,121 @@
+"""``slmctl logs``: what the agents and replicas of a service's packs wrote, for people."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from slm_operator.cli import lookup, packs
+from slm_operator.cli.interrupts import Interrupted, until_interrupted
+from slm_operator.cli.packs import ServicePack
+from slm_operator.cli.terminal import KubeconfigOption, NamespaceOption, fail, say
+from slm_operator.cluster.kube import Kube
+
+MOST_LINES = 100_000
+"""Of each pack; they are held in memory to be put in order."""
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="An SLMService.")],
+    pack: Annotated[int | None, typer.Option(min=0, help="Only this pack, by its number.")] = None,
+    replica: Annotated[
+        int | None, typer.Option(min=0, help="Only what is about this replica of each pack.")
+    ] = None,
+    tail: Annotated[
+        int, typer.Option(min=1, max=MOST_LINES, help="So many of the last lines of each pack.")
+    ] = 200,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    namespace: NamespaceOption = None,
+    kubeconfig: KubeconfigOption = None,
+) -> None:
+    """Shows the logs of a service's packs, replica by replica, in the order of time. The raw lines
+    are JSON: kubectl logs shows them."""
+    where = namespace or lookup.default_namespace(kubeconfig)
+
+    async def show(kube: Kube) -> None:
+        found = await packs.of_services(kube, where, name)
+        chosen = [p for p in found if pack is None or p.pack.ordinal == pack]
+        if not chosen:
+            there = ", ".join(str(p.pack.ordinal) for p in found)
+            raise lookup.LookupFailedError(
+                f"SLMService {name} has no pack {pack}: there are {there}"
+            )
+        if follow:
+            await until_interrupted(_follow(kube, where, chosen, replica, tail))
+        else:
+            for line in in_order(await _read(kube, where, chosen, tail), replica):
+                print(line)
+
+    try:
+        lookup.run(kubeconfig, show)
+    except lookup.LookupFailedError as error:
+        fail(str(error))
+    except Interrupted:
+        say("ended")
+
+
+def in_order(lines: Iterable[tuple[str, str]], replica: int | None) -> list[str]:
+    """(pack, line) of several packs as text, by time; what has no time stays behind the line that
+    it followed."""
+    found: list[tuple[str, str]] = []
+    time = ""
+    for pack, line in lines:
+        record = _record(line)
+        time = str(record.get("time", time))
+        text = readable(pack, line, replica)
+        if text is not None:
+            found.append((time, text))
+    return [text for _, text in sorted(found, key=lambda each: each[0])]
+
+
+def readable(pack: str, line: str, replica: int | None = None) -> str | None:
+    """One line for people; None when it is not about ``replica``. What is no JSON of the agent's is
+    shown as it is."""
+    record = _record(line)
+    about = record.get("replica")
+    if replica is not None and about != replica:
+        return None
+    if "message" not in record:
+        return f"{pack}  {line}"
+    who = pack if about is None else f"{pack} replica {about}"
+    level = str(record.get("level", "")).upper()
+    text = f"{record.get('time', '')}  {who}  {level:<7} {record['message']}"
+    if "exception" in record:
+        text += f"\n{record['exception']}"
+    return text
+
+
+def _record(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+async def _read(
+    kube: Kube, namespace: str, chosen: list[ServicePack], tail: int
+) -> list[tuple[str, str]]:
+    return [
+        (one.name, line)
+        for one in chosen
+        async for line in kube.log(namespace, one.name, tail_lines=tail)
+    ]
+
+
+async def _follow(
+    kube: Kube, namespace: str, chosen: list[ServicePack], replica: int | None, tail: int
+) -> None:
+    async def one_pack(one: ServicePack) -> None:
+        async for line in kube.log(namespace, one.name, tail_lines=tail, follow=True):
+            text = readable(one.name, line, replica)
+            if text is not None:
+                print(text, flush=True)
+
+    async with asyncio.TaskGroup() as group:
+        for one in chosen:
+            group.create_task(one_pack(one))
