@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from slm_operator.api.status import SLMServiceStatus
 
 _SERVICE = ("namespace", "name")
+_POINT = "slm_operating_point"
+_OF_A_SERVICE: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (f"{_POINT}_output_tokens_per_second", "Throughput of the chosen point.", ()),
+    (f"{_POINT}_power_watts", "Power of the chosen point.", ()),
+    (f"{_POINT}_joules_per_output_token", "Energy of the chosen point.", ()),
+    (f"{_POINT}_replicas", "Replicas per pack of the chosen point.", ()),
+    ("slm_service_packs", "Packs of the service.", ("state",)),
+    ("slm_service_replicas", "Replicas of the service, over all packs.", ("state",)),
+    ("slm_service_condition", "1 where the condition is true, 0 where it is false.", ("type",)),
+)
+_Series = tuple[str, tuple[str, ...]]
+"""A gauge and the values of its labels but for the service."""
 
 
 class Metrics:
@@ -34,30 +48,46 @@ class Metrics:
             "1 while this process may write: it leads, or is alone by its options.",
             registry=self.registry,
         )
-        self._point = {
-            "output_tokens_per_second": self._gauge(
-                "slm_operating_point_output_tokens_per_second", "Throughput of the chosen point."
-            ),
-            "power_watts": self._gauge(
-                "slm_operating_point_power_watts", "Power of the chosen point."
-            ),
-            "replicas_per_pack": self._gauge(
-                "slm_operating_point_replicas", "Replicas per pack of the chosen point."
-            ),
+        self._gauges = {
+            name: Gauge(name, text, (*_SERVICE, *labels), registry=self.registry)
+            for name, text, labels in _OF_A_SERVICE
         }
+        self._shown: dict[tuple[str, str], frozenset[_Series]] = {}
 
     def show(self, namespace: str, name: str, status: SLMServiceStatus) -> None:
         """Sets the service's gauges; a figure that is unknown is absent, not zero."""
-        for field, gauge in self._point.items():
-            value = getattr(status.operating_point, field, None)
-            if value is None:
-                gauge.remove(namespace, name)
-            else:
-                gauge.labels(namespace, name).set(value)
+        figures = dict(_figures(status))
+        for (gauge, labels), value in figures.items():
+            self._gauges[gauge].labels(namespace, name, *labels).set(value)
+        self._leave(namespace, name, frozenset(figures))
 
     def forget(self, namespace: str, name: str) -> None:
-        for gauge in self._point.values():
-            gauge.remove(namespace, name)
+        self._leave(namespace, name, frozenset())
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, _SERVICE, registry=self.registry)
+    def _leave(self, namespace: str, name: str, series: frozenset[_Series]) -> None:
+        """Removes every series of the service but ``series``."""
+        for gauge, labels in self._shown.pop((namespace, name), frozenset()) - series:
+            self._gauges[gauge].remove(namespace, name, *labels)
+        if series:
+            self._shown[namespace, name] = series
+
+
+def _figures(status: SLMServiceStatus) -> Iterator[tuple[_Series, float]]:
+    point = status.operating_point
+    if point is not None:
+        yield (f"{_POINT}_output_tokens_per_second", ()), point.output_tokens_per_second
+        yield (f"{_POINT}_replicas", ()), point.replicas_per_pack
+        if point.power_watts is not None:
+            yield (f"{_POINT}_power_watts", ()), point.power_watts
+        if point.microjoules_per_output_token is not None:
+            joules = point.microjoules_per_output_token / 1e6
+            yield (f"{_POINT}_joules_per_output_token", ()), joules
+    packs = {"present": status.packs, "ready": status.ready_packs, "desired": status.desired_packs}
+    for state, count in packs.items():
+        if count is not None:
+            yield ("slm_service_packs", (state,)), count
+    for state, count in (("started", status.replicas), ("ready", status.ready_replicas)):
+        yield ("slm_service_replicas", (state,)), count
+    for condition in status.conditions:
+        if condition.status != "Unknown":
+            yield ("slm_service_condition", (condition.type,)), condition.status == "True"

@@ -75,7 +75,6 @@ async def test_a_page_tells_where_the_next_one_begins() -> None:
     assert queries[0]["continue"] == "here"
 
 
-<<<<<<< HEAD
 async def test_a_busy_server_is_not_asked_more_at_a_time_than_it_can_work_on() -> None:
     asking = most = 0
 
@@ -94,7 +93,8 @@ async def test_a_busy_server_is_not_asked_more_at_a_time_than_it_can_work_on() -
         await asyncio.gather(*(kube.get("v1", "Pod", f"p{number}") for number in range(60)))
         await kube.close()
     assert 1 < most <= IN_FLIGHT
-=======
+
+
 async def test_a_log_is_read_by_lines_and_a_pod_is_asked_by_its_port() -> None:
     async with answering("one\ntwo\n") as (kube, queries):
         lines = [line async for line in kube.log("default", "p", tail_lines=5)]
@@ -108,4 +108,3 @@ async def test_a_refused_log_is_an_error_with_the_servers_words() -> None:
     async with answering(refusal, 403) as (kube, _):
         with pytest.raises(KubeError, match="no pods/log"):
             [line async for line in kube.log("default", "p", tail_lines=5)]
->>>>>>> 99cd859 (Show a service's decisions, logs and present activity from the command line)

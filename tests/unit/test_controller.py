@@ -275,6 +275,39 @@ def test_a_figure_that_becomes_unknown_is_shown_no_longer() -> None:
         assert (POWER_GAUGE in generate_latest(metrics.registry).decode()) is shown
 
 
+def test_metrics_tell_packs_replicas_and_conditions_of_each_service() -> None:
+    metrics = Metrics()
+    waiting = {
+        "status": "False",
+        "reason": "Starting",
+        "message": "m",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    conditions = [
+        {"type": "Ready", "observedGeneration": 1} | waiting,
+        {"type": "Calibrated", "observedGeneration": 1} | waiting | {"status": "Unknown"},
+    ]
+    known = SLMServiceStatus.model_validate(
+        {"packs": 2, "desiredPacks": 3, "readyPacks": 1, "replicas": 4, "conditions": conditions}
+    )
+
+    def value(name: str, service: str, **labels: str) -> float | None:
+        of = {"namespace": "default", "name": service} | labels
+        return metrics.registry.get_sample_value(name, of)
+
+    metrics.show("default", "chat", known)
+    metrics.show("default", "other", SLMServiceStatus())
+    assert value("slm_service_packs", "chat", state="desired") == 3
+    assert value("slm_service_packs", "other", state="desired") is None
+    assert value("slm_service_replicas", "chat", state="started") == 4
+    assert value("slm_service_condition", "chat", type="Ready") == 0
+    assert value("slm_service_condition", "chat", type="Calibrated") is None
+    metrics.forget("default", "chat")
+    left = generate_latest(metrics.registry).decode()
+    assert 'name="chat"' not in left
+    assert 'name="other"' in left
+
+
 async def test_a_plan_that_the_agent_refuses_becomes_the_reason_of_ready(
     operator: Operator,
 ) -> None:

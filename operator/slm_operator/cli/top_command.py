@@ -86,7 +86,7 @@ async def _read(kube: Kube, namespace: str, name: str | None) -> _Read:
         except KubeError as error:
             if error.status == 403:
                 raise
-            return f"no metrics: {error.reason}"
+            return f"no metrics: {error.message}"
         except ValueError:
             return "no metrics: another release's agent"
 
