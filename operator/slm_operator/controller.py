@@ -29,6 +29,7 @@ from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
+from slm_operator.power_ledger import PowerLedger
 from slm_operator.render import children
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Settings:
     rules: WindowRules = field(default_factory=WindowRules)
     demand_period_seconds: float = SAMPLE_SECONDS
     """Between two samples of the demand."""
+    cluster_power_budget_watts: int | None = None
+    """Most that the GPUs of all services may draw; None: no limit."""
 
 
 @dataclass
@@ -85,6 +88,7 @@ class Controller:
         self._metrics = metrics
         self._now = now
         self._clock = clock
+        self._power = _ledger(settings, metrics, clock)
         self._held: dict[str, _Held] = {}
 
     async def reconcile(self, obj: Object, packs: Iterable[Pack]) -> float:
@@ -139,6 +143,8 @@ class Controller:
             if kind in known:
                 await self._kube.delete("v1", kind, child, namespace, uid=known[kind])
         self._held.pop(uid, None)
+        if self._power is not None:
+            self._power.forget(uid)
         self._metrics.forget(namespace, name)
         return bool(there or known)
 
@@ -160,6 +166,7 @@ class Controller:
             packs=tuple(sorted(packs, key=lambda p: p.ordinal)),
             memory=held.memory,
             worker_image=self._settings.worker_image,
+            power=self._power.share(service) if self._power is not None else None,
             seconds=self._clock(),
         )
         snapshot = await self._with_profile(snapshot, held)
@@ -276,6 +283,16 @@ class Controller:
                 if error.reason != "StaleGeneration":
                     refused = Trouble(error.reason, f"{pack.name}: {error.message}")
         return refused
+
+
+def _ledger(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> PowerLedger | None:
+    budget = settings.cluster_power_budget_watts
+    if budget is None:
+        return None
+    ledger = PowerLedger(budget, clock)
+    metrics.cluster_power_budget.set(budget)
+    metrics.cluster_power_allotted.set_function(lambda: ledger.allotted_watts)
+    return ledger
 
 
 def agent_token(key: str, service: SLMService) -> str:

@@ -127,6 +127,10 @@ def start(
     lease_namespace: Annotated[
         str, typer.Option(help="Where the Lease is. [default: the namespace of this Pod]")
     ] = "",
+    cluster_power_budget_watts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most that the GPUs of all services may draw. Default: no limit."),
+    ] = None,
 ) -> None:
     """Runs the SLM operator against the cluster of KUBECONFIG, or the one that it runs in."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -146,7 +150,7 @@ def start(
         max_seconds=max_window_seconds,
         warmup_seconds=warmup_seconds,
     )
-    settings = Settings(worker_image, key, rules, demand_sample_seconds)
+    settings = Settings(worker_image, key, rules, demand_sample_seconds, cluster_power_budget_watts)
     election = _election(lease_name, lease_namespace) if leader_election else None
     try:
         asyncio.run(_until_told(run(settings, health_address, health_port, election)))

@@ -48,6 +48,16 @@ class Metrics:
             "1 while this process may write: it leads, or is alone by its options.",
             registry=self.registry,
         )
+        self.cluster_power_budget = Gauge(
+            "slm_cluster_power_budget_watts",
+            "Most that the GPUs of all services may draw; 0 where the operator has no budget.",
+            registry=self.registry,
+        )
+        self.cluster_power_allotted = Gauge(
+            "slm_cluster_power_allotted_watts",
+            "What the measured services are counted with under that budget, saturated.",
+            registry=self.registry,
+        )
         self._gauges = {
             name: Gauge(name, text, (*_SERVICE, *labels), registry=self.registry)
             for name, text, labels in _OF_A_SERVICE

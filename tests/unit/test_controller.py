@@ -115,12 +115,12 @@ class FakeAgents:
 
 
 class Operator:
-    def __init__(self) -> None:
+    def __init__(self, cluster_power_budget_watts: int | None = None) -> None:
         self.kube, self.agents, self.metrics = FakeKube(), FakeAgents(), Metrics()
         self.controller = Controller(
             self.kube,  # type: ignore[arg-type]
             self.agents,  # type: ignore[arg-type]
-            Settings(worker_image="w", key="k" * 32),
+            Settings("w", "k" * 32, cluster_power_budget_watts=cluster_power_budget_watts),
             self.metrics,
             lambda: "2026-01-01T00:00:00Z",
         )
@@ -177,6 +177,19 @@ async def test_a_pass_without_change_writes_nothing(operator: Operator) -> None:
         await operator.reconcile(running_pod())
     assert len(operator.kube.done) == settled
     assert settled - before <= 2
+
+
+async def test_a_share_of_the_clusters_power_is_in_the_status_and_no_write_at_rest() -> None:
+    operator = Operator(cluster_power_budget_watts=800)
+    for _ in range(3):
+        await operator.reconcile(running_pod())
+    assert operator.kube.statuses[-1]["power"]["clusterBudgetWatts"] == 800
+    writes = len(operator.kube.statuses)
+    for _ in range(3):
+        await operator.reconcile(running_pod())
+    assert len(operator.kube.statuses) == writes
+    assert "slm_cluster_power_budget_watts 800.0" in operator.exposed()
+    assert "slm_cluster_power_allotted_watts 0.0" in operator.exposed()
 
 
 async def test_no_plan_is_sent_that_the_status_does_not_hold(operator: Operator) -> None:

@@ -12,6 +12,7 @@ from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.fingerprint import fingerprint
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.pareto.window import WindowRules
+from slm_operator.power_ledger import PowerLedger
 from slm_worker.planning.memory import ModelFootprint
 from slm_worker.planning.packing import max_replicas
 from slm_worker.wire import Counters, GpuHealth, Histogram, PackState, Plan, Problem, ReplicaPhase
@@ -30,6 +31,7 @@ class World:
         rules: WindowRules = RULES,
     ) -> None:
         self.rules = rules
+        self.ledger: PowerLedger | None = None
         self.service = wanted
         self.pace = 1.0
         """Throughput and power, as shares of the published ones."""
@@ -85,7 +87,10 @@ class World:
             self.saturated += 1
         now = f"2026-01-01T00:{int(self.seconds) // 60:02d}:{int(self.seconds) % 60:02d}Z"
         packs = (pack(self.state()),)
-        snapshot = Snapshot(self.service, now, packs, self.memory, profile=self.profile)
+        power = self.ledger.share(self.service) if self.ledger is not None else None
+        snapshot = Snapshot(
+            self.service, now, packs, self.memory, profile=self.profile, power=power
+        )
         decision = decide(snapshot, self.rules, "t")
         self.writes += decision.status != self.service.status
         self.service = self.service.model_copy(update={"status": decision.status})

@@ -232,6 +232,9 @@ class Autoscaling(ApiModel):
     power_budget_watts: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Most power that the GPU of one pack may draw, in watts. Left out: no limit. When no point
     keeps it, the one that comes nearest runs, and PowerBudgetMet says so."""
+    power_priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Who keeps its power when the operator has a budget for the whole cluster: a service is held
+    back only when all of lower priority are at their least."""
     calibration: CalibrationSpec = CalibrationSpec()
     """How the operating points are measured."""
     min_packs: PackCount | None = None

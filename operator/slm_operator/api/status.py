@@ -197,6 +197,22 @@ class CalibrationStatus(ApiModel):
     than one more are tried under this workload."""
 
 
+class PowerStatus(ApiModel):
+    """This service's entry in the ledger of the cluster's power budget."""
+
+    cluster_budget_watts: int
+    """What all services together may draw."""
+    allotted_watts: int
+    """What all packs of this one are counted with: saturated, at the point that the limit leaves.
+    0 while nothing is measured."""
+    limit_watts_per_pack: int | None = None
+    """Most that one pack may draw; absent while nothing is taken off."""
+    given_up_tokens_per_second: int = 0
+    """Output tokens/s that all packs together would serve more without that limit."""
+    exceeded: bool = False
+    """Whether the measured services exceed the budget even with each at its least."""
+
+
 class Condition(ApiModel):
     """One aspect of the service's state."""
 
@@ -284,6 +300,8 @@ class SLMServiceStatus(ApiModel):
     ] = ()
     """Every measured point."""
     calibration: CalibrationStatus | None = None
+    power: PowerStatus | None = None
+    """The share of the cluster's power budget; absent where the operator has none."""
     conditions: Annotated[
         tuple[Condition, ...],
         Field(max_length=16, json_schema_extra=_keyed_by("type")),

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 
 from slm_operator.api.models import SLMService
-from slm_operator.api.status import CalibrationStatus, LayoutStatus
+from slm_operator.api.status import CalibrationStatus, LayoutStatus, PowerStatus
 from slm_operator.decide.expectation import expected_layout
 from slm_operator.decide.exploring import Exploring, exploration, exploring_pack, served
 from slm_operator.decide.failures import breach, failed_layouts, from_status, remembered
@@ -85,7 +85,9 @@ def searches(service: SLMService) -> bool:
     return service.spec.replicas_per_pack is None or service.autoscaling.mode == "Recommend"
 
 
-def search_space(service: SLMService, state: PackState, memory: Memory) -> SearchSpace | None:
+def search_space(
+    service: SLMService, state: PackState, memory: Memory, power: PowerStatus | None = None
+) -> SearchSpace | None:
     """What the spec allows, fits, and could be started. None until the agent knows what fits."""
     if state.packing is None:
         return None
@@ -97,7 +99,7 @@ def search_space(service: SLMService, state: PackState, memory: Memory) -> Searc
         max_num_seqs=given or DEFAULT_MAX_NUM_SEQS,
         batch_is_free=given is None,
         objective=objective(service),
-        limits=limits(service),
+        limits=limits(service, power),
         unstartable=_unstartable(memory),
     )
 
@@ -142,7 +144,7 @@ def calibrate(
         return here
     memory = replace(memory, explorer=explorer.uid)
     memory = _with_failures(memory, before, mark, state.agent_id, snapshot.now)
-    space = search_space(service, state, memory)
+    space = search_space(service, state, memory, snapshot.power)
     if not searches(service) or space is None or state.packing is None:
         return replace(here, space=space, memory=_forget(memory))
     if space.max_replicas < space.min_replicas:

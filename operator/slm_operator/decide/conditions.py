@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from slm_operator.api.models import SLMService
-from slm_operator.api.status import Condition
+from slm_operator.api.status import Condition, PowerStatus
 from slm_operator.decide.calibrate import Calibration, searches
 from slm_operator.decide.demand import Wanted
 from slm_operator.decide.explanation import packs_text
@@ -40,10 +40,11 @@ def conditions(
     calibration: Calibration,
     wanted: Wanted,
     refused: Trouble | None,
+    power: PowerStatus | None,
     now: str,
 ) -> tuple[Condition, ...]:
     """All conditions, with the time of the last change of each. ``refused``: what the API server
-    or an agent said no to in the last pass."""
+    or an agent said no to in the last pass. ``power``: the share of the cluster's budget."""
     said = (
         _ready(service, packs, calibration, wanted.packs, refused),
         _gpu_allocated(packs),
@@ -53,7 +54,7 @@ def conditions(
         _calibrated(service, packs, calibration),
         _scaling_active(service, wanted),
         slo_met(service, calibration.step),
-        power_budget_met(service, calibration.step),
+        power_budget_met(service, calibration.step, power),
     )
     before = {c.type: c for c in service.status.conditions}
     return tuple(_dated(s, before.get(s.type), service.generation, now) for s in said)

@@ -230,7 +230,10 @@ def _status(
             points_since=calibration.traffic.since,
             too_few_replicas=calibration.traffic.too_few_replicas or None,
         ),
-        conditions=conditions(service, packs, calibration, wanted, refused, snapshot.now),
+        power=snapshot.power,
+        conditions=conditions(
+            service, packs, calibration, wanted, refused, snapshot.power, snapshot.now
+        ),
         history=(*before.history, *entries)[-HISTORY_KEPT:],
     )
 

@@ -67,6 +67,8 @@ def inputs(service: SLMService) -> tuple[Input, ...]:
     where it is fixed."""
     # How slowly packs are removed matters only where demand does it.
     idle = set() if service.follows_demand else {"scale_down_stabilization"}
+    if service.status.power is None:
+        idle.add("power_priority")
     block = service.autoscaling.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude=idle
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slm_operator.api.models import SLMService
-from slm_operator.api.status import Condition
+from slm_operator.api.status import Condition, PowerStatus
 from slm_operator.decide.said import Said
 from slm_operator.pareto.objective import Limits, Objective
 from slm_operator.pareto.points import OperatingPoint
@@ -24,13 +24,15 @@ def objective(service: SLMService) -> Objective:
     )
 
 
-def limits(service: SLMService) -> Limits:
-    """What a point must keep to be chosen."""
+def limits(service: SLMService, power: PowerStatus | None = None) -> Limits:
+    """What a point must keep to be chosen. ``power``: the share of the cluster's budget."""
     slo = service.autoscaling.slo
+    share = power.limit_watts_per_pack if power is not None else None
+    budgets = [w for w in (service.autoscaling.power_budget_watts, share) if w is not None]
     return Limits(
         ttft_p95_seconds=_seconds(slo.ttft_p95) if slo else None,
         itl_p95_seconds=_seconds(slo.itl_p95) if slo else None,
-        power_watts=service.autoscaling.power_budget_watts,
+        power_watts=min(budgets, default=None),
         preemptions_per_request=PREEMPTION_STORM,
     )
 
@@ -70,25 +72,52 @@ def slo_met(service: SLMService, step: Measure | Settle | None) -> Said:
     return Said(kind, "True", "Kept", message)
 
 
-def power_budget_met(service: SLMService, step: Measure | Settle | None) -> Said:
-    """Whether the chosen point keeps the power budget."""
-    kind, budget = "PowerBudgetMet", service.autoscaling.power_budget_watts
-    if budget is None:
+def power_budget_met(
+    service: SLMService, step: Measure | Settle | None, power: PowerStatus | None = None
+) -> Said:
+    """Whether the chosen point keeps the power budget, and this service's share of the cluster's
+    (``power``)."""
+    kind, own = "PowerBudgetMet", service.autoscaling.power_budget_watts
+    budget = limits(service, power).power_watts
+    if own is None and power is None:
         return Said(kind, "True", "NoLimit", "spec.autoscaling.powerBudgetWatts sets no limit")
+    what = f"the power budget of {budget:,.0f} W" if budget else "the cluster's power budget"
     if not isinstance(step, Settle):
-        return _as_before(service, kind, f"the power budget of {budget:,} W")
+        return _as_before(service, kind, what)
     chosen: OperatingPoint = step.choice.chosen
     if chosen.power_watts is None:
-        text = f"nothing here measures power, so the budget of {budget:,} W bounds nothing"
+        text = f"nothing here measures power, so {what} bounds nothing"
         return Said(kind, "Unknown", "PowerUnknown", text)
+    shared = power is not None and power.limit_watts_per_pack == budget != own
     if broken := Limits(power_watts=budget).broken_by(chosen):
-        message = (
-            f"{chosen.probe}: {broken.text}, and no measured point comes nearer: raise "
-            "spec.autoscaling.powerBudgetWatts, or allow fewer replicas or smaller batches"
+        remedy = (
+            f"raise the operator's --cluster-power-budget-watts ({power.cluster_budget_watts:,} W "
+            "for all services) or spec.autoscaling.powerPriority, or remove packs"
+            if power is not None and shared
+            else "raise spec.autoscaling.powerBudgetWatts, or allow fewer replicas or smaller "
+            "batches"
         )
+        message = f"{chosen.probe}: {broken.text}, and no measured point comes nearer: {remedy}"
         return Said(kind, "False", "PowerAboveBudget", message)
-    message = f"{chosen.probe} draws, saturated, {chosen.power_watts:,.0f} W of {budget:,} W"
-    return Said(kind, "True", "Kept", message)
+    if power is not None and power.exceeded:
+        message = (
+            f"the measured services exceed the cluster's {power.cluster_budget_watts:,} W even "
+            f"with each at its least; this one draws {power.allotted_watts:,} W, saturated: raise "
+            "the operator's --cluster-power-budget-watts, remove packs, or allow fewer replicas"
+        )
+        return Said(kind, "False", "ClusterPowerExceeded", message)
+    drawn = f"{chosen.probe} draws, saturated, {chosen.power_watts:,.0f} W"
+    message = drawn if budget is None else f"{drawn} of {budget:,.0f} W"
+    if power is None:
+        return Said(kind, "True", "Kept", message)
+    whole = f"the cluster's {power.cluster_budget_watts:,} W"
+    if shared:
+        message += (
+            f", its share of {whole} at powerPriority {service.autoscaling.power_priority}; "
+            f"{power.given_up_tokens_per_second:,} output tok/s are given up for that"
+        )
+        return Said(kind, "True", "PowerShared", message)
+    return Said(kind, "True", "Kept", f"{message}; {whole} take nothing off it")
 
 
 def _as_before(service: SLMService, kind: str, what: str) -> Said:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from slm_operator.api.models import SLMService
+from slm_operator.api.status import PowerStatus
 from slm_operator.decide.live import Overrun
 from slm_operator.decide.tally import ServiceTally
 from slm_operator.pareto.demand import DemandMemory
@@ -118,6 +119,8 @@ class Snapshot:
     memory: Memory = field(default_factory=Memory)
     worker_image: str = ""
     """What packs run when the spec names no image."""
+    power: PowerStatus | None = None
+    """The share of the cluster's power budget; None where there is none."""
     seconds: float = 0.0
     """Of a monotonic clock, whose zero means nothing."""
     profile: StoredProfile | None = None
