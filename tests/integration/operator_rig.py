@@ -334,10 +334,11 @@ async def counted(stack: Stack, metric: str) -> float:
     return 0.0
 
 
-async def kubectl(stack: Stack, *arguments: str) -> str:
-    """Standard output of a kubectl command of the administrator."""
+async def kubectl(stack: Stack, *arguments: str, refused: bool = False) -> str:
+    """Standard output of a kubectl command of the administrator. ``refused``: it shall fail."""
     binaries = await asyncio.to_thread(find_or_build, print)
-    return await _output(str(binaries.kubectl), f"--kubeconfig={stack.kubeconfig}", *arguments)
+    command = (str(binaries.kubectl), f"--kubeconfig={stack.kubeconfig}", *arguments)
+    return await _output(*command, refused=refused)
 
 
 async def slmctl(stack: Stack, *arguments: str) -> str:
@@ -347,12 +348,12 @@ async def slmctl(stack: Stack, *arguments: str) -> str:
     return await _output(sys.executable, "-c", main, *arguments, *where)
 
 
-async def _output(*command: str) -> str:
+async def _output(*command: str, refused: bool = False) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     output, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
+    assert (process.returncode != 0) is refused, errors.decode()
     return output.decode()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psutil
 import pytest
 
@@ -37,18 +39,61 @@ async def test_packs_follow_the_scale_subresource(
     service = await new_service(fixed(1))
     await service.serves(1)
     first = (await service.pod())["metadata"]["uid"]
+    before = await owners(operator_stack, service)
     async with service.users() as users:
         await kubectl(operator_stack, "scale", "slm", service.name, "--replicas=2")
         found = await service.serves(2)
         assert (found.spec.packs, found.status.packs, found.status.ready_packs) == (2, 2, 2)
         assert (await service.agent(1)).agent_id != (await service.agent(0)).agent_id
 
-        await kubectl(operator_stack, "scale", "slm", service.name, "--replicas=1")
+        # As a HorizontalPodAutoscaler or KEDA writes it.
+        await kubectl(
+            operator_stack,
+            *("patch", "slm", service.name, "--subresource=scale", "--field-manager=autoscaler"),
+            *("--type=merge", """--patch={"spec":{"replicas":1}}"""),
+        )
         await service.serves(1)
         await until("the second pack is gone", lambda: only(service, f"{service.name}-pack-0"))
         await users.served(2)
     assert users.failed == 0, users.failures
     assert (await service.pod())["metadata"]["uid"] == first
+    scaled = await service.now()
+    assert (scaled.generation, scaled.spec.packs) == (3, 1), "two writes, both of the scalers"
+    assert await owners(operator_stack, service) == before
+
+    # A manifest that says nothing of packs leaves them to whoever scales.
+    await kubectl(operator_stack, "scale", "slm", service.name, "--replicas=2")
+    await service.apply(**engine(env=[{"name": "HF_HUB_OFFLINE", "value": "1"}]))
+    assert (await service.now()).spec.packs == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "allowed"),
+    [
+        (("patch", "slmservices"), False),
+        (("update", "slmservices"), False),
+        (("patch", "slmservices", "--subresource=scale"), False),
+        (("patch", "slmservices", "--subresource=status"), True),
+    ],
+)
+async def test_the_operator_may_write_the_status_and_nothing_else(
+    operator_stack: Stack, what: tuple[str, ...], allowed: bool
+) -> None:
+    answer = await kubectl(
+        operator_stack, "auth", "can-i", *what, "--as=slm-operator", refused=not allowed
+    )
+    assert answer.strip() == ("yes" if allowed else "no")
+
+
+async def owners(stack: Stack, service: Service) -> list[Any]:
+    """Who wrote which field of the spec, by the API server's account. It keeps none of what is
+    written through the scale subresource of a custom resource."""
+    obj = await stack.kube.get(f"{GROUP}/{VERSION}", KIND, service.name, "default")
+    return [
+        (entry["manager"], entry["time"], fields)
+        for entry in obj["metadata"]["managedFields"]
+        if (fields := entry["fieldsV1"].get("f:spec"))
+    ]
 
 
 async def only(service: Service, pod: str) -> bool:
