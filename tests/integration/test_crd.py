@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import client, config
+from typer.testing import CliRunner
 
+from cli_builders import found, object_of
 from crd_cases import ACCEPTED, REFUSED, Object, spec, with_args
 from slm_dev.controlplane import ControlPlane, find_or_build
 from slm_operator.api.models import GROUP, PLURAL, VERSION, SLMService
 from slm_operator.api.status import Condition, OperatingPointStatus, SLMServiceStatus
+from slm_operator.cli.app import app
 from slm_operator.cli.local.request import Request, manifest
 from slm_worker.wire import OWNED_ENGINE_ARGUMENTS
 
@@ -315,3 +318,41 @@ def test_kubectl_shows_what_matters(kubectl: Kubectl, services: Services, namesp
 
 def test_kubectl_explains_the_fields(kubectl: Kubectl) -> None:
     assert "Number of packs" in kubectl("explain", "slm.spec.packs")
+
+
+def test_a_recommendation_is_written_by_a_manager_of_its_own(
+    control_plane: ControlPlane, kubectl: Kubectl, services: Services, namespace: str
+) -> None:
+    recommending = object_of(found())
+    recommending["spec"]["autoscaling"] = {"mode": "Recommend"}
+    services.create(recommending["spec"], "chat")
+    services.patch_status("chat", recommending["status"])
+    kubeconfig = f"--kubeconfig={control_plane.kubeconfig('admin')}"
+    command = ["recommend", "chat", "--apply", f"--namespace={namespace}", kubeconfig]
+
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    shown = kubectl("get", "slm/chat", f"-n{namespace}", "-o=json", "--show-managed-fields")
+    stored = json.loads(shown)
+    assert stored["spec"]["replicasPerPack"] == 2
+    assert stored["spec"]["engine"] == {"image": "", "kind": "Simulated", "maxNumSeqs": 256}
+    (owned,) = [
+        e for e in stored["metadata"]["managedFields"] if e["manager"] == "slmctl-recommend"
+    ]
+    assert owned["fieldsV1"] == {
+        "f:spec": {"f:engine": {"f:maxNumSeqs": {}}, "f:replicasPerPack": {}}
+    }
+
+    # Once somebody else has set the count, it is theirs.
+    patch = '--patch={"spec":{"replicasPerPack":3}}'
+    kubectl("patch", "slm/chat", f"-n{namespace}", "--type=merge", "--field-manager=argocd", patch)
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1
+    assert "argocd" in refused.output and "--force" in refused.output
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+    assert (
+        json.loads(kubectl("get", "slm/chat", f"-n{namespace}", "-o=json"))["spec"][
+            "replicasPerPack"
+        ]
+        == 2
+    )

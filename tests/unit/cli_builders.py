@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from builders import h100, point
 from slm_operator.api.models import SLMService
@@ -71,7 +72,7 @@ def service(status: SLMServiceStatus | None = None, *, gpu: str = "Simulated") -
 
 def object_of(
     status: SLMServiceStatus, *, name: str = "chat", gpu: str = "Simulated"
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """As the API server holds it."""
     engine = "Simulated" if gpu == "Simulated" else "vLLM"
     return {

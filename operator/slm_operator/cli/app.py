@@ -11,6 +11,7 @@ from slm_operator.cli import (
     local_command,
     logs_command,
     profile_commands,
+    recommend_command,
     simulate_command,
     top_command,
 )
@@ -27,6 +28,7 @@ for command in (
     cluster_commands.points,
     cluster_commands.explain,
     cluster_commands.history,
+    recommend_command.recommend,
     logs_command.logs,
     top_command.top,
     file_commands.choose,
