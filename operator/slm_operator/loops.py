@@ -13,9 +13,7 @@ import logging
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
-from slm_operator.api.models import GROUP, KIND, VERSION
-from slm_operator.cluster.following import follow
-from slm_operator.cluster.kube import Kube, KubeError, Object
+from slm_operator.cluster.kube import KubeError, Object
 from slm_operator.cluster.packs import Owner, Packs
 from slm_operator.controller import Controller
 from slm_operator.gate import Gate
@@ -57,10 +55,6 @@ class Loops:
         self._by_uid: dict[str, _Loop] = {}
         self._by_name: dict[Owner, list[_Loop]] = {}
         """Mostly one; more while a service of the same name ends."""
-
-    async def follow(self, kube: Kube) -> None:
-        """Runs for ever."""
-        await follow(kube, f"{GROUP}/{VERSION}", KIND, self, asyncio.Event())
 
     async def close(self) -> None:
         """Ends all passes where they are; services and packs stay as they are."""

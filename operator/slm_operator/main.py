@@ -18,6 +18,7 @@ import typer
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from slm_operator import services
 from slm_operator.cluster.agents import Agents, open_session
 from slm_operator.cluster.kube import Kube, KubeError
 from slm_operator.cluster.lease import Election, leading
@@ -63,7 +64,7 @@ async def _serve(controller: Controller, kube: Kube) -> None:
             tasks.create_task(packs.follow(kube))
             # A service that is looked at before its packs are known seems to have none.
             await packs.listed.wait()
-            await loops.follow(kube)
+            await services.follow(kube, loops)
     finally:
         await loops.close()
 
@@ -134,6 +135,7 @@ def start(
 ) -> None:
     """Runs the SLM operator against the cluster of KUBECONFIG, or the one that it runs in."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)
     key = os.environ.get(KEY_VARIABLE, "")
     if len(key) < KEY_LENGTH:
         raise typer.BadParameter(

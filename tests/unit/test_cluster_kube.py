@@ -108,3 +108,23 @@ async def test_a_refused_log_is_an_error_with_the_servers_words() -> None:
     async with answering(refusal, 403) as (kube, _):
         with pytest.raises(KubeError, match="no pods/log"):
             [line async for line in kube.log("default", "p", tail_lines=5)]
+
+
+async def test_uids_are_gathered_over_all_pages_without_the_objects() -> None:
+    pages = {
+        "": {"items": [{"metadata": {"uid": "a"}}], "metadata": {"continue": "b"}},
+        "b": {"items": [{"metadata": {"uid": "c"}}], "metadata": {}},
+    }
+    accepted = []
+
+    async def handle(request: web.Request) -> web.Response:
+        accepted.append(request.headers["Accept"])
+        return web.json_response(pages[request.query["continue"]])
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handle)
+    async with TestServer(app) as server:
+        kube = Kube(client.ApiClient(client.Configuration(host=str(server.make_url("")))))
+        assert await kube.uids("v1", "Pod") == {"a", "c"}
+        await kube.close()
+    assert all("PartialObjectMetadataList" in accept for accept in accepted)

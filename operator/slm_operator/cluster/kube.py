@@ -16,6 +16,8 @@ from kubernetes.aio import client, config
 
 from slm_operator.cluster.permit import Permit
 
+ANYTHING = "application/json, */*"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 FIELD_MANAGER = "slm-operator"
 TIMEOUT_SECONDS = 15.0
 IN_FLIGHT = 16
@@ -131,6 +133,19 @@ class Kube:
         answer = await self._call("GET", path(api_version, kind), query=query)
         metadata = answer["metadata"]
         return Page(answer["items"], metadata["resourceVersion"], metadata.get("continue") or "")
+
+    async def uids(self, api_version: str, kind: str) -> set[str]:
+        """Of all objects of all namespaces, as they are now; nothing else of them is sent."""
+        found: set[str] = set()
+        after = ""
+        while True:
+            query = [("limit", str(PAGE_OBJECTS)), ("continue", after)]
+            where = path(api_version, kind)
+            answer = json.loads(await self._text("GET", where, query=query, accept=METADATA_ONLY))
+            found.update(item["metadata"]["uid"] for item in answer["items"])
+            after = answer["metadata"].get("continue") or ""
+            if not after:
+                return found
 
     async def watch(
         self, api_version: str, kind: str, *, labels: str = "", since: str
@@ -274,12 +289,18 @@ class Kube:
         body: Object | None = None,
         query: Query | None = None,
         content_type: str = "application/json",
+        accept: str = ANYTHING,
     ) -> str:
         try:
             # The timeout is that of the request, not of the wait for its turn.
             async with self._turns:
                 answer = await self._send(
-                    method, where, body=body, query=query, content_type=content_type
+                    method,
+                    where,
+                    body=body,
+                    query=query,
+                    content_type=content_type,
+                    accept=accept,
                 )
                 text = (await answer.read()).decode(errors="replace")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
@@ -296,13 +317,14 @@ class Kube:
         body: Object | None = None,
         query: Query | None = None,
         content_type: str = "application/json",
+        accept: str = ANYTHING,
         timeout: aiohttp.ClientTimeout | float = TIMEOUT_SECONDS,  # noqa: ASYNC109 - the client's
     ) -> aiohttp.ClientResponse:
         request = await self._api.param_serialize(
             method,
             where,
             query_params=query or [],
-            header_params={"Accept": "application/json, */*", "Content-Type": content_type},
+            header_params={"Accept": accept, "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
         )
