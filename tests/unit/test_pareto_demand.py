@@ -18,8 +18,8 @@ COST = PackCost(prompt_token_seconds=0.0, output_token_seconds=0.001)
 OUTPUT_TOKENS = 100
 CAPACITY = 10.0
 """Requests a second that one pack serves: each takes 0.1 s of it."""
-QUIET, FULL, SLACK = 2.0, 14.0, 8.0
-"""Requests a second: a fifth of a pack, more than one pack and less than two, under one."""
+QUIET, SLACK, FULL, LARGER = 2.0, 8.0, 14.0, 24.0
+"""Requests a second: a fifth of a pack, under one, more than one and less than two, than three."""
 PERIOD = RULES.period_seconds
 
 
@@ -86,10 +86,38 @@ def test_only_the_first_of_surges_that_go_on_for_hours_lets_requests_wait() -> N
     assert all(packs >= 2 for at, packs in hours.history if at > 2100)
 
 
-def test_smaller_surges_do_not_keep_the_packs_of_a_larger_one() -> None:
+def test_smaller_surges_keep_what_they_take_and_not_what_a_larger_one_did() -> None:
     hours = Hours()
-    bursts(hours, FULL, every=900, times=1)
-    bursts(hours, SLACK, every=1800, times=4)
+    bursts(hours, LARGER, every=900, times=1)
+    hours.after(300, QUIET)
+    hours.waited.clear()
+    bursts(hours, FULL, every=1800, times=4)
+    assert not hours.waited
+    hours.after(600, QUIET)
+    assert hours.packs == 2
+    bursts(hours, SLACK, every=1800, times=3)
+    assert hours.packs == 1
+
+
+def test_a_surge_that_nobody_had_to_wait_for_is_forgotten() -> None:
+    hours = Hours()
+    for step in range(40):
+        hours.after(60, QUIET + 0.3 * step)
+    hours.after(240, QUIET)
+    hours.waited.clear()
+    hours.after(180, FULL)
+    assert (hours.packs, hours.waited) == (2, [])
+    hours.after(900, QUIET)
+    assert hours.packs == 1
+
+
+def test_how_fast_the_first_load_came_is_not_known_so_its_packs_stay_for_an_hour() -> None:
+    hours = Hours()
+    hours.packs = 2
+    hours.after(180, FULL)
+    hours.after(SURGE_REMEMBERED_SECONDS - 300, QUIET)
+    assert hours.packs == 2
+    hours.after(900, QUIET)
     assert hours.packs == 1
 
 

@@ -8,8 +8,9 @@ point. It is forecast over the time that a new pack takes to start.
 - Packs are removed when, for a whole stabilisation period, fewer would have been enough for the
   forecast and its usual error. Between the two thresholds everything stays as it is.
 - A surge that came faster than packs start, so that requests had to wait, is remembered: what it
-  would have taken stays for an hour, since the next one comes as fast. One as large within that
-  hour starts it anew, though the packs that stayed let nobody wait.
+  would have taken stays for an hour, since the next one comes as fast. Others within that hour
+  are remembered too, though the packs that stayed let nobody wait. How fast the first load came
+  that is seen, nobody knows: it counts as a surge.
 - What is not known (no sample, a counter that jumped back, no sample for long) holds.
 """
 
@@ -120,8 +121,9 @@ class Work:
 
     minute: float
     """Arrived over the last minute, on average."""
-    before: float
-    """Over the minute before a pack would have had to be asked for, to take part now."""
+    before: float | None
+    """Over the minute before a pack would have had to be asked for, to take part now; None: nobody
+    looked yet."""
     lately: float
     """Arrived over the last two minutes, on average."""
     ahead: Forecast
@@ -223,7 +225,7 @@ def _work(samples: tuple[DemandSample, ...], cost: PackCost, rules: DemandRules)
     earlier = loads[: -MINUTE_SAMPLES - steps][-MINUTE_SAMPLES:]
     return Work(
         minute=fmean(loads[-MINUTE_SAMPLES:]),
-        before=fmean(earlier or [0.0]),
+        before=fmean(earlier) if earlier else None,
         lately=fmean(loads[-LASTING_SAMPLES:]),
         ahead=forecast(loads, steps),
         backlog=samples[-1].waiting * _request_seconds(samples, cost) / BACKLOG_SECONDS,
@@ -265,12 +267,19 @@ def _surges(
     since = now_seconds - SURGE_REMEMBERED_SECONDS
     recent = tuple((at, n) for at, n in surges if at > since)
     taken = min(rules.max_packs, _whole(work.minute / rules.brief_utilization))
-    waits = work.backlog * BACKLOG_SECONDS / packs > SURGE_SECONDS
-    # Nobody waits in the next surge, because its packs stayed for it: that is no reason to forget.
-    as_large_again = any(remembered <= taken for _, remembered in recent)
-    if not (waits or as_large_again) or work.minute < SURGE_RATIO * work.before:
+    if taken <= rules.min_packs or not _is_surge(recent, packs, work):
         return recent
     return (*(s for s in recent if s[1] > taken), (now_seconds, taken))
+
+
+def _is_surge(remembered: tuple[tuple[float, int], ...], packs: int, work: Work) -> bool:
+    if work.before is None:
+        return True
+    if work.minute < SURGE_RATIO * work.before:
+        return False
+    waits = work.backlog * BACKLOG_SECONDS / packs > SURGE_SECONDS
+    # Nobody waits in the next one, because packs stayed for it: that is no reason to forget.
+    return waits or bool(remembered)
 
 
 def _chosen(
