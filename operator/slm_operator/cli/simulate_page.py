@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 
 from slm_operator.cli.report import STYLE
 from slm_operator.cli.simulate import NOTE, Answer, over, warnings
@@ -19,7 +20,7 @@ CHART_STYLE = """
   .demand { fill: var(--line); } .packs { fill: none; stroke: var(--accent); stroke-width: 2; }
   .oracle { fill: none; stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 4 3; }
   .axis { stroke: var(--line); } svg text { font: 12px system-ui, sans-serif; fill: var(--soft); }
-  .below td { color: var(--soft); }
+  .below td { color: var(--soft); } td:first-child { white-space: nowrap; }
 """
 
 
@@ -99,7 +100,9 @@ def chart(moments: Sequence[Moment], yardstick: Sequence[Moment], name: str) -> 
         return " ".join(points)
 
     area = " ".join(
-        f"{x(m.at_seconds):.1f},{y(0.95 * m.arrived / busiest):.1f}" for m in moments[1:]
+        f"{x(at_seconds):.1f},{y(0.95 * new.arrived / busiest):.1f}"
+        for old, new in pairwise(moments)
+        for at_seconds in (old.at_seconds, new.at_seconds)
     )
     floor = f"{x(seconds):.1f},{y(0):.1f} {x(0):.1f},{y(0):.1f}"
     packs = range(0, most + 1, max(1, most // 4))
