@@ -116,9 +116,10 @@ def bursts(rng: Random) -> Trace:
     return Trace(tuple(sorted(found, key=lambda r: r.at_seconds)))
 
 
-def question(case: Case, policies: Sequence[str]) -> Question:
+def question(case: Case, policies: Sequence[str], seed: int = SEED) -> Question:
+    """``seed``: of made traffic."""
     conversation = case.traffic == "conversation"
-    trace = parse(CONVERSATION.read_text()) if conversation else bursts(Random(SEED))
+    trace = parse(CONVERSATION.read_text()) if conversation else bursts(Random(seed))
     trace = scaled(trace, case.rate_scale, Random(SEED))
     return Question(
         trace_path=case.traffic,
