@@ -211,6 +211,15 @@ class Stack:
         """Starts the API server again, at the same address. Raises ControlPlaneStartError."""
         await uninterrupted(self._control_plane.start_apiserver)
 
+    async def snapshot(self, copy: Path) -> None:
+        """Copies what the API server stores to a new folder; it is restarted for that. Raises
+        ControlPlaneStartError."""
+        await uninterrupted(lambda: self._control_plane.snapshot(copy))
+
+    async def restore(self, copy: Path) -> None:
+        """Goes back to what a snapshot holds. Raises ControlPlaneStartError."""
+        await uninterrupted(lambda: self._control_plane.restore(copy))
+
     async def service(self, name: str, namespace: str = "default") -> SLMService:
         """The SLMService as it is now. Raises KubeError."""
         obj = await self.kube.get(f"{GROUP}/{VERSION}", KIND, name, namespace)

@@ -117,6 +117,7 @@ class Controller:
         except KubeError as error:
             held.failures += 1
             delay = BACKOFF_SECONDS[min(held.failures, len(BACKOFF_SECONDS)) - 1]
+            delay = max(delay, error.retry_after_seconds)
             if _is_refusal(error):
                 held.refused = Trouble(error.reason, error.message)
             self._metrics.failed_passes.labels(reason=error.reason).inc()
@@ -126,6 +127,11 @@ class Controller:
             self._metrics.pass_seconds.observe(time.perf_counter() - started)
         held.failures = 0
         return decision.poll_seconds
+
+    def forget(self, uid: str) -> None:
+        """What was written of a service is no longer there, so its next pass believes what it is
+        shown, as after a restart."""
+        self._held.pop(uid, None)
 
     async def finalize(self, obj: Object, packs: Iterable[Pack]) -> bool:
         """Removes the children of a service that is being deleted, each as its grace allows; waits

@@ -77,6 +77,9 @@ class Loops:
             loop.task = asyncio.create_task(self._serve(loop, tuple(named)))
             loop.task.add_done_callback(lambda _: self._drop(loop))
             named.append(loop)
+        elif _version(obj) < _version(loop.obj):
+            log.warning("%s/%s is an older one: what is stored was restored", *loop.owner)
+            self._controller.forget(uid)
         loop.obj = obj
         loop.ending = loop.ending or "deletionTimestamp" in obj["metadata"]
         loop.changed.set()
@@ -134,3 +137,8 @@ class Loops:
                 if not removed:
                     return
             await asyncio.sleep(pause)
+
+
+def _version(obj: Object) -> int:
+    """Rises with each write; Kubernetes lets versions of one kind be compared as numbers."""
+    return int(obj["metadata"].get("resourceVersion", 0))

@@ -36,6 +36,18 @@ def refuses(status: int, reason: str, **headers: str) -> Fault:
     return refuse
 
 
+async def hangs_up(request: web.Request) -> web.Response | None:
+    """The connection is closed without an answer."""
+    if request.transport is not None:
+        request.transport.close()
+    return web.Response()
+
+
+async def forgets(request: web.Request) -> web.Response | None:
+    """Every watch is told that its version is too old."""
+    return await refuses(410, "Expired")(request) if "watch" in request.query else None
+
+
 def slow(seconds: float) -> Fault:
     async def wait(_: web.Request) -> web.Response | None:
         await asyncio.sleep(seconds)
@@ -52,8 +64,8 @@ class ApiProxy:
     fault: Fault = nothing
     writes: list[str] = field(default_factory=list)
     """Method and path of each that was begun."""
-    faults: int = 0
-    """Requests that a fault has answered."""
+    disturbed: int = 0
+    """Requests that met a fault or a cut."""
     _open: asyncio.Event = field(default_factory=asyncio.Event)
     _running: set[asyncio.Task[object]] = field(default_factory=set)
 
@@ -78,10 +90,10 @@ class ApiProxy:
         try:
             if request.method not in READING:
                 self.writes.append(f"{request.method} {request.path}")
+            self.disturbed += self.fault is not nothing or not self._open.is_set()
             await self._open.wait()
             instead = await self.fault(request)
             if instead is not None:
-                self.faults += 1
                 return instead
             return await self._forward(upstream, request)
         finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,19 +15,19 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
-from slm_operator.cluster.kube import IN_FLIGHT, Kube, KubeError
+from slm_operator.cluster.kube import IN_FLIGHT, MOST_RETRY_AFTER_SECONDS, Kube, KubeError
 
 
 @asynccontextmanager
 async def answering(
-    body: str, status: int = 200
+    body: str, status: int = 200, **headers: str
 ) -> AsyncIterator[tuple[Kube, list[Mapping[str, str]]]]:
     """A connection to a server that answers everything the same, and the queries that it got."""
     queries: list[Mapping[str, str]] = []
 
     async def handle(request: web.Request) -> web.Response:
         queries.append(request.query)
-        return web.Response(text=body, status=status)
+        return web.Response(text=body, status=status, headers=headers)
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handle)
@@ -128,3 +130,38 @@ async def test_uids_are_gathered_over_all_pages_without_the_objects() -> None:
         assert await kube.uids("v1", "Pod") == {"a", "c"}
         await kube.close()
     assert all("PartialObjectMetadataList" in accept for accept in accepted)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({}, 0.0),
+        ({"Retry-After": "86400"}, MOST_RETRY_AFTER_SECONDS),
+        ({"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, 0.0),
+    ],
+)
+async def test_a_busy_server_says_for_how_long_it_is_to_be_left_alone(
+    header: dict[str, str], seconds: float
+) -> None:
+    async with answering("{}", 429, **header) as (kube, _):
+        with pytest.raises(KubeError) as raised:
+            await kube.get("v1", "Pod", "p", "default")
+        assert raised.value.retry_after_seconds == seconds
+        with pytest.raises(KubeError) as raised:
+            await watched(kube)
+        assert raised.value.retry_after_seconds == seconds
+
+
+async def test_the_kernel_asks_after_the_connection_of_a_watch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def note(_: TransportSocket, *option: Any) -> None:
+        asked.append(option)
+
+    monkeypatch.setattr(TransportSocket, "setsockopt", note)
+    async with answering("") as (kube, _):
+        await watched(kube)
+    assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1) in asked

@@ -229,6 +229,12 @@ async def test_an_outage_is_logged_and_does_not_lower_ready(
     assert operator.ready()["status"] == "True"
 
 
+async def test_a_busy_api_server_is_left_alone_for_as_long_as_it_asks(operator: Operator) -> None:
+    operator.kube.refusal = KubeError(429, "TooManyRequests", "busy", retry_after_seconds=9)
+    operator.kube.refuse = lambda _: True
+    assert await operator.reconcile() == 9
+
+
 async def test_an_outage_does_not_hide_a_refusal(operator: Operator) -> None:
     operator.kube.refuse = lambda what: what == "apply Secret"
     await operator.reconcile(running_pod())
@@ -278,6 +284,21 @@ async def test_a_restarted_operator_shows_the_operating_point_that_the_status_ho
         await restarted.reconcile(status=stored)
     assert restarted.kube.statuses == []
     assert f"{POWER_GAUGE} 443.0" in restarted.exposed()
+
+
+async def test_what_was_restored_is_mended(operator: Operator) -> None:
+    for _ in range(3):
+        await operator.reconcile(running_pod())
+    newest = operator.kube.statuses[-1]
+    older = newest | {"readyPacks": 0, "conditions": []}
+    operator.kube.done.clear()
+    await operator.reconcile(running_pod(), status=older)
+    assert operator.kube.done == [], "the watch may still show an older one"
+    operator.controller.forget("u1")
+    await operator.reconcile(running_pod(), status=older)
+    applied = [done for done in operator.kube.done if done.startswith("apply")]
+    assert applied == ["apply SLMService status", "apply Secret", "apply Service"]
+    assert operator.ready()["status"] == "True"
 
 
 def test_a_figure_that_becomes_unknown_is_shown_no_longer() -> None:

@@ -27,6 +27,10 @@ class Recorder:
         self.fault: Exception | None = None
         self.ends: list[bool | KubeError] = []
         self.hangs = False
+        self.forgotten: list[str] = []
+
+    def forget(self, uid: str) -> None:
+        self.forgotten.append(uid)
 
     async def reconcile(self, obj: Any, packs: Iterable[Pack]) -> float:
         self.passes.append(f"{obj['metadata']['uid']}/{obj['metadata']['generation']}")
@@ -99,6 +103,16 @@ async def test_a_fault_of_the_operator_is_tried_again(
     await asyncio.sleep(0.05)
     assert world.controller.passes == ["a/1", "a/1"]
     assert "a bug" in caplog.text
+
+
+async def test_an_older_object_than_before_is_taken_for_restored_and_all_is_forgotten(
+    world: World,
+) -> None:
+    for version, forgotten in (("9", []), ("9", []), ("10", []), ("9", ["a"])):
+        world.loops.put(service(resourceVersion=version))
+        assert world.controller.forgotten == forgotten
+    await world.settle()
+    assert world.controller.passes
 
 
 async def test_who_owns_which_field_is_not_kept(world: World) -> None:

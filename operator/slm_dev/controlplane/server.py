@@ -8,6 +8,7 @@ import socket
 import ssl
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,7 @@ _PORT_TRIES = 5
 _PORTS = range(20000, 30000)
 _HOST = "127.0.0.1"
 _DEFAULT_NAMESPACE = "/api/v1/namespaces/default"
+_ETCD_DATA = "etcd"
 # Socket files in etcd's working folder: etcd asks for no password, and only the folder's owner
 # can open them. It insists on the form host:port even so.
 _ETCD_CLIENT_URL = "unix://localhost:1"
@@ -93,7 +95,7 @@ class ControlPlane:
             credentials.write_token_file(folder / "tokens.csv", self._tokens)
             credentials.write_service_account_key(folder / "service-account.key")
             self._write_audit_policy(folder)
-            self._etcd = GuardedProcess(self._etcd_command(), folder, folder / "etcd.log")
+            self._start_etcd(folder)
             self._start_apiserver_on_a_free_port()
             self._write_kubeconfigs(folder)
         except BaseException:
@@ -132,6 +134,39 @@ class ControlPlane:
                 f"Another program took port {self._port} while the API server was stopped. "
                 "End that program and call start_apiserver() again."
             ) from error
+
+    def snapshot(self, copy: Path) -> None:
+        """Copy what is stored to the new folder `copy`. API server and etcd are restarted for it.
+
+        Raises:
+            ControlPlaneStartError: one of them did not start again.
+        """
+        self._without_etcd(lambda data: shutil.copytree(data, copy))
+
+    def restore(self, copy: Path) -> None:
+        """Go back to what was stored when `snapshot` wrote `copy`, versions of objects included.
+
+        Raises:
+            ControlPlaneStartError: API server or etcd did not start again.
+        """
+
+        def replace(data: Path) -> None:
+            shutil.rmtree(data)
+            shutil.copytree(copy, data)
+
+        self._without_etcd(replace)
+
+    def _without_etcd(self, work: Callable[[Path], object]) -> None:
+        folder = self._running_folder()
+        self.stop_apiserver()
+        if self._etcd is not None:
+            self._etcd.stop()
+        work(folder / _ETCD_DATA)
+        self._start_etcd(folder)
+        self.start_apiserver()
+
+    def _start_etcd(self, folder: Path) -> None:
+        self._etcd = GuardedProcess(self._etcd_command(), folder, folder / "etcd.log")
 
     def _running_folder(self) -> Path:
         if self._folder is None:
@@ -193,7 +228,7 @@ class ControlPlane:
     def _etcd_command(self) -> list[str]:
         return [
             str(self._binaries.etcd),
-            "--data-dir=etcd",
+            f"--data-dir={_ETCD_DATA}",
             f"--listen-client-urls={_ETCD_CLIENT_URL}",
             f"--advertise-client-urls={_ETCD_CLIENT_URL}",
             f"--listen-peer-urls={_ETCD_PEER_URL}",

@@ -45,7 +45,8 @@ async def follow(
         except KubeError as error:
             if error.status != GONE:
                 log.warning("lost sight of every %s, listing them again: %s", kind, error)
-            await asyncio.sleep(PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)])
+            pause = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
+            await asyncio.sleep(max(pause, error.retry_after_seconds))
             failures += 1
 
 

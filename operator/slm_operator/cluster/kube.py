@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ IN_FLIGHT = 16
 """Requests that are under way at a time. More do not make an API server faster: one that is busy
 answers all of them after their timeout, having worked for nobody. With answers after 20 ms it is
 800 a second."""
+MOST_RETRY_AFTER_SECONDS = 15.0
+"""What asks to be left alone for longer is asked again even so, to notice when that is over."""
 WATCH_SECONDS = 300
 """How long one watch goes on; then it is asked for anew, so that a dead connection is noticed."""
 PAGE_OBJECTS = 250
@@ -54,13 +57,17 @@ _PLURALS = {
 
 
 class KubeError(Exception):
-    """The API server refused or did not answer. ``status`` is 0 when no answer came."""
+    """The API server refused or did not answer. ``status`` is 0 when no answer came.
+    ``retry_after_seconds``: how long it asked to be left alone (Retry-After)."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, retry_after_seconds: float = 0.0
+    ) -> None:
         super().__init__(f"{reason}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,7 @@ class Kube:
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     status = event["object"]
-                    raise _refusal(status.get("code", 0), json.dumps(status))
+                    raise _refusal(status.get("code", 0), json.dumps(status), {})
                 yield event["type"], event["object"]
         except ValueError as error:
             raise _unreachable(error) from error
@@ -200,7 +207,9 @@ class Kube:
             answer = await self._send("GET", where, query=query, timeout=timeout)
             async with answer:
                 if answer.status >= 300:
-                    raise _refusal(answer.status, (await answer.read()).decode(errors="replace"))
+                    text = (await answer.read()).decode(errors="replace")
+                    raise _refusal(answer.status, text, answer.headers)
+                _notice_its_end(answer)
                 async for line in _lines(answer.content):
                     yield line
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
@@ -306,7 +315,7 @@ class Kube:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise _unreachable(error) from error
         if answer.status >= 300:
-            raise _refusal(answer.status, text)
+            raise _refusal(answer.status, text, answer.headers)
         return text
 
     async def _send(
@@ -356,11 +365,26 @@ def _unreachable(error: Exception) -> KubeError:
     )
 
 
-def _refusal(status: int, text: str) -> KubeError:
+def _refusal(status: int, text: str, headers: Mapping[str, str]) -> KubeError:
+    # The other form, a date, is none that an API server sends.
+    after = headers.get("Retry-After", "")
+    wait = min(float(after), MOST_RETRY_AFTER_SECONDS) if after.isdecimal() else 0.0
     try:
         body = json.loads(text)
     except ValueError:
-        return KubeError(status, "Refused", text[:500])
+        return KubeError(status, "Refused", text[:500], wait)
     return KubeError(
-        status, str(body.get("reason") or "Refused"), str(body.get("message") or text[:500])
+        status, str(body.get("reason") or "Refused"), str(body.get("message") or text[:500]), wait
     )
+
+
+def _notice_its_end(answer: aiohttp.ClientResponse) -> None:
+    """A watch only listens, so a connection that a load balancer or a lost node has forgotten would
+    be believed in until WATCH_SECONDS are over. The kernel asks after it instead: within 25 s."""
+    transport = answer.connection.transport if answer.connection else None
+    held = transport.get_extra_info("socket") if transport else None
+    if held is not None:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        held.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+        held.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        held.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
