@@ -14,17 +14,17 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import Any
 
 from pydantic import ValidationError
 
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService, SLMServiceSpec
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.agents import AgentError, Agents
+from slm_operator.cluster.events import Events
 from slm_operator.cluster.kube import Kube, KubeError, Object
 from slm_operator.cluster.profiles import Profiles
 from slm_operator.decide.calibrate import profile_to_read
-from slm_operator.decide.decision import Decision, Event, decide
+from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.metrics import Metrics
@@ -83,6 +83,7 @@ class Controller:
     ) -> None:
         self._kube = kube
         self._profiles = Profiles(kube)
+        self._events = Events(kube, now, clock)
         self._agents = agents
         self._settings = settings
         self._metrics = metrics
@@ -246,13 +247,8 @@ class Controller:
         )
         held.status = decision.status
         for event in decision.events:
-            log.info("%s/%s: %s: %s", service.namespace, service.name, event.reason, event.message)
             self._metrics.decisions.labels(reason=event.reason).inc()
-            try:
-                await self._kube.create(_event_object(service, event, self._now()))
-            except KubeError as error:
-                # The status holds the same; a pass is not given up for it.
-                log.warning("%s/%s: no event: %s", service.namespace, service.name, error)
+            await self._events.tell(service, event)
 
     async def _apply_children(
         self, service: SLMService, held: _Held, token: str, packs: Iterable[Pack]
@@ -319,25 +315,3 @@ def _faults(error: ValidationError) -> str:
         f"{'.'.join(map(str, (part, *fault['loc'])))}: {fault['msg']}"
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     )
-
-
-def _event_object(service: SLMService, event: Event, now: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"generateName": f"{service.name}.", "namespace": service.namespace},
-        "involvedObject": {
-            "apiVersion": f"{GROUP}/{VERSION}",
-            "kind": KIND,
-            "name": service.name,
-            "namespace": service.namespace,
-            "uid": service.uid,
-        },
-        "type": event.type,
-        "reason": event.reason,
-        "message": event.message[:1024],
-        "source": {"component": "slm-operator"},
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    }
