@@ -5,39 +5,56 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 AT_A_TIME = 32
 """Enough to keep one core and the API server busy, few enough that each has done soon."""
 PATIENCE_SECONDS = 0.5
 """A pass takes some milliseconds of work; what takes longer waits for an agent or the API server.
-With a thousand services whose agents are all dead, the last one has its turn after 16 s."""
+With a thousand services whose agents are all dead, the last one has its first turn after 16 s."""
+
+
+@dataclass
+class Turn:
+    """One stay inside the gate."""
+
+    counts: bool = True
+    overstayed: bool = False
 
 
 class Gate:
-    """Admits so many at a time, in the order in which they come; whoever stays for longer than
-    the patience no longer counts. Those who start together, such as all services when the operator
-    does, have each done before the next begins, instead of all waiting for all."""
+    """Admits so many at a time, in the order in which they come. Those who start together, such as
+    all services when the operator does, have each done before the next begins, instead of all
+    waiting for all.
+
+    Whoever stays for longer than the patience no longer counts, and should come by the slow lane
+    from then on, until a turn was quick again: there the slow wait for each other alone.
+    """
 
     def __init__(
         self, at_a_time: int = AT_A_TIME, patience_seconds: float = PATIENCE_SECONDS
     ) -> None:
-        self._free = asyncio.Semaphore(at_a_time)
+        self._quick, self._slow = asyncio.Semaphore(at_a_time), asyncio.Semaphore(at_a_time)
         self._patience_seconds = patience_seconds
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        await self._free.acquire()
-        counts = True
+    async def turn(self, slow: bool = False) -> AsyncIterator[Turn]:
+        """The turn tells, when it is over, whether the next one is by the slow lane."""
+        lane, turn = self._slow if slow else self._quick, Turn()
+        await lane.acquire()
 
         def leave() -> None:
-            nonlocal counts
-            if counts:
-                counts = False
-                self._free.release()
+            if turn.counts:
+                turn.counts = False
+                lane.release()
 
-        patience = asyncio.get_running_loop().call_later(self._patience_seconds, leave)
+        def lose_patience() -> None:
+            turn.overstayed = True
+            leave()
+
+        patience = asyncio.get_running_loop().call_later(self._patience_seconds, lose_patience)
         try:
-            yield
+            yield turn
         finally:
             patience.cancel()
             leave()

@@ -34,6 +34,8 @@ class _Loop:
     ending: bool = False
     """The service is being deleted, or is gone."""
     gone: bool = False
+    slow: bool = False
+    """Its last pass waited for somebody."""
     task: asyncio.Task[None] | None = None
 
     @property
@@ -110,9 +112,10 @@ class Loops:
             if other.task is not None:
                 await asyncio.wait([other.task])
         while not loop.ending:
-            async with self._gate.turn():
+            async with self._gate.turn(loop.slow) as turn:
                 loop.changed.clear()
                 delay = await self._pass(loop)
+            loop.slow = turn.overstayed
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(loop.changed.wait(), delay)
         await self._end(loop)

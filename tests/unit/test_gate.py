@@ -47,6 +47,25 @@ async def test_those_who_wait_for_somebody_slow_hold_up_nobody() -> None:
         never.set()
 
 
+async def test_who_was_slow_waits_among_the_slow_and_the_others_do_not() -> None:
+    gate = Gate(at_a_time=1, patience_seconds=60)
+    async with gate.turn(slow=True):
+        second = asyncio.ensure_future(gate.turn(slow=True).__aenter__())
+        await asyncio.sleep(0)
+        async with gate.turn():
+            pass
+        assert not second.done()
+    await second
+
+
+@pytest.mark.parametrize(("stays_seconds", "slow"), [(0.0, False), (0.2, True)])
+async def test_a_turn_tells_whether_it_was_slow(stays_seconds: float, slow: bool) -> None:
+    gate = Gate(patience_seconds=0.1)
+    async with gate.turn() as turn:
+        await asyncio.sleep(stays_seconds)
+    assert turn.overstayed is slow
+
+
 async def test_a_place_is_given_back_once_however_a_turn_ends() -> None:
     gate = Gate(at_a_time=1, patience_seconds=0.01)
     with pytest.raises(ValueError, match="failed"):

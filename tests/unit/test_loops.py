@@ -14,6 +14,7 @@ from slm_operator import loops as subject
 from slm_operator.cluster.kube import KubeError
 from slm_operator.cluster.packs import Packs
 from slm_operator.decide.snapshot import Pack
+from slm_operator.gate import Gate
 from slm_operator.loops import Loops
 
 
@@ -28,6 +29,8 @@ class Recorder:
         self.ends: list[bool | KubeError] = []
         self.hangs = False
         self.forgotten: list[str] = []
+        self.slow: set[str] = set()
+        """UIDs of services whose passes wait for an agent."""
 
     def forget(self, uid: str) -> None:
         self.forgotten.append(uid)
@@ -39,6 +42,9 @@ class Recorder:
             raise fault
         if self.hangs:
             await asyncio.Event().wait()
+        if obj["metadata"]["uid"] in self.slow:
+            await asyncio.sleep(0.05)
+            return 0.0
         return self.delay
 
     async def finalize(self, obj: Any, packs: Iterable[Pack]) -> bool:
@@ -195,3 +201,22 @@ def test_a_pack_of_a_former_service_of_the_name_belongs_to_nobody_else() -> None
     assert pack(owner_uid="a").belongs_to("a")
     assert not pack(owner_uid="a").belongs_to("b")
     assert pack().belongs_to("b")
+
+
+async def test_services_whose_agents_are_slow_do_not_hold_up_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.loops, "_gate", Gate(at_a_time=1, patience_seconds=0.04))
+    world.controller.slow = {f"slow{number}" for number in range(20)}
+    for uid in world.controller.slow:
+        world.loops.put(service(uid, name=uid))
+    world.loops.put(service("quick", name="quick"))
+    async with asyncio.timeout(20):
+        while len(set(world.controller.passes)) < 21 or len(world.controller.passes) < 60:
+            await asyncio.sleep(0.01)
+    before = len(world.controller.passes)
+    world.loops.put(service("quick", 2, name="quick"))
+    async with asyncio.timeout(20):
+        while "quick/2" not in world.controller.passes:
+            await asyncio.sleep(0)
+    assert world.controller.passes.index("quick/2") - before <= 2
