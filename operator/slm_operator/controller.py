@@ -17,6 +17,7 @@ from http import HTTPStatus
 
 from pydantic import ValidationError
 
+from slm_operator import logs
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService, SLMServiceSpec
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.agents import AgentError, Agents
@@ -112,6 +113,7 @@ class Controller:
             )
             return UNREADABLE_RETRY_SECONDS
         self._held[service.uid] = held
+        logs.about(service)
         started = time.perf_counter()
         try:
             decision = await self._pass(service, held, packs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ import typer
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from slm_operator import services
+from slm_operator import logs, services
 from slm_operator.cluster.agents import Agents, open_session
 from slm_operator.cluster.kube import Kube, KubeError
 from slm_operator.cluster.lease import Election, leading
@@ -26,6 +25,7 @@ from slm_operator.cluster.packs import Packs
 from slm_operator.cluster.permit import Permit
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.demand import SAMPLE_SECONDS
+from slm_operator.logs import LogFormat
 from slm_operator.loops import Loops
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
@@ -132,10 +132,12 @@ def start(
         int | None,
         typer.Option(min=1, help="Most that the GPUs of all services may draw. Default: no limit."),
     ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="json: one object a line, with the service it is about.")
+    ] = LogFormat.TEXT,
 ) -> None:
     """Runs the SLM operator against the cluster of KUBECONFIG, or the one that it runs in."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    logs.configure(log_format)
     key = os.environ.get(KEY_VARIABLE, "")
     if len(key) < KEY_LENGTH:
         raise typer.BadParameter(

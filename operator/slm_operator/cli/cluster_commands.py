@@ -24,6 +24,7 @@ from slm_operator.cli.terminal import (
     say,
 )
 from slm_operator.cluster.kube import Object
+from slm_operator.decide.explanation import decision_id
 
 
 def get(
@@ -118,12 +119,14 @@ def history(
     service = _read(obj)
     if output is Output.JSON:
         kept = (obj.get("status") or {}).get("history") or []
-        return print_json({"name": name, "namespace": where, "history": kept})
+        ids = (decision_id(service.uid, entry) for entry in service.status.history)
+        history = [{"id": known_as} | each for known_as, each in zip(ids, kept, strict=True)]
+        return print_json({"name": name, "namespace": where, "history": history})
     if not service.status.history:
         now = tables.measuring(service.status) or tables.standing(service)
         return say(f"nothing has been decided for {name} yet: {now}")
     shown = console()
-    shown.print(explaining.decisions(service.status.history, datetime.now(UTC)))
+    shown.print(explaining.decisions(service, datetime.now(UTC)))
     return shown.print(Text(f"\n{explaining.RULES}"))
 
 

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from slm_operator.api.models import SLMService
 from slm_operator.api.status import (
     Compared,
     FailedLayout,
@@ -21,6 +22,7 @@ from slm_operator.api.status import (
 from slm_operator.cli import tables
 from slm_operator.cli.account import Account
 from slm_operator.cli.quantities import both
+from slm_operator.decide.explanation import decision_id
 from slm_operator.pareto.points import Probe
 
 INDENT = (0, 0, 0, 2)
@@ -38,16 +40,21 @@ def text(told: Account, now: datetime) -> RenderableType:
     if told.would_change:
         parts += [_title("What would change the decision"), _list(told.would_change)]
     if told.history:
-        parts += [_title("Decisions, the newest last"), decisions(told.history, now)]
+        parts += [_title("Decisions, the newest last"), decisions(told.service, now)]
     parts += [Text(), Text(RULES)]
     if tables.simulated(told.service):
         parts.append(Text(tables.SIMULATED_NOTE, style="yellow"))
     return Group(*parts)
 
 
-def decisions(history: Sequence[HistoryEntry], now: datetime) -> RenderableType:
-    """Each decision with its rule, its figures and what it was chosen among."""
-    return Group(*(_decision(entry, now) for entry in history))
+def decisions(service: SLMService, now: datetime) -> RenderableType:
+    """Each decision with its id, its rule, its figures and what it was chosen among."""
+    return Group(
+        *(
+            _decision(entry, decision_id(service.uid, entry), now)
+            for entry in service.status.history
+        )
+    )
 
 
 def _head(told: Account, now: datetime) -> RenderableType:
@@ -102,9 +109,9 @@ def _left_out(failed: FailedLayout) -> str:
     return f"{layout} until {failed.until}: {failed.why}"
 
 
-def _decision(entry: HistoryEntry, now: datetime) -> RenderableType:
+def _decision(entry: HistoryEntry, known_as: str, now: datetime) -> RenderableType:
     moved = f"{entry.from_ or 'nothing'} → {entry.to or 'the best that is known'}"
-    head = f"{_when(entry.time, now)}  {entry.reason}: {moved}"
+    head = f"{_when(entry.time, now)}  {known_as}  {entry.reason}: {moved}"
     lines = [Text(head, style="bold")]
     if entry.rule is not None:
         lines.append(Text(f"by {_rules(entry)}"))

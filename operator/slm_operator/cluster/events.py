@@ -25,6 +25,8 @@ BURST = 25
 REFILL_SECONDS = 300.0
 REMEMBERED = 4096
 """Events and services that are kept in mind; the oldest is forgotten first."""
+DECISION = f"{GROUP}/decision"
+"""The annotation that names the decision in the service's history."""
 MESSAGE_CHARACTERS = 1024
 """Most that the API takes."""
 
@@ -54,7 +56,8 @@ class Events:
 
     async def tell(self, service: SLMService, event: Event) -> None:
         """Never fails: the status holds the same, and a pass is not given up for an event."""
-        log.info("%s/%s: %s: %s", service.namespace, service.name, event.reason, event.message)
+        text = "%s/%s: %s: %s", service.namespace, service.name, event.reason, event.message
+        log.info(*text, extra={"decision": event.decision})
         if not self._allowed(service.uid):
             return
         try:
@@ -107,7 +110,10 @@ def _reference(service: SLMService, name: str) -> dict[str, Any]:
 
 
 def _object(service: SLMService, event: Event, name: str, message: str, now: str) -> dict[str, Any]:
-    return _reference(service, name) | {
+    made = _reference(service, name)
+    if event.decision:
+        made["metadata"]["annotations"] = {DECISION: event.decision}
+    return made | {
         "involvedObject": {
             "apiVersion": f"{GROUP}/{VERSION}",
             "kind": KIND,

@@ -52,6 +52,8 @@ class Event:
     """Normal or Warning."""
     reason: str
     message: str
+    decision: str = ""
+    """Id of the decision in the history that it tells; empty when it tells none."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ def decide(
     entries = tuple(explanation.entry(e, snapshot.now) for e in explained)
     status = _status(snapshot, calibration, wanted, serving, entries, refused, rules)
     exploring = explorer if isinstance(calibration.step, Measure) else None
-    told = (Event("Normal", e.reason, e.telling) for e in explained)
+    told = (
+        Event("Normal", e.reason, e.telling, explanation.decision_id(service.uid, kept))
+        for e, kept in zip(explained, entries, strict=True)
+    )
     return Decision(
         pods=pod_changes(snapshot.packs, wanted.packs, template_hash, exploring),
         plans=plans,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -265,6 +266,13 @@ def entry(one: Explanation, now: str) -> HistoryEntry:
         ),
         alternatives_omitted=len(fastest) - len(kept),
     )
+
+
+def decision_id(uid: str, entry: HistoryEntry) -> str:
+    """By which a decision about the service ``uid`` is found in log, events and history. Nothing
+    has to be kept for it: it follows from what the history holds."""
+    parts = (uid, entry.time, entry.reason, entry.from_, entry.to, entry.message)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def is_told(one: Explanation, history: Sequence[HistoryEntry]) -> bool:
