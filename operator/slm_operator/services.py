@@ -26,6 +26,19 @@ SETTLE_SECONDS = 5.0
 """After kopf has listed anew, until all that it listed has surely been handed over."""
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """No handler asks what changed, so kopf need not copy each object whenever it does."""
+
+    def build(self, **_: Any) -> Any:
+        return None
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return
+
+
 async def follow(kube: Kube, loops: Loops) -> None:
     """Runs for ever."""
     listed = asyncio.Event()
@@ -56,6 +69,7 @@ def wire(loops: Loops, listed: asyncio.Event) -> kopf.OperatorRegistry:
     @kopf.on.startup(registry=registry)
     def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False
+        settings.persistence.diffbase_storage = _NoDiffs()
         settings.watching.server_timeout = WATCH_SECONDS
         settings.watching.client_timeout = WATCH_SECONDS + 30
         settings.watching.connect_timeout = 10
