@@ -1,8 +1,6 @@
 """The CRD on a real API server: what it stores, what it refuses, and with which words."""
 
 import json
-import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,8 @@ from typer.testing import CliRunner
 
 from cli_builders import found, object_of
 from crd_cases import ACCEPTED, REFUSED, Object, spec, with_args
-from slm_dev.controlplane import ControlPlane, find_or_build
+from kubectl_rig import Kubectl
+from slm_dev.controlplane import ControlPlane
 from slm_operator.api.models import GROUP, PLURAL, VERSION, SLMService
 from slm_operator.api.status import Condition, OperatingPointStatus, SLMServiceStatus
 from slm_operator.cli.app import app
@@ -23,41 +22,15 @@ from slm_operator.cli.local.request import Request, manifest
 from slm_worker.wire import OWNED_ENGINE_ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
-CRD_FILE = ROOT / "crds" / f"{PLURAL}.{GROUP}.yaml"
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 NOW = "2026-01-01T00:00:00Z"
-
-
-class Kubectl:
-    """Runs kubectl as an administrator."""
-
-    def __init__(self, control_plane: ControlPlane, cache: Path) -> None:
-        self._command = [
-            str(find_or_build(print).kubectl),
-            f"--kubeconfig={control_plane.kubeconfig('admin')}",
-            f"--cache-dir={cache}",
-        ]
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*self._command, *arguments], capture_output=True, text=True, timeout=60, check=False
-        )
-
-    def __call__(self, *arguments: str) -> str:
-        done = self.run(*arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
 def kubectl(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
     """With the CRD installed and served."""
     kubectl = Kubectl(control_plane, tmp_path_factory.mktemp("kubectl"))
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRD_FILE))
-    deadline = time.monotonic() + 60
-    while (asked := kubectl.run("get", "slm", "-A")).returncode != 0:
-        assert time.monotonic() < deadline, asked.stderr
-        time.sleep(0.1)
+    kubectl.install_crd()
     return kubectl
 
 

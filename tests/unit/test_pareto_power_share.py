@@ -16,11 +16,14 @@ from slm_operator.pareto.power_share import (
     Level,
     divide,
     settle,
-    watts,
 )
 
 H100 = (Level(335.1, 7886.7), Level(443.1, 10641.9))
 """One and two replicas of OPT-1.3B, the published measurements."""
+
+
+def watts(claims: Sequence[Claim], levels: dict[str, int]) -> float:
+    return sum(c.watts(levels[c.service]) for c in claims)
 
 
 def claim(name: str, *levels: Level, packs: int = 1, priority: int = 0) -> Claim:

@@ -13,7 +13,7 @@ service.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 TOLERANCE = 0.03
@@ -152,8 +152,3 @@ def _fill(claims: Sequence[Claim], levels: dict[str, int], room_watts: float) ->
         claim = next(c for c in claims if c.service == service)
         room_watts -= claim.watts(level) - claim.watts(levels[service])
         levels[service] = level
-
-
-def watts(claims: Iterable[Claim], levels: Mapping[str, int]) -> float:
-    """What all draw at these levels."""
-    return sum(c.watts(levels[c.service]) for c in claims)
