@@ -30,6 +30,39 @@ ACCEPTED = [
     pytest.param(
         {"model": {"uri": "hf://a/b", "revision": "refs/pr/1"}}, id="revision of a hub model"
     ),
+    pytest.param(with_uri("pvc://models.team-a/opt/1.3b/"), id="directory of a claim"),
+    pytest.param(with_uri("pvc://models"), id="claim"),
+    pytest.param(with_uri("oci://registry.example.com:5000/team/opt-1.3b:v1"), id="image"),
+    pytest.param(
+        with_uri("oci://registry.example.com/opt@sha256:" + "0" * 64), id="image by its digest"
+    ),
+    pytest.param(
+        spec(
+            podTemplate={
+                "labels": {"team": "a", "example.com/team": ""},
+                "annotations": {"example.com/why": "because it is\nso"},
+                "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100"},
+                "tolerations": [
+                    {"operator": "Exists"},
+                    {"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 60},
+                ],
+                "resources": {
+                    "requests": {"cpu": 4, "memory": "1.5Gi", "ephemeral-storage": "20Gi"},
+                    "limits": {"cpu": "4000m", "memory": "2Gi"},
+                },
+                "volumes": [
+                    {"name": "m", "mountPath": "/m", "persistentVolumeClaim": {"claimName": "m"}},
+                    {"name": "c", "mountPath": "/c", "configMap": {"name": "c.d"}},
+                    {"name": "s", "mountPath": "/s", "secret": {"secretName": "s"}},
+                    {"name": "e", "mountPath": "/e", "emptyDir": {"sizeLimit": "1Gi"}},
+                ],
+                "imagePullSecrets": [{"name": "registry"}],
+                "priorityClassName": "high",
+                "runtimeClassName": "nvidia",
+            }
+        ),
+        id="whole pod template",
+    ),
     pytest.param(with_args("--max-model-len=2048", "--dtype", "float16"), id="arguments"),
     pytest.param(
         with_args("--model-impl=vllm", "--config-format=hf", "-q", "awq", "-O3", "-dc", "{}"),
@@ -81,6 +114,8 @@ ACCEPTED = [
         id="everything at its limit",
     ),
 ]
+CLAIM_FORM = "write it as pvc:// with a PersistentVolumeClaim"
+IMAGE_FORM = "write it as oci:// and an image"
 HUB_FORM = "write it as hf://ORGANISATION/NAME"
 FILE_FORM = "write it as file:// and an absolute path"
 RENAME = "use another name"
@@ -125,12 +160,12 @@ REFUSED = [
     ),
     pytest.param(
         with_uri("facebook/opt-1.3b"),
-        ["spec.model.uri is 'facebook/opt-1.3b'", "use hf://ORGANISATION/NAME or file:///PATH"],
+        ["spec.model.uri is 'facebook/opt-1.3b'", "use hf://ORGANISATION/NAME, pvc://CLAIM/PATH"],
         id="uri without scheme",
     ),
     pytest.param(
         with_uri("s3://bucket/opt"),
-        ["spec.model.uri is 's3://bucket/opt'", "use hf://ORGANISATION/NAME or file:///PATH"],
+        ["spec.model.uri is 's3://bucket/opt'", "oci://REGISTRY/REPOSITORY:TAG or file:///PATH"],
         id="uri of another scheme",
     ),
     pytest.param(
@@ -147,6 +182,114 @@ REFUSED = [
     pytest.param(
         with_uri("file:///models/.."), ["spec.model.uri", FILE_FORM], id="path that ends in .."
     ),
+    pytest.param(with_uri("pvc://Models"), ["spec.model.uri", CLAIM_FORM], id="claim in capitals"),
+    pytest.param(
+        with_uri("pvc://models/../x"), ["spec.model.uri", CLAIM_FORM], id="claim that climbs"
+    ),
+    pytest.param(with_uri("oci://opt"), ["spec.model.uri", IMAGE_FORM], id="image, no registry"),
+    pytest.param(
+        with_uri("oci://r.io/opt:v1/x"), ["spec.model.uri", IMAGE_FORM], id="image with a path"
+    ),
+    *(
+        pytest.param(spec(podTemplate=template), words, id=name)
+        for name, template, words in (
+            (
+                "label that finds packs",
+                {"labels": {"app.kubernetes.io/instance": "x"}},
+                ["labels has one of app.kubernetes.io/instance", "remove it"],
+            ),
+            (
+                "label without a name",
+                {"labels": {"-": "x"}},
+                ["spec.podTemplate.labels has a key", "write NAME or DOMAIN/NAME"],
+            ),
+            (
+                "label value with a space",
+                {"labels": {"a": "b c"}},
+                ["spec.podTemplate.labels", "it is 'b c'", "correct it"],
+            ),
+            (
+                "annotation of the operator",
+                {"annotations": {"serving.slm.dev/template-hash": "x"}},
+                ["annotations has serving.slm.dev/template-hash", "remove it"],
+            ),
+            (
+                "node selector with a slash too many",
+                {"nodeSelector": {"a/b/c": "d"}},
+                ["spec.podTemplate.nodeSelector has a key", "write NAME or DOMAIN/NAME"],
+            ),
+            (
+                "toleration of nothing",
+                {"tolerations": [{}]},
+                ["an entry without key", "set operator to Exists"],
+            ),
+            (
+                "toleration of any value that names one",
+                {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]},
+                ["has value b with operator Exists", "remove value"],
+            ),
+            (
+                "toleration for a time of what ends nothing",
+                {"tolerations": [{"key": "a", "value": "b", "tolerationSeconds": 1}]},
+                ["tolerationSeconds without effect NoExecute", "remove tolerationSeconds"],
+            ),
+            (
+                "request above its limit",
+                {"resources": {"requests": {"cpu": 4}, "limits": {"cpu": "3500m"}}},
+                ["requests.cpu is 4, above limits.cpu, 3500m", "lower the one"],
+            ),
+            (
+                "amount that is none",
+                {"resources": {"limits": {"memory": "16 GB"}}},
+                ["spec.podTemplate.resources.limits.memory", "such as 4, 500m or 16Gi"],
+            ),
+            (
+                "GPU among the resources",
+                {"resources": {"limits": {"nvidia.com/gpu": 2}}},
+                ['unknown field "spec.podTemplate.resources.limits.nvidia.com/gpu"'],
+            ),
+            (
+                "volume without a source",
+                {"volumes": [{"name": "m", "mountPath": "/m"}]},
+                ["volumes m has no source, or several", "persistentVolumeClaim"],
+            ),
+            (
+                "volume named as the operator's",
+                {"volumes": [{"name": "shm", "mountPath": "/m", "emptyDir": {}}]},
+                ["volumes name is 'shm'", "use another"],
+            ),
+            (
+                "volume over the operator's",
+                {"volumes": [{"name": "m", "mountPath": "/proc/x", "emptyDir": {}}]},
+                ["mountPath is '/proc/x'", "use another path"],
+            ),
+            (
+                "two volumes in one place",
+                {
+                    "volumes": [
+                        {"name": "a", "mountPath": "/m", "emptyDir": {}},
+                        {"name": "b", "mountPath": "/m", "emptyDir": {}},
+                    ]
+                },
+                ["has one mountPath twice", "a path of its own"],
+            ),
+            (
+                "volume of the host",
+                {"volumes": [{"name": "a", "mountPath": "/m", "hostPath": {"path": "/"}}]},
+                ["unknown field", "hostPath"],
+            ),
+        )
+    ),
+    pytest.param(
+        {"model": {"uri": "hf://a/b", "credentialsSecretRef": {"name": "a..b", "key": "k"}}},
+        ["spec.model.credentialsSecretRef.name", "it is 'a..b'", "correct it"],
+        id="name that no Secret can bear",
+    ),
+    pytest.param(
+        {"model": {"uri": "hf://a/b", "credentialsSecretRef": {"name": "a", "key": ".."}}},
+        ["spec.model.credentialsSecretRef.key", "it is '..'", "correct it"],
+        id="key that no Secret can have",
+    ),
     pytest.param(
         {"model": {"uri": "file:///models/opt", "revision": "main"}},
         ["spec.model.revision is main", "file:///models/opt", "remove spec.model.revision"],
@@ -154,7 +297,7 @@ REFUSED = [
     ),
     pytest.param(
         {"model": {"uri": "hf://a/b", "revision": "--port=1"}},
-        ["spec.model.revision", "should match"],
+        ["spec.model.revision", "it is '--port=1': use letters"],
         id="revision that looks like an argument",
     ),
     pytest.param(
@@ -272,7 +415,7 @@ REFUSED = [
     ),
     pytest.param(
         spec(gpu={"resourceName": "gpu"}),
-        ["spec.gpu.resourceName", "should match"],
+        ["spec.gpu.resourceName", "it is 'gpu': write DOMAIN/NAME"],
         id="resource without a domain",
     ),
     pytest.param(with_uri("hf://a/" + "b" * 512), ["spec.model.uri", "Too long"], id="long uri"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from builders import service
 from slm_operator.render import children
 from slm_worker import agent, ending
@@ -139,4 +141,108 @@ def test_only_what_runs_changes_the_template_hash() -> None:
     assert children.template_hash(service({"replicasPerPack": 2}), "w") == before
     assert children.template_hash(service(), "w2") != before
     changed = service({"model": {"uri": "hf://facebook/opt-350m"}})
+    assert children.template_hash(changed, "w") != before
+
+
+@pytest.mark.parametrize(
+    ("uri", "told", "source"),
+    [
+        (
+            "pvc://models/opt/1.3b/",
+            "file:///mnt/model/opt/1.3b",
+            {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
+        ),
+        (
+            "pvc://models",
+            "file:///mnt/model",
+            {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
+        ),
+        (
+            "oci://registry.example.com/opt:v1",
+            "file:///mnt/model",
+            {"image": {"reference": "registry.example.com/opt:v1", "pullPolicy": "IfNotPresent"}},
+        ),
+    ],
+    ids=["path in a claim", "whole claim", "image"],
+)
+def test_a_model_in_a_volume_is_a_directory_of_the_pack(
+    uri: str, told: str, source: dict[str, Any]
+) -> None:
+    wanted = service({"model": {"uri": uri}})
+    assert children.pack_config(wanted).model.uri == told
+    pod = children.pack_pod(wanted, 0, "w")
+    assert {"name": "model", **source} in pod["spec"]["volumes"]
+    mount = {"name": "model", "mountPath": "/mnt/model", "readOnly": True}
+    assert mount in container(pod)["volumeMounts"]
+
+
+@pytest.mark.parametrize("uri", ["hf://a/b", "file:///models/opt"])
+def test_other_models_need_no_volume(uri: str) -> None:
+    wanted = service({"model": {"uri": uri}})
+    assert children.pack_config(wanted).model.uri == uri
+    pod = children.pack_pod(wanted, 0, "w")
+    assert [v["name"] for v in pod["spec"]["volumes"]] == ["tmp", "shm"]
+
+
+TEMPLATE: dict[str, Any] = {
+    "labels": {"team": "a"},
+    "annotations": {"example.com/why": "because"},
+    "nodeSelector": {"nvidia.com/gpu.product": "H100"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "resources": {
+        "requests": {"cpu": 4, "ephemeral-storage": "20Gi"},
+        "limits": {"memory": "16Gi"},
+    },
+    "volumes": [
+        {
+            "name": "models",
+            "mountPath": "/models",
+            "readOnly": True,
+            "persistentVolumeClaim": {"claimName": "models"},
+        },
+        {"name": "scratch", "mountPath": "/scratch", "emptyDir": {"sizeLimit": "1Gi"}},
+    ],
+    "imagePullSecrets": [{"name": "registry"}],
+    "priorityClassName": "high",
+    "runtimeClassName": "nvidia",
+}
+
+
+def test_the_pod_template_is_added_to_what_the_operator_sets() -> None:
+    plain = children.pack_pod(service({"engine": {}, "gpu": {}}), 0, "w")
+    pod = children.pack_pod(service({"engine": {}, "gpu": {}, "podTemplate": TEMPLATE}), 0, "w")
+    spec, metadata = pod["spec"], pod["metadata"]
+    assert metadata["labels"] == plain["metadata"]["labels"] | {"team": "a"}
+    assert metadata["annotations"]["example.com/why"] == "because"
+    assert spec["nodeSelector"] == {"nvidia.com/gpu.product": "H100"}
+    assert spec["tolerations"] == TEMPLATE["tolerations"]
+    assert container(pod)["resources"] == {
+        "requests": {"cpu": "4", "ephemeral-storage": "20Gi"},
+        "limits": {"nvidia.com/gpu": "1", "memory": "16Gi"},
+    }
+    assert spec["volumes"][2:] == [
+        {"name": "models", "persistentVolumeClaim": {"claimName": "models"}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": "1Gi"}},
+    ]
+    assert container(pod)["volumeMounts"][2:] == [
+        {"name": "models", "mountPath": "/models", "readOnly": True},
+        {"name": "scratch", "mountPath": "/scratch"},
+    ]
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert (spec["priorityClassName"], spec["runtimeClassName"]) == ("high", "nvidia")
+    for kept in ("securityContext", "automountServiceAccountToken", "enableServiceLinks"):
+        assert spec[kept] == plain["spec"][kept]
+
+
+def test_the_operators_own_labels_win() -> None:
+    own = {"labels": {"app.kubernetes.io/instance": "other", "serving.slm.dev/pack": "9"}}
+    pod = children.pack_pod(service({"podTemplate": own}), 1, "w")
+    assert pod["metadata"]["labels"] == children.pack_pod(service(), 1, "w")["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("field", sorted(TEMPLATE))
+def test_each_change_of_the_template_replaces_the_packs(field: str) -> None:
+    before = children.template_hash(service({"podTemplate": {}}), "w")
+    assert before == children.template_hash(service(), "w")
+    changed = service({"podTemplate": {field: TEMPLATE[field]}})
     assert children.template_hash(changed, "w") != before

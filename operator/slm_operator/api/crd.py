@@ -38,8 +38,13 @@ COLUMNS = (
 )
 _KEPT = {
     *("type", "format", "description", "enum", "pattern", "minimum", "maximum"),
-    *("minLength", "maxLength", "minItems", "maxItems", "required"),
-    *("x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
+    *("minLength", "maxLength", "minItems", "maxItems", "maxProperties", "required"),
+    *(
+        "x-kubernetes-int-or-string",
+        "x-kubernetes-validations",
+        "x-kubernetes-list-type",
+        "x-kubernetes-list-map-keys",
+    ),
 }
 _LEFT_OUT = {"title", "$defs"}
 
@@ -121,6 +126,8 @@ def _structural(schema: Schema, definitions: Schema) -> Schema:
     if "anyOf" in merged:
         (only,) = [option for option in merged.pop("anyOf") if option.get("type") != "null"]
         return _structural({**only, **merged}, definitions)
+    if merged.get("x-kubernetes-int-or-string"):
+        del merged["type"]
     result: Schema = {}
     for key, value in merged.items():
         if key == "description":
@@ -129,7 +136,7 @@ def _structural(schema: Schema, definitions: Schema) -> Schema:
             result["enum"] = [value]
         elif key == "default":
             result.update(_default(value))
-        elif key == "items":
+        elif key in ("items", "additionalProperties"):
             result[key] = _structural(value, definitions)
         elif key == "properties":
             result[key] = {name: _structural(each, definitions) for name, each in value.items()}

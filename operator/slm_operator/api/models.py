@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from slm_operator.api import rules
+from slm_operator.api import pod_rules, rules
 from slm_operator.api.base import ApiModel
+from slm_operator.api.pod_template import ObjectName, PodTemplate
 from slm_operator.api.status import SLMServiceStatus
 from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK, MpsFallback
 
@@ -34,18 +35,22 @@ PackCount = Annotated[int, Field(ge=1, le=MAX_PACKS)]
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 ModelText = Annotated[
-    str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+    str,
+    Field(min_length=1, max_length=128, json_schema_extra=rules.validations(pod_rules.MODEL_TEXT)),
 ]
 
 
 class SecretKeyRef(ApiModel):
     """A key of a Secret in the service's namespace."""
 
-    name: Annotated[
-        str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
-    ]
+    name: ObjectName
     """Name of the Secret."""
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    key: Annotated[
+        str,
+        Field(
+            min_length=1, max_length=253, json_schema_extra=rules.validations(pod_rules.SECRET_KEY)
+        ),
+    ]
     """Key inside the Secret."""
 
 
@@ -58,7 +63,9 @@ class Model(ApiModel):
         str,
         Field(min_length=1, max_length=512, json_schema_extra=rules.validations(*rules.MODEL_URI)),
     ]
-    """Where the model is: hf://ORGANISATION/NAME on the Hugging Face Hub, or file:///PATH, a
+    """Where the model is: hf://ORGANISATION/NAME on the Hugging Face Hub; pvc://CLAIM/PATH, a
+    directory of a PersistentVolumeClaim; oci://REGISTRY/REPOSITORY:TAG, an image that holds the
+    model's files at its root (Kubernetes mounts it as an image volume); or file:///PATH, a
     directory inside the worker's container."""
     name: ModelText | None = None
     """The model name that clients send. Default: the name of the SLMService."""
@@ -146,7 +153,7 @@ class Gpu(ApiModel):
         str,
         Field(
             max_length=253,
-            pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$",
+            json_schema_extra=rules.validations(pod_rules.RESOURCE),
         ),
     ] = "nvidia.com/gpu"
     """The resource that stands for one whole NVIDIA GPU; each pack requests one of it."""
@@ -273,6 +280,8 @@ class SLMServiceSpec(ApiModel):
     count."""
     autoscaling: Autoscaling | None = None
     """How the replica count is found. Left out: mode Auto with its defaults."""
+    pod_template: PodTemplate | None = None
+    """What the packs' Pods have besides. Left out: nothing."""
 
 
 class SLMService(ApiModel):

@@ -29,61 +29,86 @@ def ruled_by(*rules: Rule) -> ConfigDict:
     return ConfigDict(json_schema_extra=validations(*rules))
 
 
-def _rule(rule: str, message: str, *, path: str | None = None) -> Rule:
-    """Refuses the object when ``rule`` is false, with ``message``: CEL text of a string.
+def rule(condition: str, message: str, *, path: str | None = None) -> Rule:
+    """Refuses the object when ``condition`` is false, with ``message``: CEL text of a string.
 
     The message can name strings of bounded length but no numbers: the API server takes the text of
     a number for unbounded, and rejects the whole CRD for its cost. ``path``: the field to blame,
     relative to where the rule is attached.
     """
-    found = {"rule": rule, "messageExpression": message}
+    found = {"rule": condition, "messageExpression": message}
     return found if path is None else {**found, "fieldPath": path}
 
 
-def _text(text: str) -> str:
-    """``text`` as a CEL string."""
-    return json.dumps(text)
+def text(words: str) -> str:
+    """``words`` as a CEL string."""
+    return json.dumps(words)
 
 
-def _about(field: str, text: str) -> str:
+def about(field: str, words: str) -> str:
     """CEL text of a message about the string field that the rule is attached to."""
-    return f"{_text(f'{field} is {chr(39)}')} + self + {_text(f'{chr(39)}: {text}')}"
+    return f"{text(f'{field} is {chr(39)}')} + self + {text(f'{chr(39)}: {words}')}"
 
 
-SERVICE_NAME = _rule(
+SERVICE_NAME = rule(
     f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && "
     "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
     "'metadata.name is ' + self.metadata.name + "
-    + _text(
+    + text(
         f": Services and Pods are named after it: use at most {MAX_NAME_LENGTH} lower case "
         "letters, digits and dashes, with a letter first and no dash last"
     ),
 )
 
 MODEL_URI = (
-    _rule(
-        "self.startsWith('hf://') || self.startsWith('file://')",
-        _about("spec.model.uri", "use hf://ORGANISATION/NAME or file:///PATH"),
+    rule(
+        "['hf://', 'pvc://', 'oci://', 'file://'].exists(scheme, self.startsWith(scheme))",
+        about(
+            "spec.model.uri",
+            "use hf://ORGANISATION/NAME, pvc://CLAIM/PATH, oci://REGISTRY/REPOSITORY:TAG or "
+            "file:///PATH",
+        ),
     ),
-    _rule(
+    rule(
         "!self.startsWith('hf://') || "
         "self.matches('^hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$')",
-        _about(
+        about(
             "spec.model.uri", "write it as hf://ORGANISATION/NAME, such as hf://facebook/opt-1.3b"
         ),
     ),
-    _rule(
+    rule(
         "!self.startsWith('file://') || (self.matches('^file://(/[A-Za-z0-9._@+=-]+)+/?$') && "
         "!self.contains('/../') && !self.endsWith('/..'))",
-        _about(
+        about(
             "spec.model.uri",
             "write it as file:// and an absolute path without .. in the worker's container, such "
             "as file:///models/opt-1.3b",
         ),
     ),
+    rule(
+        "!self.startsWith('pvc://') || (self.matches("
+        "'^pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+        "(/[A-Za-z0-9._@+=-]+)*/?$') && self.size() <= 259 && !self.contains('/../') && "
+        "!self.endsWith('/..'))",
+        about(
+            "spec.model.uri",
+            "write it as pvc:// with a PersistentVolumeClaim of the namespace and the path in it "
+            "without .., such as pvc://models/opt-1.3b, at most 259 characters",
+        ),
+    ),
+    rule(
+        "!self.startsWith('oci://') || self.matches("
+        "'^oci://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
+        "(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$')",
+        about(
+            "spec.model.uri",
+            "write it as oci:// and an image that holds the model's files at its root, such as "
+            "oci://registry.example.com/models/opt-1.3b:v1",
+        ),
+    ),
 )
 
-REVISION_NEEDS_HUB = _rule(
+REVISION_NEEDS_HUB = rule(
     "!has(self.revision) || self.uri.startsWith('hf://')",
     "'spec.model.revision is ' + self.revision + ' but spec.model.uri is ' + self.uri + "
     "': only hf:// models have revisions: remove spec.model.revision'",
@@ -93,45 +118,45 @@ REVISION_NEEDS_HUB = _rule(
 _ARGUMENT = "(self + '=').substring(0, (self + '=').indexOf('='))"
 """CEL text of the argument that the rule is attached to, without its value."""
 
-ENGINE_ARGUMENT = _rule(
+ENGINE_ARGUMENT = rule(
     # vLLM takes _ for -, and any unambiguous beginning of a long argument for the whole.
     f"[{_ARGUMENT}.replace('_', '-')].all(name, !{json.dumps(OWNED_ENGINE_ARGUMENTS)}"
     ".exists(owned, owned == name || (name.startsWith('--') && owned.startsWith(name))))",
     # Its value stays out of the message: it may be a secret.
     f"'spec.engine.args has ' + {_ARGUMENT} + "
-    + _text(
+    + text(
         ", which the operator sets itself or which would break the pack: remove it (these have "
         "fields: spec.model.uri, name, revision and credentialsSecretRef; spec.engine.maxNumSeqs)"
     ),
 )
 
 ENVIRONMENT_NAME = (
-    _rule(
+    rule(
         "self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",
-        _about(
+        about(
             "spec.engine.env name",
             "use letters, digits and underscores, and do not begin with a digit",
         ),
     ),
-    _rule(
+    rule(
         f"!self.startsWith('SLM_') && self != '{ADDRESS_VARIABLE}'",
-        _about(
+        about(
             "spec.engine.env name",
             f"SLM_* and {ADDRESS_VARIABLE} belong to the operator: use another name",
         ),
     ),
 )
 
-MPS_NEEDS_NVIDIA = _rule(
+MPS_NEEDS_NVIDIA = rule(
     "!has(self.mps) || self.kind == 'NVIDIA'",
     "'spec.gpu.mps is set but spec.gpu.kind is ' + self.kind + "
     "': only NVIDIA GPUs have MPS: remove spec.gpu.mps'",
     path=".mps",
 )
 
-MEMORY_RESERVE = _rule(
+MEMORY_RESERVE = rule(
     "self.matches('^(0|[1-9][0-9]{0,11})(Ki|Mi|Gi|Ti|k|M|G|T)?$')",
-    _about(
+    about(
         "spec.gpu.memoryReserve",
         "write a whole number of bytes, or one with Ki, Mi, Gi, Ti, k, M, G or T, such as 4Gi",
     ),
@@ -140,61 +165,61 @@ MEMORY_RESERVE = _rule(
 
 def _latency(field: str) -> Rule:
     """Of a duration above zero, in seconds or milliseconds."""
-    return _rule(
+    return rule(
         "self.matches('^[0-9]{1,6}([.][0-9]{1,3})?(ms|s)$') && !self.matches('^[0.]+(ms|s)$')",
-        _about(field, "write a duration above zero in ms or s, such as 50ms or 0.5s"),
+        about(field, "write a duration above zero in ms or s, such as 50ms or 0.5s"),
     )
 
 
 TTFT_P95 = _latency("spec.autoscaling.slo.ttftP95")
 ITL_P95 = _latency("spec.autoscaling.slo.itlP95")
 
-REPLICA_BOUNDS = _rule(
+REPLICA_BOUNDS = rule(
     "self.minReplicasPerPack <= self.maxReplicasPerPack",
-    _text(
+    text(
         "spec.autoscaling.minReplicasPerPack is more than spec.autoscaling.maxReplicasPerPack "
         "(8 when left out): lower the one or raise the other"
     ),
     path=".minReplicasPerPack",
 )
 
-PACK_BOUNDS = _rule(
+PACK_BOUNDS = rule(
     "!has(self.minPacks) || !has(self.maxPacks) || self.minPacks <= self.maxPacks",
-    _text(
+    text(
         "spec.autoscaling.minPacks is more than spec.autoscaling.maxPacks: lower the one or raise "
         "the other"
     ),
     path=".minPacks",
 )
 
-MIN_NEEDS_MAX_PACKS = _rule(
+MIN_NEEDS_MAX_PACKS = rule(
     "!has(self.minPacks) || has(self.maxPacks)",
-    _text(
+    text(
         "spec.autoscaling.minPacks is set without spec.autoscaling.maxPacks, so packs do not "
         "follow demand: set maxPacks too, or remove minPacks and set spec.packs"
     ),
     path=".minPacks",
 )
 
-PACKS_NEED_AUTO = _rule(
+PACKS_NEED_AUTO = rule(
     "!has(self.maxPacks) || self.mode == 'Auto'",
     "'spec.autoscaling.maxPacks lets demand add and remove packs but spec.autoscaling.mode is ' + "
     "self.mode + ', which changes nothing: remove minPacks and maxPacks, or set mode to Auto'",
     path=".maxPacks",
 )
 
-STABILIZATION = _rule(
+STABILIZATION = rule(
     "self.matches('^(0|[1-9][0-9]{0,4})(s|m|h)$')",
-    _about(
+    about(
         "spec.autoscaling.scaleDownStabilization",
         "write a whole number of s, m or h, such as 90s or 5m",
     ),
 )
 
-PACKS_FIXED_OR_FOLLOWING = _rule(
+PACKS_FIXED_OR_FOLLOWING = rule(
     # 1 is what the API server writes where the field is left out; the scale subresource needs it.
     "self.packs == 1 || !has(self.autoscaling) || !has(self.autoscaling.maxPacks)",
-    _text(
+    text(
         "spec.packs fixes the number of packs but spec.autoscaling.maxPacks lets demand decide it: "
         "remove spec.packs (kubectl scale and a HorizontalPodAutoscaler set it), or remove "
         "spec.autoscaling.minPacks and maxPacks"
@@ -202,9 +227,9 @@ PACKS_FIXED_OR_FOLLOWING = _rule(
     path=".packs",
 )
 
-FIXED_OR_FOUND = _rule(
+FIXED_OR_FOUND = rule(
     "!has(self.replicasPerPack) || !has(self.autoscaling) || self.autoscaling.mode == 'Recommend'",
-    _text(
+    text(
         "spec.replicasPerPack fixes the replica count but spec.autoscaling.mode is Auto, which "
         "finds it: remove spec.replicasPerPack or spec.autoscaling, or set spec.autoscaling.mode "
         "to Recommend"
@@ -212,7 +237,7 @@ FIXED_OR_FOUND = _rule(
     path=".replicasPerPack",
 )
 
-SIMULATED_TOGETHER = _rule(
+SIMULATED_TOGETHER = rule(
     "(self.engine.kind == 'Simulated') == (self.gpu.kind == 'Simulated')",
     "'spec.engine.kind is ' + self.engine.kind + ' but spec.gpu.kind is ' + self.gpu.kind + "
     "': set both to Simulated, or neither'",

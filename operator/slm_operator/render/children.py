@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 from slm_operator.api.models import GROUP, KIND, VERSION, Mps, SLMService
+from slm_operator.api.pod_template import PodTemplate
+from slm_operator.render import model_volume, template
 from slm_worker.wire import (
     ADDRESS_VARIABLE,
     AGENT_PORT,
@@ -50,7 +52,7 @@ def pack_config(service: SLMService) -> PackConfig:
     spec = service.spec
     return PackConfig(
         model=ModelRef(
-            uri=spec.model.uri,
+            uri=model_volume.path_in_pod(spec.model.uri),
             name=spec.model.name or service.name,
             revision=spec.model.revision,
         ),
@@ -102,14 +104,22 @@ def pack_pod(service: SLMService, ordinal: int, worker_image: str) -> Object:
     """The Pod of one pack. It owns a whole GPU; replicas come and go inside it."""
     spec = _pod_spec(service, worker_image)
     metadata = _metadata(service, pack_name(service, ordinal))
-    metadata["labels"] = {**metadata["labels"], PACK_LABEL: str(ordinal)}
-    metadata["annotations"] = {TEMPLATE_HASH: template_hash(service, worker_image)}
+    added = service.spec.pod_template or PodTemplate()
+    metadata["labels"] = {**(added.labels or {}), **metadata["labels"], PACK_LABEL: str(ordinal)}
+    metadata["annotations"] = {
+        **(added.annotations or {}),
+        TEMPLATE_HASH: template_hash(service, worker_image),
+    }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
 def template_hash(service: SLMService, worker_image: str) -> str:
     """Changes when a running Pod no longer is what the service wants."""
+    added = service.spec.pod_template or PodTemplate()
+    marks = [each for each in (added.labels, added.annotations) if each]
     text = json.dumps(_pod_spec(service, worker_image), sort_keys=True)
+    if marks:
+        text += json.dumps([added.labels, added.annotations], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -183,7 +193,7 @@ def _pod_spec(service: SLMService, worker_image: str) -> Object:
     }
     if spec.gpu.kind == "NVIDIA":
         container["resources"] = {"limits": {spec.gpu.resource_name: "1"}}
-    return {
+    pod: Object = {
         "containers": [container],
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
@@ -201,6 +211,10 @@ def _pod_spec(service: SLMService, worker_image: str) -> Object:
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
         ],
     }
+    model_volume.mount(pod, spec.model.uri)
+    if spec.pod_template is not None:
+        template.add(pod, spec.pod_template)
+    return pod
 
 
 def _model_credentials(service: SLMService) -> list[Object]:
