@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import yaml
@@ -89,7 +89,7 @@ class Kube:
         self._turns = asyncio.Semaphore(IN_FLIGHT)
 
     @classmethod
-    async def connect(cls, kubeconfig: Path | None = None, *, permit: Permit | None = None) -> Kube:
+    async def connect(cls, kubeconfig: Path | None = None, *, permit: Permit | None = None) -> Self:
         """By ``kubeconfig``, else KUBECONFIG, else the Pod's service account, else ~/.kube/config.
         Where there is a ``permit``, writes are sent only while it holds.
 

@@ -1,0 +1,1 @@
+"""Objects that somebody might send to the API server, and what becomes of each."""
