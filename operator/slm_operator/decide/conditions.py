@@ -270,8 +270,8 @@ def _following(service: SLMService, wanted: Wanted) -> Said:
     surge = max((n for _, n in wanted.kept.memory.surges), default=0)
     if surge >= wanted.packs > fewest:
         text = (
-            f"a surge within the last hour came faster than packs start, and would have taken "
-            f"{surge}: {stay}"
+            f"a surge within the last hour, faster than packs start or there from the first look, "
+            f"takes {surge}: {stay}"
         )
     return Said(kind, "True", "FollowingDemand", text)
 

@@ -334,7 +334,8 @@ def _sentence(
     )
     if needs[-1][1] > work.to_keep(rules):
         text += (
-            f"; {needs[-1][1]} because a surge within the last hour came faster than packs start"
+            f"; {needs[-1][1]} because of a surge within the last hour, faster than packs start or "
+            "there from the first look"
         )
     if rule == "Stabilizing":
         most = max(n for _, n in needs)
