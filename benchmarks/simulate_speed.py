@@ -18,14 +18,7 @@ ROUNDS = 3
 GOAL_SECONDS = 10.0
 """For an hour of the trace, per policy."""
 MEASURED = ("pareto", "hpa", "hpa-tuned", "keda-queue", "wva", "aibrix", "static:1", "oracle")
-CASE = policies.Case(
-    "conversation-1",
-    "Conversation, measured curve of OPT-1.3B",
-    "conversation",
-    1,
-    "opt-1.3b",
-    "measured",
-)
+CASE = next(case for case in policies.CASES if case.name == "conversation-1")
 
 
 def measure() -> dict[str, Figure]:
