@@ -128,6 +128,7 @@ def test_a_block_given_in_part_is_filled_with_defaults(services: Services) -> No
         "maxEnergyIncreasePercent": 5,
         "calibration": {"when": "OnStart", "promptTokens": 128, "outputTokens": 256},
         "scaleDownStabilization": "5m",
+        "powerPriority": 0,
     }
 
 
