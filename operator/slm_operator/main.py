@@ -61,10 +61,11 @@ async def _serve(controller: Controller, kube: Kube) -> None:
     loops = Loops(controller, packs)
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(packs.follow(kube))
+            following = tasks.create_task(packs.follow(kube))
             # A service that is looked at before its packs are known seems to have none.
             await packs.listed.wait()
             await services.follow(kube, loops)
+            following.cancel()
     finally:
         await loops.close()
 

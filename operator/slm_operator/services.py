@@ -40,19 +40,26 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
 
 async def follow(kube: Kube, loops: Loops) -> None:
-    """Runs for ever."""
+    """Runs until kopf, which takes the process's signals, is told to stop."""
     listed = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_forget(kube, loops, listed))
-        while True:
-            try:
-                await kopf.operator(registry=wire(loops, listed), clusterwide=True, standalone=True)
-            except Exception:
-                # It gives up on a watch that is forbidden, as an API server answers for a moment
-                # after its start, before it has read its roles.
-                log.exception("watching ended; again in %g s", RESTART_SECONDS)
-            listed.set()
-            await asyncio.sleep(RESTART_SECONDS)
+        forgetting = tasks.create_task(_forget(kube, loops, listed))
+        await _watch(loops, listed)
+        forgetting.cancel()
+
+
+async def _watch(loops: Loops, listed: asyncio.Event) -> None:
+    while True:
+        try:
+            await kopf.operator(registry=wire(loops, listed), clusterwide=True, standalone=True)
+        except Exception:
+            # It gives up on a watch that is forbidden, as an API server answers for a moment
+            # after its start, before it has read its roles.
+            log.exception("watching ended; again in %g s", RESTART_SECONDS)
+        else:
+            return
+        listed.set()
+        await asyncio.sleep(RESTART_SECONDS)
 
 
 def wire(loops: Loops, listed: asyncio.Event) -> kopf.OperatorRegistry:

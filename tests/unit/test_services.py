@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager, suppress
 
+import kopf
 import pytest
 
 from slm_operator import services as subject
@@ -97,3 +98,20 @@ async def test_where_no_service_is_known_nothing_is_asked() -> None:
         listed.set()
         await asyncio.sleep(0.02)
     assert api.asked == 0
+
+
+async def test_watching_goes_on_after_a_fault_and_ends_when_kopf_is_told_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: list[str] = []
+
+    async def operator(**_: object) -> None:
+        runs.append("run")
+        if len(runs) == 1:
+            raise RuntimeError("the watch is forbidden")
+
+    monkeypatch.setattr(kopf, "operator", operator)
+    monkeypatch.setattr(subject, "RESTART_SECONDS", 0.0)
+    async with asyncio.timeout(5):
+        await subject.follow(Api(), Loops())  # type: ignore[arg-type]
+    assert runs == ["run", "run"]
