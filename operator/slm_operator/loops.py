@@ -8,7 +8,6 @@ it happen at once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
@@ -111,13 +110,19 @@ class Loops:
         for other in former:
             if other.task is not None:
                 await asyncio.wait([other.task])
+        news = True
         while not loop.ending:
-            async with self._gate.turn(loop.slow) as turn:
+            # What changed does not wait among those that are only looked at again.
+            async with self._gate.turn(loop.slow and not news) as turn:
                 loop.changed.clear()
                 delay = await self._pass(loop)
             loop.slow = turn.overstayed
-            with contextlib.suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(loop.changed.wait(), delay)
+            except TimeoutError:
+                news = False
+            else:
+                news = True
         await self._end(loop)
 
     async def _pass(self, loop: _Loop) -> float:
