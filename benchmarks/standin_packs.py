@@ -1,4 +1,4 @@
-"""Stand-ins for packs: many agents in one task, so that an operator can be measured by itself.
+"""Stand-ins for packs: many agents in one process, so that an operator can be measured by itself.
 
 No replica runs here. A Pod that the operator created is given a loopback address and marked as
 running and ready, and behind that address the agent's API answers as a pack that follows its plan
@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
 from aiohttp import web
-from kubernetes import client
 
+from slm_dev.local_node.api import STRATEGIC_MERGE_PATCH, ApiServer, Listing, pod_path
+from slm_dev.local_node.spec import Json
 from slm_worker.wire import (
     AGENT_PORT,
     Counters,
@@ -31,18 +34,33 @@ from slm_worker.wire import (
 )
 
 FIRST_ADDRESS = IPv4Address("127.65.0.1")
-ADOPT_SECONDS = 0.5
+WRITES_AT_A_TIME = 8
 _BOUNDS_SECONDS = tuple(0.001 * 2**power for power in range(22))
 
 
-class StandInPacks:
-    """Plays the packs of all services of one control plane; ``polls`` counts reads of a state."""
+@dataclass(frozen=True)
+class Arrival:
+    """A plan that reached an agent."""
 
-    def __init__(self, core: client.CoreV1Api, packs: int) -> None:
-        self._core = core
-        self._free = [str(FIRST_ADDRESS + number) for number in range(packs)]
+    pod: str
+    plan: Plan
+    at_seconds: float
+    """By time.monotonic()."""
+
+
+class StandInPacks:
+    """Plays the packs of all services of one control plane."""
+
+    def __init__(self, api: ApiServer, packs: int) -> None:
+        self._api = api
+        self._free = [str(FIRST_ADDRESS + number) for number in reversed(range(packs))]
+        self._turns = asyncio.Semaphore(WRITES_AT_A_TIME)
+        self._pods: dict[str, str] = {}
+        """Names, by address."""
         self._plans: dict[str, Plan] = {}
-        self.polls = 0
+        self.polls: Counter[str] = Counter()
+        """Reads of a pack's state, by address."""
+        self.arrivals: list[Arrival] = []
 
     @contextlib.asynccontextmanager
     async def playing(self) -> AsyncIterator[None]:
@@ -65,25 +83,32 @@ class StandInPacks:
             await runner.cleanup()
 
     async def _adopt_pods(self) -> None:
-        while self._free:
-            pods: Any = await asyncio.to_thread(self._core.list_pod_for_all_namespaces)
-            for pod in pods.items:
-                if not pod.status.pod_ip:
-                    await asyncio.to_thread(
-                        self._core.patch_namespaced_pod_status,
-                        pod.metadata.name,
-                        pod.metadata.namespace,
-                        {"status": _running(self._free.pop())},
-                    )
-            await asyncio.sleep(ADOPT_SECONDS)
+        adopted = set()
+        async with asyncio.TaskGroup() as patching:
+            async for news in self._api.follow("/api/v1/pods"):
+                for pod in news.items if isinstance(news, Listing) else [news.object]:
+                    uid = pod["metadata"]["uid"]
+                    if uid not in adopted and not pod["status"].get("podIP"):
+                        adopted.add(uid)
+                        patching.create_task(self._adopt(pod, self._free.pop()))
+
+    async def _adopt(self, pod: Json, address: str) -> None:
+        metadata = pod["metadata"]
+        self._pods[address] = metadata["name"]
+        path = pod_path(metadata["namespace"], metadata["name"], "status")
+        async with self._turns:
+            await self._api.patch(path, {"status": _running(address)}, STRATEGIC_MERGE_PATCH)
 
     async def _get_pack(self, request: web.Request) -> web.Response:
-        self.polls += 1
-        return self._state(_address(request))
+        address = _address(request)
+        self.polls[address] += 1
+        return self._state(address)
 
     async def _put_plan(self, request: web.Request) -> web.Response:
         address = _address(request)
-        self._plans[address] = Plan.model_validate_json(await request.read())
+        plan = Plan.model_validate_json(await request.read())
+        self._plans[address] = plan
+        self.arrivals.append(Arrival(self._pods[address], plan, time.monotonic()))
         return self._state(address)
 
     def _state(self, address: str) -> web.Response:
