@@ -25,8 +25,9 @@ FOLLOWING = SIMULATED | {
 }
 KNOWN_SECONDS = 10 * SAMPLE_SECONDS
 """So much is compared with to tell growth from a surge, whose packs would stay for an hour."""
-CLIENTS_A_SAMPLE = BATCH // 2
-"""Who come together so that it is growth: in four samples less than half as many again."""
+CLIENTS_A_SAMPLE = BATCH // 4
+"""Who come together. The pack is three quarters full before, so that they are growth: what fills
+more than one pack is less than half as much again."""
 
 
 def clients(url: str, service: Service, count: int) -> Clients:
@@ -47,10 +48,11 @@ async def test_demand_adds_a_pack_and_its_end_removes_it(new_service: NewService
     url = await service.router_url()
     async with clients(url, service, BATCH // 2) as regular:
         await service.condition("ScalingActive", "True", "FollowingDemand", "1 pack, of 1 to 2")
-        await asyncio.sleep(KNOWN_SECONDS)
-        assert await only(service, f"{service.name}-pack-0"), "nobody waits yet"
+        await asyncio.sleep(KNOWN_SECONDS / 2)
         async with AsyncExitStack() as growing:
-            more: list[Clients] = []
+            more = [await growing.enter_async_context(clients(url, service, CLIENTS_A_SAMPLE))]
+            await asyncio.sleep(KNOWN_SECONDS)
+            assert await only(service, f"{service.name}-pack-0"), "nobody waits yet"
             while (await service.now()).status.desired_packs == 1:
                 assert len(more) * CLIENTS_A_SAMPLE < 16 * BATCH, "more than enough"
                 crowd = clients(url, service, CLIENTS_A_SAMPLE)
