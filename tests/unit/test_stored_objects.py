@@ -7,31 +7,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from slm_operator.api.models import SLMService
 from slm_operator.decide.points import read
-
-STORED = sorted((Path(__file__).parents[1] / "fixtures/stored_v1alpha1").glob("*.json"))
-
-
-def lost(stored: Any, now: Any, where: str = "") -> list[str]:
-    """What ``stored`` says and ``now`` does not; what is only in ``now`` is a later default."""
-    if isinstance(stored, dict) and isinstance(now, dict):
-        return [m for k, v in stored.items() for m in lost(v, now.get(k), f"{where}.{k}")]
-    if isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now):
-        pairs = enumerate(zip(stored, now, strict=True))
-        return [m for i, (a, b) in pairs for m in lost(a, b, f"{where}[{i}]")]
-    return [] if stored == now else [f"{where}: {stored!r} became {now!r}"]
+from stored_objects import V1ALPHA1, lost
 
 
 def test_there_are_objects_of_the_first_version() -> None:
-    assert {p.stem for p in STORED} == {"fixed", "following-demand", "smallest"}
+    assert {p.stem for p in V1ALPHA1} == {"fixed", "following-demand", "smallest"}
 
 
-@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", V1ALPHA1, ids=lambda path: path.stem)
 def test_a_stored_object_is_read_and_written_back_with_all_it_says(path: Path) -> None:
     obj = json.loads(path.read_text())
     service = SLMService.from_object(obj)
@@ -41,7 +29,7 @@ def test_a_stored_object_is_read_and_written_back_with_all_it_says(path: Path) -
 
 
 def test_the_points_of_a_stored_object_still_count() -> None:
-    (path,) = [p for p in STORED if p.stem == "following-demand"]
+    (path,) = [p for p in V1ALPHA1 if p.stem == "following-demand"]
     service = SLMService.from_object(json.loads(path.read_text()))
     (chosen,) = [p for p in service.status.frontier if p.chosen]
     (point,) = [
