@@ -27,6 +27,7 @@ from slm_operator.cluster.profiles import Profiles
 from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
+from slm_operator.decide.rollout import follow
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
@@ -178,9 +179,9 @@ class Controller:
             power=self._power.share(service) if self._power is not None else None,
             seconds=self._clock(),
         )
-        snapshot = await self._with_profile(snapshot, held)
         image = self._settings.worker_image
         template = children.template_hash(service, image)
+        snapshot = await self._with_profile(snapshot, held, template)
         decision = decide(
             snapshot,
             self._settings.rules,
@@ -195,8 +196,12 @@ class Controller:
         await self._apply_children(service, held, token, packs)
         for pack in (*(p for p in former if not p.terminating), *decision.pods.delete):
             await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
-        for ordinal in decision.pods.create:
-            await self._kube.apply(children.pack_pod(service, ordinal, image))
+        for made, ordinals in (
+            (decision.service, decision.pods.create),
+            (service, decision.pods.canary),
+        ):
+            for ordinal in ordinals:
+                await self._kube.apply(children.pack_pod(made, ordinal, image))
         held.refused = await self._send_plans(decision, token)
         return decision
 
@@ -208,9 +213,9 @@ class Controller:
         except AgentError as error:
             return replace(pack, silence=Trouble(error.reason, error.message))
 
-    async def _with_profile(self, snapshot: Snapshot, held: _Held) -> Snapshot:
+    async def _with_profile(self, snapshot: Snapshot, held: _Held, template: str) -> Snapshot:
         """Read once for each search that begins."""
-        key = profile_to_read(snapshot)
+        key = profile_to_read(follow(snapshot, template).measured(snapshot))
         if not key:
             held.profile = None
         elif held.profile is None or held.profile.key != key:

@@ -181,7 +181,8 @@ class World:
         self.deleted[f"{kind}/{name}"] += 1
         self.writes += 1
         if kind == "Pod":
-            old["metadata"]["deletionTimestamp"] = "now"
+            ends = BEGIN + timedelta(seconds=self.seconds + 120)
+            old["metadata"]["deletionTimestamp"] = f"{ends:%Y-%m-%dT%H:%M:%SZ}"
         else:
             del self.objects[kind, name]
 
@@ -210,7 +211,7 @@ def _content(obj: Object) -> Any:
 def _undated(found: Any) -> Any:
     """Without what tells when, or for how long."""
     if isinstance(found, dict):
-        when = ("measuredAt", "since", "time", "lastTransitionTime", "pointsSince")
+        when = ("measuredAt", "since", "time", "lastTransitionTime", "pointsSince", "progressedAt")
         return {k: _undated(v) for k, v in found.items() if k not in when}
     if isinstance(found, list):
         return [_undated(v) for v in found]

@@ -136,6 +136,8 @@ def _structural(schema: Schema, definitions: Schema) -> Schema:
             result["enum"] = [value]
         elif key == "default":
             result.update(_default(value))
+        elif key == "additionalProperties" and value is True:
+            result["x-kubernetes-preserve-unknown-fields"] = True
         elif key in ("items", "additionalProperties"):
             result[key] = _structural(value, definitions)
         elif key == "properties":

@@ -261,6 +261,27 @@ class Autoscaling(ApiModel):
         return float(text[:-1]) * _SECONDS[text[-1]]
 
 
+class Rollout(ApiModel):
+    """How a change of the model, the engine or the GPU reaches the packs. One pack is tried with it
+    first; the others follow when that proves itself, and it is rolled back when it does not."""
+
+    paused: bool = False
+    """Whether packs stay as they are for now, whatever was changed. New packs beside them get what
+    runs."""
+    max_energy_increase_percent: Annotated[int, Field(ge=0, le=1000)] = 10
+    """How far energy per token of the pack that is tried may lie above that of the same layout
+    before the change, in percent. Not judged across a change of model.uri."""
+    progress_deadline: Annotated[
+        str, Field(max_length=16, json_schema_extra=rules.validations(rules.PROGRESS_DEADLINE))
+    ] = "10m"
+    """How long the pack that is tried may get no further on its way to serving, in s, m or h, such
+    as 10m. An engine that starts and has not failed is given the time that it takes."""
+
+    @property
+    def progress_deadline_seconds(self) -> float:
+        return float(self.progress_deadline[:-1]) * _SECONDS[self.progress_deadline[-1]]
+
+
 class SLMServiceSpec(ApiModel):
     """What shall be served, and on what. Only model.uri is required."""
 
@@ -282,6 +303,8 @@ class SLMServiceSpec(ApiModel):
     """How the replica count is found. Left out: mode Auto with its defaults."""
     pod_template: PodTemplate | None = None
     """What the packs' Pods have besides. Left out: nothing."""
+    rollout: Rollout | None = None
+    """How a change reaches the packs. Left out: its defaults."""
 
 
 class SLMService(ApiModel):
@@ -315,6 +338,11 @@ class SLMService(ApiModel):
     def autoscaling(self) -> Autoscaling:
         """The effective settings: absent means the defaults."""
         return self.spec.autoscaling or Autoscaling()
+
+    @property
+    def rollout(self) -> Rollout:
+        """The effective settings: absent means the defaults."""
+        return self.spec.rollout or Rollout()
 
     @property
     def follows_demand(self) -> bool:

@@ -216,6 +216,14 @@ STABILIZATION = rule(
     ),
 )
 
+PROGRESS_DEADLINE = rule(
+    "self.matches('^[1-9][0-9]{0,4}(s|m|h)$')",
+    about(
+        "spec.rollout.progressDeadline",
+        "write a whole number above zero of s, m or h, such as 90s or 10m",
+    ),
+)
+
 PACKS_FIXED_OR_FOLLOWING = rule(
     # 1 is what the API server writes where the field is left out; the scale subresource needs it.
     "self.packs == 1 || !has(self.autoscaling) || !has(self.autoscaling.maxPacks)",

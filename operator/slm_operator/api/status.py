@@ -213,6 +213,43 @@ class PowerStatus(ApiModel):
     """Whether the measured services exceed the budget even with each at its least."""
 
 
+class TemplateStatus(ApiModel):
+    """What packs are made of."""
+
+    hash: ShortText
+    """The packs' annotation serving.slm.dev/template-hash."""
+    worker_image: Annotated[str, _cut(512), Field(max_length=512)] = ""
+    """The image where spec.engine.image is empty."""
+    spec: dict[str, Any]
+    """The fields of the spec that it comes from."""
+
+
+class RolloutStatus(ApiModel):
+    """How far a change of the packs' template has come."""
+
+    phase: Literal["Complete", "Canary", "Paused", "Progressing", "RolledBack"]
+    """Complete: all packs run the spec's template. Canary: one pack is tried with it. Paused:
+    spec.rollout.paused keeps packs as they are. Progressing: packs are replaced, one at a time.
+    RolledBack: the one that was tried failed, and packs stay with the template before."""
+    attempt: ShortText
+    """Of the template and of what it is held to; the same is not tried again once rolled back."""
+    updated_packs: int = 0
+    """Packs that run the spec's template."""
+    progress: int = 0
+    """How far the pack that is waited for has come; only a higher number is progress."""
+    progressed_at: Timestamp | None = None
+    """When it last got further."""
+    places: int | None = None
+    """How many packs found a GPU, once there was none for one more: then an outdated pack goes
+    before its successor comes."""
+    why: Text = ""
+    """Why it was rolled back, or by which figures it passed."""
+    stable: TemplateStatus | None = None
+    """The last template that proved itself."""
+    previous: TemplateStatus | None = None
+    """The one before that."""
+
+
 class Condition(ApiModel):
     """One aspect of the service's state."""
 
@@ -302,6 +339,7 @@ class SLMServiceStatus(ApiModel):
     calibration: CalibrationStatus | None = None
     power: PowerStatus | None = None
     """The share of the cluster's power budget; absent where the operator has none."""
+    rollout: RolloutStatus | None = None
     conditions: Annotated[
         tuple[Condition, ...],
         Field(max_length=16, json_schema_extra=_keyed_by("type")),

@@ -35,6 +35,7 @@ def read_pack(pod: Object) -> Pack:
         container=_container(metadata["name"], status),
         created=metadata.get("creationTimestamp", ""),
         placing_seconds=_placing_seconds(metadata, status),
+        ends_by=metadata.get("deletionTimestamp", ""),
     )
 
 

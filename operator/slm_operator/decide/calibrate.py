@@ -197,7 +197,7 @@ def _search(
     if isinstance(step, Settle):
         return replace(here, memory=_forget(memory))
     if live:
-        memory = _remember(memory, state)
+        memory = remember(memory, state)
     exploring = exploration(service, step, state, memory, counting, here.traffic)
     here = replace(here, exploring=exploring)
     if exploring.left:
@@ -215,17 +215,17 @@ def _search(
         return _next(here, space, next_step(space, counting, here.incumbent), state, memory)
     if not exploring.measuring:
         return replace(here, memory=memory)
-    memory = _remember(memory, state)
+    memory = remember(memory, state)
     window = evaluate(memory.samples, rules)
     if isinstance(window, Measuring):
-        as_point = partial(_point, step.probe, state=state, now=snapshot.now)
+        as_point = partial(point_of, step.probe, state=state, now=snapshot.now)
         window = breach(memory.samples, rules, space.limits, as_point) or window
     if isinstance(window, Measuring):
         return replace(here, window=window, memory=memory)
     workload = served(service, window, here.traffic)
     if here.traffic.workload is None:
         here = replace(here, traffic=replace(here.traffic, workload=workload))
-    point = _point(step.probe, window, state, snapshot.now, workload)
+    point = point_of(step.probe, window, state, snapshot.now, workload)
     incumbent = here.incumbent
     if isinstance(known_knee, Trial):
         counting, found = known_knee.judge(point, space)
@@ -325,7 +325,7 @@ def plan(probe: Probe, load: Load | None, current: Plan | None) -> Plan:
     return wanted.model_copy(update={"generation": generation + 1})
 
 
-def _remember(memory: Memory, state: PackState) -> Memory:
+def remember(memory: Memory, state: PackState) -> Memory:
     """Adds the newest poll; another plan's samples, or the same poll again, are not kept."""
     generation = state.plan.generation if state.plan else 0
     samples = memory.samples if memory.measuring_generation == generation else ()
@@ -341,7 +341,7 @@ def _forget(memory: Memory) -> Memory:
     return replace(memory, samples=(), measuring_generation=0)
 
 
-def _point(
+def point_of(
     probe: Probe,
     window: Measurement,
     state: PackState,

@@ -41,10 +41,12 @@ def conditions(
     wanted: Wanted,
     refused: Trouble | None,
     power: PowerStatus | None,
+    progressing: Said,
     now: str,
 ) -> tuple[Condition, ...]:
     """All conditions, with the time of the last change of each. ``refused``: what the API server
-    or an agent said no to in the last pass. ``power``: the share of the cluster's budget."""
+    or an agent said no to in the last pass. ``power``: the share of the cluster's budget.
+    ``progressing``: where the rollout stands."""
     said = (
         _ready(service, packs, calibration, wanted.packs, refused),
         _gpu_allocated(packs),
@@ -53,6 +55,7 @@ def conditions(
         _metrics_available(packs, calibration),
         _calibrated(service, packs, calibration),
         _scaling_active(service, wanted),
+        progressing,
         slo_met(service, calibration.step),
         power_budget_met(service, calibration.step, power),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from slm_operator.api.models import SLMService
@@ -19,18 +18,21 @@ from slm_operator.decide import points as shown
 from slm_operator.decide.calibrate import (
     Calibration,
     calibrate,
-    plan,
-    resting_probe,
     searches,
 )
+from slm_operator.decide.canary import Judgement
 from slm_operator.decide.conditions import conditions, ready_replicas, started
 from slm_operator.decide.demand import SAMPLE_SECONDS, Wanted, wanted_packs
 from slm_operator.decide.explanation import Explanation
 from slm_operator.decide.exploring import exploring_pack, own_load
 from slm_operator.decide.failures import to_status
 from slm_operator.decide.fingerprint import profile_key
+from slm_operator.decide.plans import plans
 from slm_operator.decide.pods import PodChanges, pod_changes
 from slm_operator.decide.profile_record import Profile, stripped
+from slm_operator.decide.promotion import carried, judged
+from slm_operator.decide.rollout import Rollout, follow
+from slm_operator.decide.rollout_step import Step, step
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.decide.traffic import workload_status
 from slm_operator.pareto.points import Probe
@@ -58,6 +60,8 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
+    service: SLMService
+    """With the template that packs are made of, but for one that is tried with the spec's."""
     pods: PodChanges
     plans: tuple[tuple[Pack, Plan], ...]
     """Plans that differ from what the pack already follows."""
@@ -79,28 +83,37 @@ def decide(
 ) -> Decision:
     """What to do about ``snapshot``. ``refused``: what was said no to in the last pass.
     ``demand_period_seconds``: between two samples of the demand."""
+    rollout = follow(snapshot, template_hash)
+    asked, snapshot = snapshot, replace(snapshot, service=rollout.service)
     service = snapshot.service
-    serving = [p for p in snapshot.packs if not p.terminating]
-    explorer = exploring_pack(snapshot)
+    # What runs another template says nothing of the one that is measured.
+    measured = rollout.measured(snapshot)
+    explorer = exploring_pack(measured)
     known = shown.read(service.status.frontier)
-    calibration = calibrate(snapshot, explorer, known, rules)
-    plans = _plans(service, serving, explorer, calibration)
+    calibration = calibrate(measured, explorer, known, rules)
+    judgement = judged(asked, rollout, calibration, rules)
+    rolled = step(rollout, asked, judgement)
     wanted = wanted_packs(snapshot, calibration, demand_period_seconds)
     explained = (*_explanations(calibration, snapshot), *_packs_changed(service, wanted))
     entries = tuple(explanation.entry(e, snapshot.now) for e in explained)
-    status = _status(snapshot, calibration, wanted, serving, entries, refused, rules)
+    status = _status(snapshot, calibration, wanted, rollout, rolled, entries, refused, rules)
+    if judgement.passed and rolled.status.phase == "Progressing":
+        status = carried(status, asked.service, asked.worker_image, rollout.canary, judgement)
     exploring = explorer if isinstance(calibration.step, Measure) else None
-    told = (
+    told = [
         Event("Normal", e.reason, e.telling, explanation.decision_id(service.uid, kept))
         for e, kept in zip(explained, entries, strict=True)
-    )
+    ]
+    if rolled.told is not None:
+        told.append(Event("Normal", *rolled.told))
     return Decision(
-        pods=pod_changes(snapshot.packs, wanted.packs, template_hash, exploring),
-        plans=plans,
+        service=service,
+        pods=pod_changes(snapshot.packs, wanted.packs, rollout.templates, exploring, snapshot.now),
+        plans=plans(rollout, explorer, calibration, judgement),
         status=status,
         events=(*told, *_warnings(service.status, status)),
-        memory=replace(calibration.memory, demand=wanted.kept),
-        poll_seconds=_poll_seconds(calibration, wanted, status),
+        memory=replace(calibration.memory, demand=wanted.kept, canary=judgement.kept),
+        poll_seconds=_poll_seconds(calibration, wanted, status, judgement),
         profile=_profile(snapshot, explorer, calibration),
     )
 
@@ -128,40 +141,6 @@ def _profile(snapshot: Snapshot, explorer: Pack | None, calibration: Calibration
         chosen=chosen,
         points=stripped(shown.frontier(calibration.counting, calibration.space, step)),
     )
-
-
-def _plans(
-    service: SLMService,
-    packs: Sequence[Pack],
-    explorer: Pack | None,
-    calibration: Calibration,
-) -> tuple[tuple[Pack, Plan], ...]:
-    found = []
-    for pack in packs:
-        state = pack.agent
-        if state is None:
-            continue
-        probe, load = _target(service, calibration), None
-        exploring = calibration.exploring
-        if pack is explorer and exploring and isinstance(calibration.step, Measure):
-            probe, load = exploring.probe, exploring.load
-        if state.packing is None or probe.layout_replicas > state.packing.max_replicas:
-            continue
-        wanted = plan(probe, load, state.plan)
-        if wanted != state.plan:
-            found.append((pack, wanted))
-    return tuple(found)
-
-
-def _target(service: SLMService, calibration: Calibration) -> Probe:
-    """What a pack runs when it is not exploring."""
-    if service.autoscaling.mode == "Auto" and isinstance(calibration.step, Settle):
-        return running_layout(calibration.step.choice)
-    if service.autoscaling.mode == "Auto" and calibration.incumbent and searches(service):
-        return calibration.incumbent
-    if service.autoscaling.mode == "Auto" and calibration.exploring:
-        return calibration.exploring.elsewhere or resting_probe(service)
-    return resting_probe(service)
 
 
 def _explanations(calibration: Calibration, snapshot: Snapshot) -> tuple[Explanation, ...]:
@@ -204,12 +183,14 @@ def _status(
     snapshot: Snapshot,
     calibration: Calibration,
     wanted: Wanted,
-    packs: Sequence[Pack],
+    rollout: Rollout,
+    rolled: Step,
     entries: tuple[HistoryEntry, ...],
     refused: Trouble | None,
     rules: WindowRules,
 ) -> SLMServiceStatus:
     service, before = snapshot.service, snapshot.service.status
+    packs = [p for p in snapshot.packs if not p.terminating]
     states = [p.agent for p in packs if p.agent is not None]
     found = _found(service, calibration)
     return SLMServiceStatus(
@@ -236,8 +217,16 @@ def _status(
             too_few_replicas=calibration.traffic.too_few_replicas or None,
         ),
         power=snapshot.power,
+        rollout=rolled.status,
         conditions=conditions(
-            service, packs, calibration, wanted, refused, snapshot.power, snapshot.now
+            service,
+            [p for p in packs if p not in rollout.coming],
+            calibration,
+            wanted,
+            refused,
+            snapshot.power,
+            rolled.said,
+            snapshot.now,
         ),
         history=(*before.history, *entries)[-HISTORY_KEPT:],
     )
@@ -351,9 +340,15 @@ def _warnings(before: SLMServiceStatus, after: SLMServiceStatus) -> tuple[Event,
     return tuple({e.reason: e for e in found}.values())
 
 
-def _poll_seconds(calibration: Calibration, wanted: Wanted, status: SLMServiceStatus) -> float:
+def _poll_seconds(
+    calibration: Calibration, wanted: Wanted, status: SLMServiceStatus, judgement: Judgement
+) -> float:
     if isinstance(calibration.step, Measure) and not calibration.waiting:
         return MEASURING_POLL_SECONDS
+    if judgement.measures or judgement.passed or judgement.failed:
+        return MEASURING_POLL_SECONDS
+    if status.rollout is not None and status.rollout.phase in ("Canary", "Progressing"):
+        return STARTING_POLL_SECONDS
     ready = status.condition("Ready")
     if ready is None or ready.status != "True" or status.ready_packs < wanted.packs:
         return STARTING_POLL_SECONDS

@@ -2,40 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from slm_operator.decide.snapshot import Pack
+
+LOST_AFTER = timedelta(seconds=60)
+"""After the end of its grace a Pod that is still there is on a node that nobody hears of: a kubelet
+that lives ends it within seconds, and clocks differ by a few."""
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Which template packs shall have, and how those of another one are replaced."""
+
+    current: frozenset[str]
+    """Hashes of what the service runs; more than one where they are rendered otherwise today."""
+    canary: str = ""
+    """Of what one pack is tried with, beside the others; empty: nothing is tried."""
+    replaces: bool = True
+    """False while the rollout is paused."""
+    places: int | None = None
+    """How many packs found a GPU, once it is known that there is no more: then an outdated one
+    makes room first. None: the new pack comes first."""
 
 
 @dataclass(frozen=True)
 class PodChanges:
     create: tuple[int, ...] = ()
     """Ordinals without a Pod."""
+    canary: tuple[int, ...] = ()
+    """The one that is tried with the new template."""
     delete: tuple[Pack, ...] = ()
     """Packs that ended or are surplus, and at most one that runs an outdated template."""
 
 
 def pod_changes(
-    packs: Sequence[Pack], wanted: int, template_hash: str, exploring: Pack | None = None
+    packs: Sequence[Pack],
+    wanted: int,
+    templates: Templates,
+    exploring: Pack | None = None,
+    now: str = "",
 ) -> PodChanges:
     """Ended and surplus packs go at once, of the latter the newest first, but never the one that
-    explores while another can go. Outdated ones are replaced one at a time, and only while every
-    other pack is there, so that a change of the template never takes all down together."""
-    alive = [p for p in packs if not (p.terminating or p.ended)]
-    alive.sort(key=lambda p: (p is not exploring, not p.ready, p.created, p.ordinal))
-    staying, surplus = alive[:wanted], alive[wanted:]
-    kept = {p.ordinal for p in staying}
-    free = (o for o in range(wanted) if o not in kept)
-    # A name is free once the Pod that has it is gone, and so is its GPU.
-    present = {p.ordinal for p in packs}
-    missing = [o for o, _ in zip(free, range(wanted - len(staying)), strict=False)]
+    explores while another can go. Of outdated ones at most one goes at a time: when all that are
+    wanted answer without it, or where no GPU is free when all but one do. ``now``: RFC 3339, UTC.
+    """
     ended = [p for p in packs if p.ended and not p.terminating]
-    outdated = [p for p in staying if p.template_hash != template_hash]
-    unready = [p for p in staying if not p.ready and p not in outdated]
-    if missing or (unready and len(staying) > 1):
-        outdated = []
-    return PodChanges(
-        create=tuple(o for o in missing if o not in present),
-        delete=(*ended, *surplus, *outdated[:1]),
-    )
+    alive = [p for p in packs if not (p.terminating or p.ended)]
+    going = [p for p in packs if p.terminating and not is_lost(p, now)]
+    surges = templates.places is None
+    if templates.places is not None:
+        wanted = min(wanted, max(templates.places, 1))
+    taken = {p.ordinal for p in packs if p.terminating and is_lost(p, now)}
+    alive.sort(key=lambda p: (p is not exploring, not p.ready, p.created, p.ordinal))
+    canaries = [p for p in alive if p.template_hash == templates.canary]
+    if templates.canary:
+        places = wanted if surges else wanted - 1
+        others = [p for p in alive if p not in canaries]
+        staying, surplus = others[:places], [*others[places:], *canaries[1:]]
+        create = _missing(packs, staying, places, taken | {p.ordinal for p in canaries[:1]})
+        made: tuple[int, ...] = ()
+        if templates.replaces and not canaries and wanted and not (create or going or surplus):
+            made = _free(packs, 1)
+        return PodChanges(create, made, (*ended, *surplus))
+    current = [p for p in alive if p.template_hash in templates.current or not templates.replaces]
+    outdated = [p for p in alive if p not in current]
+    room = wanted + (1 if outdated and surges else 0)
+    # One that has found no GPU goes before an outdated one that serves.
+    alive.sort(key=lambda p: (p is not exploring, not p.ready, p in outdated))
+    staying, surplus = alive[:room], alive[room:]
+    outdated = [p for p in staying if p in outdated]
+    replaced = [] if surplus else _replaceable(staying, outdated, wanted, surges)
+    staying = [p for p in staying if p not in replaced]
+    create = _missing(packs, staying, wanted, taken)
+    if not surges:
+        # A Pod that goes has its GPU to the end.
+        create = create[: max(0, wanted - len(staying) - len(going) - len(replaced))]
+    starting = any(not p.ready for p in current)
+    if (
+        surges
+        and outdated
+        and not (replaced or create or going or starting)
+        and len(staying) == wanted
+    ):
+        create = _free(packs, 1)
+    return PodChanges(create, (), (*ended, *surplus, *replaced))
+
+
+def is_lost(pack: Pack, now: str) -> bool:
+    """Whether its end was due so long ago that its node must be gone, and its GPU with it."""
+    if not (pack.ends_by and now):
+        return False
+    return datetime.fromisoformat(now) > datetime.fromisoformat(pack.ends_by) + LOST_AFTER
+
+
+def _replaceable(
+    staying: Sequence[Pack], outdated: Sequence[Pack], wanted: int, surges: bool
+) -> list[Pack]:
+    """The outdated pack that is not needed any more, one that does not serve first."""
+    if not outdated or len(staying) < wanted:
+        return []
+    first = min(outdated, key=lambda p: p.ready)
+    starting = any(not p.ready for p in staying if p not in outdated)
+    serving = sum(p.ready for p in staying)
+    if first.ready:
+        enough = serving > (wanted if surges else wanted - 1)
+        return [first] if enough else []
+    return [] if starting and surges else [first]
+
+
+def _missing(
+    packs: Sequence[Pack], staying: Sequence[Pack], wanted: int, taken: Iterable[int]
+) -> tuple[int, ...]:
+    """The lowest free ordinals for those that are not there. One whose Pod goes is used again when
+    that is gone, and with it its GPU; unless it is ``taken`` for longer."""
+    kept = {p.ordinal for p in staying} | set(taken)
+    present = {p.ordinal for p in packs}
+    count = max(0, wanted - len(staying))
+    free = (o for o in range(wanted + len(kept) + 1) if o not in kept)
+    return tuple(o for o, _ in zip(free, range(count), strict=False) if o not in present)
+
+
+def _free(packs: Sequence[Pack], count: int) -> tuple[int, ...]:
+    present = {p.ordinal for p in packs}
+    return tuple(o for o in range(len(packs) + count) if o not in present)[:count]

@@ -50,6 +50,8 @@ class Pack:
     placing_seconds: float | None = None
     """From then to the start of its container: scheduling and image; None once that was restarted,
     and until it is known."""
+    ends_by: str = ""
+    """When its grace is over, RFC 3339, UTC; empty while nobody has deleted it."""
 
     def belongs_to(self, service_uid: str) -> bool:
         """Not when it was left by a former service of the same name."""
@@ -77,6 +79,15 @@ class DemandKept:
 
 
 @dataclass(frozen=True)
+class CanarySamples:
+    """Polls of the pack that is tried with a new template, while it is measured."""
+
+    samples: tuple[Sample, ...] = ()
+    generation: int = 0
+    """Of the plan that they belong to."""
+
+
+@dataclass(frozen=True)
 class Memory:
     """What the operator remembers of a service between passes; losing it costs one window."""
 
@@ -96,6 +107,7 @@ class Memory:
     watch: Watch = field(default_factory=Watch)
     """What was seen of the users' traffic."""
     demand: DemandKept = field(default_factory=DemandKept)
+    canary: CanarySamples = field(default_factory=CanarySamples)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""A canary beside the packs as they were: what it is held to, and what it leaves when it passes."""
+
+from __future__ import annotations
+
+from slm_operator.api.models import SLMService
+from slm_operator.api.status import CalibrationStatus, LayoutStatus, SLMServiceStatus
+from slm_operator.decide import points as shown
+from slm_operator.decide.calibrate import Calibration, searches
+from slm_operator.decide.canary import Judgement, Yardstick, judge
+from slm_operator.decide.exploring import own_load
+from slm_operator.decide.fingerprint import fingerprint
+from slm_operator.decide.plans import target
+from slm_operator.decide.rollout import Rollout
+from slm_operator.decide.snapshot import Pack, Snapshot
+from slm_operator.pareto.window import WindowRules
+
+
+def judged(
+    snapshot: Snapshot, rollout: Rollout, calibration: Calibration, rules: WindowRules
+) -> Judgement:
+    """What the canary, if there is one, is worth. ``snapshot``: with the spec as it is;
+    ``calibration``: of the packs as they were."""
+    if not rollout.tries:
+        return Judgement()
+    former, service = rollout.service, snapshot.service
+    probe = target(former, calibration)
+    own = service.autoscaling.calibration.when == "OnStart"
+    held_to = Yardstick(
+        probe,
+        next((p for p in calibration.counting if p.probe == probe), None),
+        own_load(former, calibration.traffic) if own else None,
+        same_model=former.spec.model.uri == service.spec.model.uri,
+    )
+    return judge(service, rollout.canary, held_to, snapshot, rules)
+
+
+def carried(
+    status: SLMServiceStatus,
+    service: SLMService,
+    worker_image: str,
+    canary: Pack | None,
+    judgement: Judgement,
+) -> SLMServiceStatus:
+    """``status`` for the template that passed: other packs start with the layout that it ran, at
+    the point that was measured, instead of the fewest replicas. Under the same fingerprint what is
+    known stays known."""
+    if canary is None or judgement.probe is None:
+        return status
+    mark = fingerprint(service, worker_image, canary.agent)
+    if status.calibration is not None and status.calibration.fingerprint == mark:
+        return status
+    probe = judgement.probe
+    layout = LayoutStatus(replicas_per_pack=probe.replicas, max_num_seqs=probe.max_num_seqs)
+    measured = () if judgement.point is None else (judgement.point,)
+    return status.model_copy(
+        update={
+            "calibration": CalibrationStatus(
+                fingerprint=mark,
+                phase="Pending",
+                chosen=layout if searches(service) else None,
+            ),
+            "frontier": shown.frontier(measured, None, None),
+            "operating_point": None,
+            "recommended_replicas_per_pack": None,
+        }
+    )
