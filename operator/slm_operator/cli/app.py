@@ -12,6 +12,7 @@ from slm_operator.cli import (
     logs_command,
     profile_commands,
     recommend_command,
+    rollout_commands,
     simulate_command,
     top_command,
 )
@@ -40,6 +41,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(profile_commands.app)
+app.add_typer(rollout_commands.app)
 
 
 def main() -> None:
