@@ -161,12 +161,13 @@ class Service:
         """Waits until the search is over and its result runs."""
 
         def over(service: SLMService) -> bool:
-            calibrated, ready = (
-                service.status.condition("Calibrated"),
-                service.status.condition("Ready"),
+            calibrated, ready, progressing = (
+                service.status.condition(kind) for kind in ("Calibrated", "Ready", "Progressing")
             )
             return (
-                calibrated is not None
+                progressing is not None
+                and progressing.reason == "RolloutComplete"
+                and calibrated is not None
                 and calibrated.reason == "KneeFound"
                 and calibrated.observed_generation == service.generation
                 and ready is not None

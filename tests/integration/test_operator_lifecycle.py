@@ -103,18 +103,8 @@ async def only(service: Service, pod: str) -> bool:
 async def test_a_change_of_the_template_replaces_the_pack(new_service: NewService) -> None:
     service = await new_service(fixed(1))
     await service.serves()
-    before = (await service.pod())["metadata"]["uid"]
     await service.apply(**engine(env=[{"name": "HF_HUB_OFFLINE", "value": "1"}]))
-
-    async def replaced() -> bool:
-        try:
-            pod = await service.pod()
-        except KubeError as error:
-            assert error.status == 404
-            return False
-        return bool(pod["metadata"]["uid"] != before)
-
-    await until("the pack is replaced", replaced)
+    await until("the pack is replaced", lambda: only(service, f"{service.name}-pack-1"))
     await service.serves()
 
 

@@ -1,0 +1,155 @@
+"""A change of the template under clients of the service in front, on the whole stack."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import pytest
+
+from operator_rig import NewService, Service, engine, fixed, until
+from slm_dev.stack import Stack
+from slm_operator.api.models import SLMService
+from slm_worker.wire import ROUTER_PORT
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+LOOK_SECONDS = 0.5
+"""How far behind the API server the balancer is; a pack that ends serves on for longer."""
+
+
+@dataclass
+class FrontClients:
+    """Clients of a service's front: each request goes to one of the packs that the API server shows
+    to be ready, as kube-proxy has it, over a connection of its own."""
+
+    stack: Stack
+    service: str
+    count: int = 6
+    completed: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._ready: list[str] = []
+        self._leaving = asyncio.Event()
+        self._random = random.Random(1)
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=120, sock_connect=10)
+        connector = aiohttp.TCPConnector(force_close=True)
+        self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+        await self._look()
+        work = [self._follow(), *(self._ask() for _ in range(self.count))]
+        self._tasks = [asyncio.create_task(one) for one in work]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leaving.set()
+        try:
+            await asyncio.gather(*self._tasks)
+        finally:
+            await self._session.close()
+
+    async def served(self, more: int) -> None:
+        enough = self.completed + more
+
+        async def reached() -> bool:
+            return self.completed >= enough
+
+        await until(f"{more} more answers; failures: {self.failures[:3]}", reached)
+
+    async def _follow(self) -> None:
+        while not self._leaving.is_set():
+            await self._look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        labels = f"app.kubernetes.io/instance={self.service}"
+        pods = await self.stack.kube.list("v1", "Pod", "default", labels=labels)
+        self._ready = [pod["status"]["podIP"] for pod in pods if _answers(pod)]
+
+    async def _ask(self) -> None:
+        while not self._leaving.is_set():
+            if not self._ready:
+                self.failures.append("no pack is ready")
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
+            address = self._random.choice(self._ready)
+            try:
+                await self._complete(address)
+            except (aiohttp.ClientError, TimeoutError, AssertionError) as error:
+                self.failures.append(f"{address}: {error!r}")
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                self.completed += 1
+
+    async def _complete(self, address: str) -> None:
+        body = {"model": self.service, "prompt": "Name three things.", "max_tokens": 48}
+        url = f"http://{address}:{ROUTER_PORT}/v1/completions"
+        async with self._session.post(url, json=body) as answer:
+            text = await answer.text()
+            assert answer.status == 200, text
+            choice = (await answer.json())["choices"][0]
+            assert choice["finish_reason"] in ("stop", "length"), text
+
+
+def _answers(pod: Any) -> bool:
+    conditions = {c["type"]: c["status"] for c in pod.get("status", {}).get("conditions", ())}
+    return "deletionTimestamp" not in pod["metadata"] and conditions.get("Ready") == "True"
+
+
+async def hashes(service: Service) -> set[str]:
+    """Templates of the packs that are there to stay."""
+    labels = f"app.kubernetes.io/instance={service.name}"
+    pods = await service.stack.kube.list("v1", "Pod", "default", labels=labels)
+    key = "serving.slm.dev/template-hash"
+    staying = [pod["metadata"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    return {metadata["annotations"][key] for metadata in staying}
+
+
+def rolled_out(found: SLMService) -> bool:
+    said = found.status.condition("Progressing")
+    return (
+        said is not None
+        and said.reason == "RolloutComplete"
+        and said.observed_generation == found.generation
+        and found.status.packs == found.status.ready_packs == 2
+    )
+
+
+async def test_a_rollout_loses_no_request_and_a_broken_one_rolls_back(
+    new_service: NewService, operator_stack: Stack
+) -> None:
+    service = await new_service(fixed(packs=2))
+    await service.until("two packs serve", rolled_out)
+    before = await hashes(service)
+    async with FrontClients(operator_stack, service.name) as clients:
+        await clients.served(20)
+        await service.apply(**engine(args=["--start-seconds=0.3"]))
+        await service.until("the change is everywhere", rolled_out)
+        after = await hashes(service)
+        assert len(after) == 1 and after.isdisjoint(before)
+        await clients.served(20)
+
+        await service.apply(**engine(args=["--no-such-argument"]))
+        said = await service.condition("Progressing", "False", "RolledBack")
+        assert "--no-such-argument" in said.message
+        await until("the failed pack is gone", lambda: only(service, after))
+        ready = (await service.now()).status.condition("Ready")
+        assert ready is not None and ready.status == "True"
+        await clients.served(20)
+    assert clients.failures == []
+    assert "RolledBack" in await service.events()
+
+
+async def only(service: Service, templates: set[str]) -> bool:
+    return await hashes(service) == templates
