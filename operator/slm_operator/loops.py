@@ -56,6 +56,8 @@ class Loops:
         self._by_uid: dict[str, _Loop] = {}
         self._by_name: dict[Owner, list[_Loop]] = {}
         """Mostly one; more while a service of the same name ends."""
+        self.newest_version = 0
+        """Of any object that was put."""
 
     async def close(self) -> None:
         """Ends all passes where they are; services and packs stay as they are."""
@@ -81,6 +83,7 @@ class Loops:
         elif _version(obj) < _version(loop.obj):
             log.warning("%s/%s is an older one: what is stored was restored", *loop.owner)
             self._controller.forget(uid)
+        self.newest_version = max(self.newest_version, _version(obj))
         loop.obj = obj
         loop.ending = loop.ending or "deletionTimestamp" in obj["metadata"]
         loop.changed.set()

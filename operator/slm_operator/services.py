@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Collection
 from typing import Any
 
 import kopf
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 API_VERSION = f"{GROUP}/{VERSION}"
 RESTART_SECONDS = 3.0
+VERSION_SECONDS = 5.0
+"""Between two looks at the version of all that is stored."""
 SETTLE_SECONDS = 5.0
 """After kopf has listed anew, until all that it listed has surely been handed over."""
 
@@ -41,23 +44,36 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
 async def follow(kube: Kube, loops: Loops) -> None:
     """Runs until kopf, which takes the process's signals, is told to stop."""
-    listed = asyncio.Event()
+    listed, restored = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        forgetting = tasks.create_task(_forget(kube, loops, listed))
-        await _watch(loops, listed)
-        forgetting.cancel()
+        looking = (
+            tasks.create_task(_forget(kube, loops, listed)),
+            tasks.create_task(_notice_older_store(kube, loops, restored)),
+        )
+        await _watch(loops, listed, restored)
+        for task in looking:
+            task.cancel()
 
 
-async def _watch(loops: Loops, listed: asyncio.Event) -> None:
+async def _watch(loops: Loops, listed: asyncio.Event, restored: asyncio.Event) -> None:
     while True:
+        restored.clear()
         try:
-            await kopf.operator(registry=wire(loops, listed), clusterwide=True, standalone=True)
+            await _until_any_ends(
+                await kopf.spawn_tasks(
+                    registry=wire(loops, listed),
+                    clusterwide=True,
+                    standalone=True,
+                    stop_flag=restored,
+                )
+            )
         except Exception:
             # It gives up on a watch that is forbidden, as an API server answers for a moment
             # after its start, before it has read its roles.
             log.exception("watching ended; again in %g s", RESTART_SECONDS)
         else:
-            return
+            if not restored.is_set():
+                return
         listed.set()
         await asyncio.sleep(RESTART_SECONDS)
 
@@ -96,6 +112,39 @@ def wire(loops: Loops, listed: asyncio.Event) -> kopf.OperatorRegistry:
         loops.put(obj)
 
     return registry
+
+
+async def _until_any_ends(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Then all of them end; raises what broke one. `kopf.operator` would also end every other task
+    that is younger than itself: the loops of all services, and their passes."""
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in ended:
+        if not task.cancelled():
+            task.result()
+
+
+async def _notice_older_store(kube: Kube, loops: Loops, restored: asyncio.Event) -> None:
+    """Sets ``restored`` when what is stored was restored from an older copy. Kopf goes on watching
+    from the version that it has reached, through any outage, and hears nothing until the store
+    gets there; begun anew, it lists what is there."""
+    newest = 0
+    while True:
+        await asyncio.sleep(VERSION_SECONDS)
+        newest = max(newest, loops.newest_version)
+        try:
+            version = await kube.version(API_VERSION, KIND)
+        except KubeError:
+            continue  # whoever needs the API server says so
+        if version < newest:
+            log.warning("what is stored was restored: version %d after %d", version, newest)
+            loops.newest_version = 0
+            restored.set()
+        newest = version
 
 
 async def _forget(kube: Kube, loops: Loops, listed: asyncio.Event) -> None:

@@ -116,6 +116,13 @@ async def converges(service: Service, packs: int) -> float:
     return round(time.monotonic() - began, 1)
 
 
+async def write_much(kube: Kube) -> None:
+    """So that what is written after the copy is restored does not soon get as far again."""
+    for number in range(300):
+        metadata = {"name": f"restored-{number}", "namespace": "default"}
+        await kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+
+
 async def test_serving_goes_on_whatever_the_api_server_does_and_the_spec_is_followed_after(
     rig: Rig, new_service: NewService, tmp_path: Path
 ) -> None:
@@ -140,6 +147,7 @@ async def test_serving_goes_on_whatever_the_api_server_does_and_the_spec_is_foll
         await rig.stack.snapshot(tmp_path / "etcd")
         await service.apply(packs=2)
         took["restarted"] = await converges(service, 2)
+        await write_much(rig.stack.kube)
         await rig.stack.restore(tmp_path / "etcd")
         assert (await service.now()).spec.packs == 1
         assert len(await service.pods()) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -99,6 +100,8 @@ class World:
 
     def __init__(self, spec: Object) -> None:
         self.seconds = 0.0
+        self.clock_error_seconds: Callable[[float], float] = lambda _: 0.0
+        """By which the operator's wall clock is wrong, as a function of the time."""
         self.objects: dict[tuple[str, str], Object] = {}
         self.agents: dict[str, Agent] = {}
         """By address."""
@@ -229,9 +232,13 @@ class Operator:
             _Agents(world, self.life),  # type: ignore[arg-type]
             Settings(worker_image="w", key="k" * 32, rules=RULES),
             Metrics(),
-            lambda: f"{BEGIN + timedelta(seconds=world.seconds):%Y-%m-%dT%H:%M:%SZ}",
+            self._now,
             lambda: world.seconds,
         )
+
+    def _now(self) -> str:
+        seconds = self.world.seconds + self.world.clock_error_seconds(self.world.seconds)
+        return f"{BEGIN + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
 
     async def work(self) -> None:
         """Passes until nothing changes any more. Raises Killed."""

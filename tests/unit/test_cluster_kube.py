@@ -69,6 +69,13 @@ async def test_a_watch_that_is_cut_inside_a_line_is_an_outage() -> None:
     assert raised.value.status == 0
 
 
+async def test_the_version_of_what_is_stored_costs_one_object() -> None:
+    body = {"items": [{}], "metadata": {"resourceVersion": "9"}}
+    async with answering(json.dumps(body)) as (kube, queries):
+        assert await kube.version("v1", "Pod") == 9
+    assert queries[0]["limit"] == "1"
+
+
 async def test_a_page_tells_where_the_next_one_begins() -> None:
     body = {"items": [{}], "metadata": {"resourceVersion": "9", "continue": "there"}}
     async with answering(json.dumps(body)) as (kube, queries):

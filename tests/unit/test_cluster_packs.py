@@ -34,6 +34,8 @@ class ScriptedKube:
     def __init__(self, *script: Sequence[Page | tuple[str, Object]] | KubeError) -> None:
         self._script = [s if isinstance(s, KubeError) else list(s) for s in script]
         self.watched_since: list[str] = []
+        self.versions: list[int] = []
+        """Of what is stored, one after the other; then 7."""
         self.idle = asyncio.Event()
 
     async def page(self, api: str, kind: str, *, labels: str, after: str = "") -> Page:
@@ -46,6 +48,9 @@ class ScriptedKube:
         if not pages:
             self._script.pop(0)
         return page
+
+    async def version(self, api: str, kind: str) -> int:
+        return self.versions.pop(0) if self.versions else 7
 
     async def watch(
         self, api: str, kind: str, *, labels: str, since: str
@@ -62,8 +67,8 @@ class ScriptedKube:
             yield event
 
 
-def page(*pods: dict[str, Any], after: str = "") -> Page:
-    return Page(list(pods), "5", after)
+def page(*pods: dict[str, Any], after: str = "", version: str = "5") -> Page:
+    return Page(list(pods), version, after)
 
 
 async def follow(kube: ScriptedKube) -> tuple[Packs, list[str]]:
@@ -143,3 +148,12 @@ async def test_a_pod_that_cannot_be_read_keeps_nobody_elses_from_being_seen(
     packs, _ = await follow(ScriptedKube([page(odd, pod("a"))]))
     assert names(packs) == ["a"]
     assert "default/odd has the labels of a pack and is none" in caplog.text
+
+
+async def test_nothing_is_watched_from_a_version_that_is_still_to_come() -> None:
+    """A watch ended as it should, and meanwhile the store was restored from an older copy."""
+    kube = ScriptedKube([page(pod("a"), pod("b"))], [], [page(pod("b"), version="3")])
+    kube.versions = [5, 3, 3]
+    packs, _ = await follow(kube)
+    assert kube.watched_since == ["5", "3"]
+    assert names(packs) == ["b"]

@@ -20,6 +20,13 @@ class Api:
         self.there = set(there)
         self.refusal: KubeError | None = None
         self.asked = 0
+        self.versions: list[int | KubeError] = []
+
+    async def version(self, api_version: str, kind: str) -> int:
+        answer = self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
+        if isinstance(answer, KubeError):
+            raise answer
+        return answer
 
     async def uids(self, api_version: str, kind: str) -> set[str]:
         self.asked += 1
@@ -31,6 +38,7 @@ class Api:
 class Loops:
     def __init__(self, *known: str) -> None:
         self.known = set(known)
+        self.newest_version = 0
 
     def uids(self) -> Set[str]:
         return self.known
@@ -52,6 +60,7 @@ async def forgetting(api: Api, loops: Loops) -> AsyncIterator[asyncio.Event]:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(subject, "VERSION_SECONDS", 0.0)
 
 
 async def test_what_is_gone_after_a_new_list_is_ended_and_what_is_there_stays() -> None:
@@ -100,18 +109,71 @@ async def test_where_no_service_is_known_nothing_is_asked() -> None:
     assert api.asked == 0
 
 
-async def test_watching_goes_on_after_a_fault_and_ends_when_kopf_is_told_to_stop(
+async def test_watching_goes_on_after_a_fault_or_a_restored_store_until_kopf_is_told_to_stop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     runs: list[str] = []
 
-    async def operator(**_: object) -> None:
+    async def run(stop_flag: asyncio.Event) -> None:
         runs.append("run")
         if len(runs) == 1:
             raise RuntimeError("the watch is forbidden")
+        if len(runs) == 2:
+            stop_flag.set()
 
-    monkeypatch.setattr(kopf, "operator", operator)
+    async def spawn(*, stop_flag: asyncio.Event, **_: object) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(run(stop_flag))]
+
+    monkeypatch.setattr(kopf, "spawn_tasks", spawn)
     monkeypatch.setattr(subject, "RESTART_SECONDS", 0.0)
+    api = Api()
+    api.versions = [7]
     async with asyncio.timeout(5):
-        await subject.follow(Api(), Loops())  # type: ignore[arg-type]
-    assert runs == ["run", "run"]
+        await subject.follow(api, Loops())  # type: ignore[arg-type]
+    assert runs == ["run", "run", "run"]
+
+
+AWAY = KubeError(0, "Unreachable", "away")
+
+
+@pytest.mark.parametrize(
+    ("seen", "versions", "restored"),
+    [
+        (0, [7, 7, 9], False),
+        (0, [9, AWAY, 7], True),
+        (0, [9, AWAY, 9], False),
+        (12, [9], True),
+        (8, [9], False),
+    ],
+    ids=["it goes on", "restored in an outage", "restarted", "older than a service", "newer"],
+)
+async def test_a_version_that_goes_back_tells_that_an_older_copy_was_restored(
+    seen: int, versions: list[int | KubeError], restored: bool
+) -> None:
+    api, loops, told = Api(), Loops(), asyncio.Event()
+    api.versions, loops.newest_version = versions, seen
+    noticing = asyncio.create_task(
+        subject._notice_older_store(api, loops, told)  # type: ignore[arg-type]
+    )
+    await asyncio.sleep(0.02)
+    assert told.is_set() == restored
+    told.clear()
+    await asyncio.sleep(0.02)
+    assert not told.is_set(), "it is told once"
+    noticing.cancel()
+    with suppress(asyncio.CancelledError):
+        await noticing
+
+
+async def test_when_a_task_of_kopf_ends_so_do_the_others_and_nobody_elses() -> None:
+    async def breaks() -> None:
+        raise RuntimeError("a watch was forbidden")
+
+    forever = asyncio.Event().wait
+    loop = asyncio.create_task(forever())
+    watches = asyncio.create_task(forever())
+    with pytest.raises(RuntimeError, match="forbidden"):
+        await subject._until_any_ends([watches, asyncio.create_task(breaks())])
+    assert watches.cancelled()
+    assert not loop.done()
+    loop.cancel()

@@ -33,14 +33,17 @@ async def follow(
 ) -> None:
     """Runs for ever; sets ``listed`` once all that is there is known. After each interruption all
     is listed again: what went meanwhile would else stay in ``view`` for good. A kind that is
-    unknown is one more interruption, since an API server that starts says the same."""
+    unknown is one more interruption, since an API server that starts says the same.
+
+    So is a store that was restored from an older copy: asked to watch from a version that is still
+    to come, it would be silent until it gets there."""
     failures = 0
     while True:
         try:
             version = await _list(kube, api_version, kind, view, labels)
             listed.set()
             failures = 0
-            while True:
+            while await kube.version(api_version, kind) >= int(version):
                 version = await _watch(kube, api_version, kind, view, labels, version)
         except KubeError as error:
             if error.status != GONE:

@@ -154,6 +154,13 @@ class Kube:
             if not after:
                 return found
 
+    async def version(self, api_version: str, kind: str) -> int:
+        """Of all that is stored, as it is now; it goes back when an older copy is restored."""
+        query = [("limit", "1")]
+        where = path(api_version, kind)
+        answer = json.loads(await self._text("GET", where, query=query, accept=METADATA_ONLY))
+        return int(answer["metadata"]["resourceVersion"])
+
     async def watch(
         self, api_version: str, kind: str, *, labels: str = "", since: str
     ) -> AsyncIterator[tuple[str, Object]]:
