@@ -54,6 +54,10 @@ class Settings:
     """Most that the GPUs of all services may draw; None: no limit."""
 
 
+Child = tuple[str, str, str]
+"""Version, kind and name of an object that goes with the packs."""
+
+
 @dataclass
 class _Held:
     """What is kept of one service between passes; a restart rebuilds it from the status."""
@@ -61,10 +65,10 @@ class _Held:
     memory: Memory = field(default_factory=Memory)
     status: SLMServiceStatus | None = None
     """Last status written here; the watch may still show an older one."""
-    applied: str = ""
-    """Hash of the children last applied."""
-    children: dict[str, str] = field(default_factory=dict)
-    """UIDs of the Secret and the Service, by kind, once they are known to be this service's."""
+    applied: dict[Child, str] = field(default_factory=dict)
+    """Hash of each child as it was last applied."""
+    children: dict[Child, str] = field(default_factory=dict)
+    """UIDs of those that are known to be this service's."""
     refused: Trouble | None = None
     profile: StoredProfile | None = None
     """What was last found for this service to begin its search with."""
@@ -141,17 +145,16 @@ class Controller:
         """Removes the children of a service that is being deleted, each as its grace allows; waits
         for none of them. False when there was nothing to remove any more.
 
-        Secret and Service go only as those that were applied here: another object of that name
-        stays. What an earlier process applied is left to its owner reference. Raises KubeError.
+        What is not a Pod goes only as it was applied here: another object of that name stays. What
+        an earlier process applied is left to its owner reference. Raises KubeError.
         """
         name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
         there = [p for p in packs if p.belongs_to(uid) and not p.terminating]
         for pack in there:
             await self._kube.delete("v1", "Pod", pack.name, namespace, uid=pack.uid)
         known = self._held[uid].children if uid in self._held else {}
-        for kind, child in (("Service", name), ("Secret", children.secret_name(name))):
-            if kind in known:
-                await self._kube.delete("v1", kind, child, namespace, uid=known[kind])
+        for (version, kind, child), child_uid in known.items():
+            await self._kube.delete(version, kind, child, namespace, uid=child_uid)
         self._held.pop(uid, None)
         if self._power is not None:
             self._power.forget(uid)
@@ -193,7 +196,8 @@ class Controller:
         await self._write_status(service, held, decision)
         self._metrics.show(service.namespace, service.name, decision.status)
         held.memory = decision.memory
-        await self._apply_children(service, held, token, packs)
+        wanted_packs = decision.status.desired_packs or 0
+        await self._apply_children(service, held, token, packs, wanted_packs)
         for pack in (*(p for p in former if not p.terminating), *decision.pods.delete):
             await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
         for made, ordinals in (
@@ -258,27 +262,38 @@ class Controller:
             await self._events.tell(service, event)
 
     async def _apply_children(
-        self, service: SLMService, held: _Held, token: str, packs: Iterable[Pack]
+        self,
+        service: SLMService,
+        held: _Held,
+        token: str,
+        packs: Iterable[Pack],
+        wanted_packs: int,
     ) -> None:
-        """Applies Secret and Service when they change, and when a pack shows that they are not
-        what they should be: writing them every pass would be a write where nothing changes."""
-        wanted = [children.token_secret(service, token), children.front_service(service)]
-        mark = hashlib.sha256(repr(wanted).encode()).hexdigest()
+        """Applies what goes with the packs when it changes, and when a pack shows that it is not
+        what it should be: writing it every pass would be a write where nothing changes."""
+        wanted = [
+            children.token_secret(service, token),
+            children.front_service(service),
+            children.headless_service(service),
+            children.disruption_budget(service, wanted_packs),
+        ]
         doubt = any(
             t is not None and t.reason in ("CreateContainerConfigError", "AgentRefusedToken")
             for p in packs
             for t in (p.container, p.silence)
         )
-        if mark == held.applied and not doubt:
-            return
         for child in wanted:
+            key = child["apiVersion"], child["kind"], child["metadata"]["name"]
+            mark = hashlib.sha256(repr(child).encode()).hexdigest()
+            if held.applied.get(key) == mark and not doubt:
+                continue
             answer = (await self._kube.apply(child))["metadata"]
             if any(
                 owner["uid"] == service.uid and owner.get("controller")
                 for owner in answer.get("ownerReferences") or ()
             ):
-                held.children[child["kind"]] = answer["uid"]
-        held.applied = mark
+                held.children[key] = answer["uid"]
+            held.applied[key] = mark
 
     async def _send_plans(self, decision: Decision, token: str) -> Trouble | None:
         """The last refusal, if there is one."""

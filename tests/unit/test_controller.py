@@ -162,6 +162,8 @@ async def test_the_first_pass_writes_the_status_then_the_children(operator: Oper
         "apply SLMService status",
         "apply Secret",
         "apply Service",
+        "apply Service",
+        "apply PodDisruptionBudget",
         "apply Pod",
     ]
 
@@ -221,7 +223,7 @@ async def test_an_outage_is_logged_and_does_not_lower_ready(
     assert operator.ready()["status"] == "True"
     operator.kube.refusal = KubeError(status, "Unavailable", "try later")
     operator.kube.refuse = lambda what: what.startswith("apply Secret")
-    operator.controller._held["u1"].applied = ""
+    operator.controller._held["u1"].applied = {}
     assert await operator.reconcile(running_pod()) == BACKOFF_SECONDS[0]
     assert "try later" in caplog.text
     operator.kube.refuse = lambda _: False
@@ -297,7 +299,13 @@ async def test_what_was_restored_is_mended(operator: Operator) -> None:
     operator.controller.forget("u1")
     await operator.reconcile(running_pod(), status=older)
     applied = [done for done in operator.kube.done if done.startswith("apply")]
-    assert applied == ["apply SLMService status", "apply Secret", "apply Service"]
+    assert applied == [
+        "apply SLMService status",
+        "apply Secret",
+        "apply Service",
+        "apply Service",
+        "apply PodDisruptionBudget",
+    ]
     assert operator.ready()["status"] == "True"
 
 
@@ -373,8 +381,10 @@ async def test_deletion_removes_the_children_that_were_applied(operator: Operato
     await operator.controller.finalize(OBJECT, [read_pack(running_pod())])
     assert operator.kube.done == [
         "delete Pod chat-pack-0 p0",
-        "delete Service chat Service-uid",
         "delete Secret chat-agent-token Secret-uid",
+        "delete Service chat Service-uid",
+        "delete Service chat-packs Service-uid",
+        "delete PodDisruptionBudget chat PodDisruptionBudget-uid",
     ]
 
 

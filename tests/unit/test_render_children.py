@@ -246,3 +246,29 @@ def test_each_change_of_the_template_replaces_the_packs(field: str) -> None:
     assert before == children.template_hash(service(), "w")
     changed = service({"podTemplate": {field: TEMPLATE[field]}})
     assert children.template_hash(changed, "w") != before
+
+
+@pytest.mark.parametrize(("packs", "stay"), [(4, 3), (2, 1), (1, 0), (0, 0)])
+def test_a_drain_takes_one_pack_at_a_time_and_is_never_held_up_by_a_lone_one(
+    packs: int, stay: int
+) -> None:
+    budget = children.disruption_budget(service(), packs)
+    assert budget["spec"]["minAvailable"] == stay
+    labels = children.pack_pod(service(), 0, "w")["metadata"]["labels"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_packs_have_addresses_of_their_own_beside_the_front() -> None:
+    front, packs = children.front_service(service()), children.headless_service(service())
+    assert (front["metadata"]["name"], packs["metadata"]["name"]) == ("chat", "chat-packs")
+    assert packs["spec"]["clusterIP"] == "None"
+    assert "publishNotReadyAddresses" not in packs["spec"], "only packs that answer"
+    assert packs["spec"]["selector"] == front["spec"]["selector"]
+
+
+def test_packs_prefer_different_nodes_and_insist_on_none() -> None:
+    (spread,) = children.pack_pod(service(), 0, "w")["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == (
+        "kubernetes.io/hostname",
+        "ScheduleAnyway",
+    )

@@ -45,6 +45,7 @@ _PLURALS = {
     ("v1", "Secret"): "secrets",
     ("v1", "ConfigMap"): "configmaps",
     ("v1", "Event"): "events",
+    ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
     ("v1", "Namespace"): "namespaces",
     ("apiextensions.k8s.io/v1", "CustomResourceDefinition"): "customresourcedefinitions",
     ("coordination.k8s.io/v1", "Lease"): "leases",

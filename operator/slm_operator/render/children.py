@@ -100,6 +100,38 @@ def front_service(service: SLMService) -> Object:
     }
 
 
+def headless_service(service: SLMService) -> Object:
+    """The packs' own addresses: for clients that balance the load themselves, and for scrapers."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(service, f"{service.name}-packs"),
+        "spec": {
+            "clusterIP": "None",
+            "selector": selector(service),
+            "ports": [
+                {"name": "http", "port": ROUTER_PORT, "protocol": "TCP"},
+                {"name": "agent", "port": AGENT_PORT, "protocol": "TCP"},
+            ],
+        },
+    }
+
+
+def disruption_budget(service: SLMService, packs: int) -> Object:
+    """A node's drain evicts one pack at a time. A lone pack may go: a drain that waits for ever
+    helps nobody. The number is counted from above, since Kubernetes takes no percentage and no
+    maxUnavailable for Pods whose owner is none of its own kinds."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(service, service.name),
+        "spec": {
+            "minAvailable": max(0, packs - 1),
+            "selector": {"matchLabels": selector(service)},
+        },
+    }
+
+
 def pack_pod(service: SLMService, ordinal: int, worker_image: str) -> Object:
     """The Pod of one pack. It owns a whole GPU; replicas come and go inside it."""
     spec = _pod_spec(service, worker_image)
@@ -206,6 +238,15 @@ def _pod_spec(service: SLMService, worker_image: str) -> Object:
             "fsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+        # So that the end of one node is not that of all packs, where there are others.
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": selector(service)},
+            }
+        ],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
