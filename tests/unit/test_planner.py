@@ -455,6 +455,9 @@ class World:
                     self.change(one.index, phase=_turned(one), turning=False)
                 case ReplicaPhase.DRAINING:
                     self.change(one.index, idle=True)
+                case ReplicaPhase.READY if not one.admitted:
+                    # Such as one that was kept in mid-drain: what it works on ends all the same.
+                    self.change(one.index, idle=True)
                 case ReplicaPhase.STOPPING:
                     del self.replicas[one.index]
                 case _:
