@@ -148,23 +148,33 @@ async def _notice_older_store(kube: Kube, loops: Loops, restored: asyncio.Event)
 
 
 async def _forget(kube: Kube, loops: Loops, listed: asyncio.Event) -> None:
-    """Ends the loops of services that are gone unseen."""
+    """Ends the loops of services that are gone unseen. A loop's end deletes packs, so it takes two
+    answers that agree: what stands between may answer once for an API server that is away."""
     while True:
         try:
             async with asyncio.timeout(WATCH_SECONDS):
                 await listed.wait()
         except TimeoutError:
             pass
-        else:
-            await asyncio.sleep(SETTLE_SECONDS)
         listed.clear()
-        known = set(loops.uids())
-        try:
-            there = await kube.uids(API_VERSION, KIND) if known else set()
-        except KubeError as error:
-            if error.status != 404:
-                log.warning("which services are still there is not known: %s", error)
-                continue
-            there = set()
-        for uid in known - there:
+        gone: set[str] | None = None
+        for _ in range(2):
+            await asyncio.sleep(SETTLE_SECONDS)
+            missing = await _missing(kube, loops)
+            gone = missing if gone is None else gone & missing
+            if not gone:
+                break
+        for uid in gone or ():
             loops.remove(uid)
+
+
+async def _missing(kube: Kube, loops: Loops) -> set[str]:
+    """Services that have a loop and are not there; none while that cannot be known."""
+    known = set(loops.uids())
+    try:
+        return known - await kube.uids(API_VERSION, KIND) if known else set()
+    except KubeError as error:
+        if error.status == 404:
+            return known  # the resource itself is gone
+        log.warning("which services are still there is not known: %s", error)
+        return set()

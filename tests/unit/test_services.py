@@ -101,6 +101,23 @@ async def test_only_a_resource_that_is_gone_tells_that_all_are(
     assert loops.known == left
 
 
+async def test_one_answer_alone_ends_nothing() -> None:
+    api, loops = Api("a"), Loops("a")
+    api.refusal = KubeError(404, "NotFound", "a proxy that knows no better")
+
+    async def uids(api_version: str, kind: str) -> set[str]:
+        answer, api.refusal = api.refusal, None
+        if answer is not None:
+            raise answer
+        return api.there
+
+    api.uids = uids  # type: ignore[method-assign]
+    async with forgetting(api, loops) as listed:
+        listed.set()
+        await asyncio.sleep(0.02)
+    assert loops.known == {"a"}
+
+
 async def test_where_no_service_is_known_nothing_is_asked() -> None:
     api = Api("a")
     async with forgetting(api, Loops()) as listed:
