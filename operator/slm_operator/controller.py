@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from slm_operator import logs
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService, SLMServiceSpec
 from slm_operator.api.status import SLMServiceStatus
+from slm_operator.cluster.activator import ActivatorClient
 from slm_operator.cluster.agents import AgentError, Agents
 from slm_operator.cluster.events import Events
 from slm_operator.cluster.kube import Kube, KubeError, Object
@@ -32,7 +33,7 @@ from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, 
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
 from slm_operator.power_ledger import PowerLedger
-from slm_operator.render import children
+from slm_operator.render import activation, children
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,10 @@ class Controller:
         metrics: Metrics,
         now: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
+        activator: ActivatorClient | None = None,
     ) -> None:
         self._kube = kube
+        self._activator = activator
         self._profiles = Profiles(kube)
         self._events = Events(kube, now, clock)
         self._agents = agents
@@ -155,6 +158,8 @@ class Controller:
         known = self._held[uid].children if uid in self._held else {}
         for (version, kind, child), child_uid in known.items():
             await self._kube.delete(version, kind, child, namespace, uid=child_uid)
+        if self._activator is not None:
+            await self._activator.forget(uid)
         self._held.pop(uid, None)
         if self._power is not None:
             self._power.forget(uid)
@@ -181,6 +186,9 @@ class Controller:
             worker_image=self._settings.worker_image,
             power=self._power.share(service) if self._power is not None else None,
             seconds=self._clock(),
+            activation=await self._activator.activation(service, packs)
+            if self._activator
+            else None,
         )
         image = self._settings.worker_image
         template = children.template_hash(service, image)
@@ -197,7 +205,9 @@ class Controller:
         self._metrics.show(service.namespace, service.name, decision.status)
         held.memory = decision.memory
         wanted_packs = decision.status.desired_packs or 0
-        await self._apply_children(service, held, token, packs, wanted_packs)
+        await self._apply_children(
+            service, held, token, packs, wanted_packs, _slice(snapshot, decision)
+        )
         for pack in (*(p for p in former if not p.terminating), *decision.pods.delete):
             await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
         for made, ordinals in (
@@ -268,14 +278,17 @@ class Controller:
         token: str,
         packs: Iterable[Pack],
         wanted_packs: int,
+        more: Iterable[children.Object],
     ) -> None:
-        """Applies what goes with the packs when it changes, and when a pack shows that it is not
-        what it should be: writing it every pass would be a write where nothing changes."""
+        """Applies what goes with the packs, ``more`` among it, when it changes, and when a pack
+        shows that it is not what it should be: writing it every pass would be a write where nothing
+        changes."""
         wanted = [
             children.token_secret(service, token),
             children.front_service(service),
             children.headless_service(service),
             children.disruption_budget(service, wanted_packs),
+            *more,
         ]
         doubt = any(
             t is not None and t.reason in ("CreateContainerConfigError", "AgentRefusedToken")
@@ -307,6 +320,16 @@ class Controller:
                 if error.reason != "StaleGeneration":
                     refused = Trouble(error.reason, f"{pack.name}: {error.message}")
         return refused
+
+
+def _slice(snapshot: Snapshot, decision: Decision) -> tuple[children.Object, ...]:
+    """Once a service has a port it has the slice; while nobody knows where the activator is, what
+    is there stays."""
+    service, seen, port = snapshot.service, snapshot.activation, decision.status.activator_port
+    if port is None or (seen is not None and not seen.address):
+        return ()
+    address = seen.address if seen is not None else activation.NOWHERE
+    return (activation.activator_slice(service, address, port, decision.through_activator),)
 
 
 def _ledger(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> PowerLedger | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
+import re
 import signal
 import socket
 import uuid
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +21,14 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from slm_operator import logs, services
+from slm_operator.activator.wire import TOKEN_LENGTH, TOKEN_VARIABLE
+from slm_operator.cluster.activator import ActivatorClient
 from slm_operator.cluster.agents import Agents, open_session
 from slm_operator.cluster.kube import Kube, KubeError
 from slm_operator.cluster.lease import Election, leading
 from slm_operator.cluster.packs import Packs
 from slm_operator.cluster.permit import Permit
+from slm_operator.cluster.ports import Ports
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.logs import LogFormat
@@ -32,12 +38,29 @@ from slm_operator.pareto.window import WindowRules
 
 KEY_VARIABLE = "SLM_OPERATOR_KEY"
 KEY_LENGTH = 32
+ACTIVATOR_PORTS = "20000-20999"
 LEASE_NAME = "slm-operator"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
+@dataclass(frozen=True)
+class Activation:
+    """Where the activator is."""
+
+    url: str
+    token: str
+    ports: tuple[int, int]
+    """First and last of those that it may open for services."""
+    address: str
+    """By which nodes reach it; empty: what the URL's host is resolved to."""
+
+
 async def run(
-    settings: Settings, health_address: str, health_port: int, election: Election | None
+    settings: Settings,
+    health_address: str,
+    health_port: int,
+    election: Election | None,
+    activation: Activation | None = None,
 ) -> None:
     """Runs until cancelled; with an ``election`` it waits until this process leads. Raises
     KubeError without a cluster configuration."""
@@ -46,26 +69,35 @@ async def run(
     metrics.leader.set_function(lambda: permit.holds)
     kube = await Kube.connect(permit=permit)
     async with open_session(permit) as session:
-        controller = Controller(kube, Agents(session), settings, metrics, _now)
+        activator = None
+        if activation is not None:
+            ports = Ports(*activation.ports)
+            activator = ActivatorClient(
+                session, activation.url, activation.token, ports, activation.address
+            )
+        controller = Controller(kube, Agents(session), settings, metrics, _now, activator=activator)
         health = await _serve_health(metrics, permit, health_address, health_port)
         try:
             async with leading(election, permit) if election else contextlib.nullcontext():
-                await _serve(controller, kube)
+                await _serve(controller, kube, activator)
         finally:
             await health.cleanup()
             await kube.close()
 
 
-async def _serve(controller: Controller, kube: Kube) -> None:
+async def _serve(controller: Controller, kube: Kube, activator: ActivatorClient | None) -> None:
     packs = Packs(lambda namespace, name: loops.wake(namespace, name))
     loops = Loops(controller, packs)
     try:
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(packs.follow(kube))
+            following = [tasks.create_task(packs.follow(kube))]
+            if activator is not None:
+                following.append(tasks.create_task(activator.follow(kube, loops.wake)))
             # A service that is looked at before its packs are known seems to have none.
             await packs.listed.wait()
             await services.follow(kube, loops)
-            following.cancel()
+            for task in following:
+                task.cancel()
     finally:
         await loops.close()
 
@@ -136,6 +168,17 @@ def start(
     log_format: Annotated[
         LogFormat, typer.Option(help="json: one object a line, with the service it is about.")
     ] = LogFormat.TEXT,
+    activator_url: Annotated[
+        str,
+        typer.Option(help="Of slm-activator, for services with minPacks 0. [default: none runs]"),
+    ] = "",
+    activator_ports: Annotated[
+        str, typer.Option(help="Ports of it, one for each such service: FIRST-LAST.")
+    ] = ACTIVATOR_PORTS,
+    activator_address: Annotated[
+        str,
+        typer.Option(help="By which nodes reach it. [default: what the URL's host resolves to]"),
+    ] = "",
 ) -> None:
     """Runs the SLM operator against the cluster of KUBECONFIG, or the one that it runs in."""
     logs.configure(log_format)
@@ -157,10 +200,36 @@ def start(
     )
     settings = Settings(worker_image, key, rules, demand_sample_seconds, cluster_power_budget_watts)
     election = _election(lease_name, lease_namespace) if leader_election else None
+    activation = (
+        _activation(activator_url, activator_ports, activator_address) if activator_url else None
+    )
     try:
-        asyncio.run(_until_told(run(settings, health_address, health_port, election)))
+        asyncio.run(_until_told(run(settings, health_address, health_port, election, activation)))
     except KubeError as error:
         raise typer.BadParameter(error.message) from error
+
+
+def _activation(url: str, ports: str, address: str) -> Activation:
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if len(token) < TOKEN_LENGTH:
+        raise typer.BadParameter(
+            f"{TOKEN_VARIABLE} has {len(token)} characters, at least {TOKEN_LENGTH} are needed "
+            "with --activator-url: set it to the text that the activator has in the same variable"
+        )
+    if not re.fullmatch(r"http://[^/:]+:[0-9]{1,5}/?|http://\[[0-9a-f:.]+\]:[0-9]{1,5}/?", url):
+        raise typer.BadParameter(f"--activator-url {url}: write it as http://HOST:PORT")
+    try:
+        ipaddress.ip_address(address or "::")
+    except ValueError as error:
+        raise typer.BadParameter(f"--activator-address {address}: write an IP address") from error
+    first, dash, last = ports.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal()) or not (
+        0 < int(first) <= int(last) <= 65535
+    ):
+        raise typer.BadParameter(
+            f"--activator-ports {ports}: write FIRST-LAST, such as {ACTIVATOR_PORTS}"
+        )
+    return Activation(url, token, (int(first), int(last)), address)
 
 
 def _election(name: str, namespace: str) -> Election:

@@ -100,6 +100,7 @@ ACCEPTED = [
         spec(autoscaling={"minPacks": 2, "maxPacks": 4, "scaleDownStabilization": "90s"}),
         id="packs that follow demand",
     ),
+    pytest.param(spec(autoscaling={"minPacks": 0, "maxPacks": 1}), id="scale to zero"),
     pytest.param(
         spec(autoscaling={"maxPacks": 64, "scaleDownStabilization": "0s"}), id="from one pack"
     ),

@@ -14,7 +14,7 @@ from slm_operator.decide import points as shown
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS, START_SECONDS, pack_start_seconds
 from slm_operator.decide.fingerprint import fingerprint
-from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
+from slm_operator.decide.snapshot import Activation, Memory, Pack, Snapshot, Trouble
 from slm_operator.pareto.points import Probe
 from slm_operator.pareto.window import WindowRules
 from slm_worker.wire import (
@@ -113,6 +113,7 @@ class Fleet:
         self.packs: list[FakePack] = [FakePack(0, 0, 0)]
         self.told: list[tuple[str, str]] = []
         self.writes = 0
+        self.activation: Activation | None = None
 
     def look(self, load: float = 0.0) -> Decision:
         """A sampling period passes, in which ``load`` packs' full capacity arrives."""
@@ -135,7 +136,9 @@ class Fleet:
     def decide(self) -> Decision:
         packs = tuple(p.seen() for p in sorted(self.packs, key=lambda p: p.ordinal))
         seconds = self.looks * SAMPLE_SECONDS
-        snapshot = Snapshot(self.service, NOW, packs, self.memory, seconds=seconds)
+        snapshot = Snapshot(
+            self.service, NOW, packs, self.memory, seconds=seconds, activation=self.activation
+        )
         decision = decide(snapshot, RULES, "t")
         self.writes += decision.status != self.service.status
         self.service = self.service.model_copy(update={"status": decision.status})

@@ -243,3 +243,14 @@ def test_every_rollout_ends_and_takes_at_most_one_pack_away(
     for _ in range(40):
         cluster.step(CURRENT)
     assert sum(p.ready for p in cluster.packs) == min(gpus, wanted)
+
+
+@pytest.mark.parametrize("places", [None, 1, 2])
+def test_at_zero_nothing_stays_whatever_a_rollout_is_about(places: int | None) -> None:
+    alive = [
+        replace(one, template_hash=h)
+        for one, h in zip(ready(0, 1, 2), ("old", "t", "x"), strict=True)
+    ]
+    for templates in (CURRENT, TRYING):
+        changes = pod_changes(alive, 0, replace(templates, places=places))
+        assert changes == PodChanges(delete=tuple(alive))

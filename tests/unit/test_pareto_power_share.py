@@ -41,7 +41,7 @@ rising = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 5000)), min_size
     )
 )
 several = st.lists(
-    st.tuples(rising, st.integers(1, 4), st.integers(-1, 1)), min_size=1, max_size=5
+    st.tuples(rising, st.integers(0, 4), st.integers(-1, 1)), min_size=1, max_size=5
 ).map(
     lambda found: [
         Claim(f"s{i}", packs, priority, levels) for i, (levels, packs, priority) in enumerate(found)

@@ -244,8 +244,10 @@ class Autoscaling(ApiModel):
     back only when all of lower priority are at their least."""
     calibration: CalibrationSpec = CalibrationSpec()
     """How the operating points are measured."""
-    min_packs: PackCount | None = None
-    """Fewest packs that demand leaves; goes with maxPacks. Left out: 1."""
+    min_packs: Annotated[int, Field(ge=0, le=MAX_PACKS)] | None = None
+    """Fewest packs that demand leaves; goes with maxPacks. 0: without a request for the whole of
+    scaleDownStabilization no pack runs; the operator's activator holds what arrives then, and a
+    pack starts. Left out: 1."""
     max_packs: PackCount | None = None
     """Most packs that demand adds: the packs then follow what arrives, by what a pack was measured
     to serve. Goes without spec.packs. Left out: spec.packs gives the number."""
@@ -254,6 +256,11 @@ class Autoscaling(ApiModel):
     ] = "5m"
     """How long fewer packs have to be enough for the demand before packs are removed, in s, m or h,
     such as 5m."""
+
+    @property
+    def fewest_packs(self) -> int:
+        """What demand leaves, whatever it is."""
+        return 1 if self.min_packs is None else self.min_packs
 
     @property
     def scale_down_stabilization_seconds(self) -> float:
@@ -355,10 +362,16 @@ class SLMService(ApiModel):
         most = self.autoscaling.max_packs
         if most is None:
             return self.spec.packs
-        fewest = self.autoscaling.min_packs or 1
-        # Before anything was decided, those that are there stay.
-        known = self.status.desired_packs or self.status.packs
-        return min(max(known, fewest), most)
+        known = self.status.desired_packs
+        if known is None:
+            # Before anything was decided, those that are there stay; a new service is measured.
+            known = max(self.status.packs, 1)
+        return min(max(known, self.autoscaling.fewest_packs), most)
+
+    @property
+    def scales_to_zero(self) -> bool:
+        """Whether no pack runs while nothing is asked for."""
+        return self.follows_demand and self.autoscaling.fewest_packs == 0
 
     @property
     def model_name(self) -> str:

@@ -323,6 +323,8 @@ class SLMServiceStatus(ApiModel):
     """Packs that there shall be: spec.packs, or what demand takes."""
     ready_packs: int = 0
     """Packs that answer requests."""
+    activator_port: int | None = None
+    """Port of the activator that is this service's, where it scales to zero."""
     selector: Annotated[str, Field(max_length=1024)] = ""
     """Label selector of the packs, for the scale subresource."""
     replicas: int = 0

@@ -49,6 +49,7 @@ _PLURALS = {
     ("v1", "Namespace"): "namespaces",
     ("apiextensions.k8s.io/v1", "CustomResourceDefinition"): "customresourcedefinitions",
     ("coordination.k8s.io/v1", "Lease"): "leases",
+    ("discovery.k8s.io/v1", "EndpointSlice"): "endpointslices",
     ("rbac.authorization.k8s.io/v1", "Role"): "roles",
     ("rbac.authorization.k8s.io/v1", "RoleBinding"): "rolebindings",
     ("rbac.authorization.k8s.io/v1", "ClusterRole"): "clusterroles",

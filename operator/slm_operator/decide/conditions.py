@@ -47,7 +47,7 @@ def conditions(
     """All conditions, with the time of the last change of each. ``refused``: what the API server
     or an agent said no to in the last pass. ``power``: the share of the cluster's budget.
     ``progressing``: where the rollout stands."""
-    said = (
+    said: Sequence[Said] = (
         _ready(service, packs, calibration, wanted.packs, refused),
         _gpu_allocated(packs),
         _packing_feasible(service, packs, calibration),
@@ -59,6 +59,8 @@ def conditions(
         slo_met(service, calibration.step),
         power_budget_met(service, calibration.step, power),
     )
+    if wanted.packs == 0 and not packs:
+        said = [_asleep(s) if s.status == "Unknown" else s for s in said]
     before = {c.type: c for c in service.status.conditions}
     return tuple(_dated(s, before.get(s.type), service.generation, now) for s in said)
 
@@ -83,7 +85,7 @@ def _ready(
     needed = wanted
     if service.follows_demand:
         # Packs that demand adds beyond the fewest are a gain once they are there, no lack before.
-        needed = min(wanted, service.autoscaling.min_packs or 1)
+        needed = min(wanted, max(1, service.autoscaling.fewest_packs))
         packs = [p for p in packs if p.ready] if ready >= needed else packs
     troubles = [t for p in packs if (t := pack_trouble(p))]
     if refused is not None:
@@ -95,10 +97,18 @@ def _ready(
         return Said("Ready", "False", troubles[0].reason, troubles[0].message)
     if ready < needed:
         return Said("Ready", "False", "Starting", f"{ready} of {wanted} packs answer requests")
+    if wanted == 0:
+        text = "no pack runs, since nothing is asked for; the first request waits until one does"
+        return Said("Ready", "True", "ScaledToZero", text)
     if isinstance(calibration.step, Measure) and not calibration.waiting:
         message = "serving while the replica count is being found"
         return Said("Ready", "True", calibration.step.phase, message)
     return Said("Ready", "True", "Serving", f"{ready} of {wanted} packs answer requests")
+
+
+def _asleep(said: Said) -> Said:
+    text = "no pack runs, since nothing is asked for"
+    return Said(said.type, said.status, "ScaledToZero", text)
 
 
 def _same_as_planned(packs: Sequence[Pack]) -> bool:
@@ -248,7 +258,14 @@ def _following(service: SLMService, wanted: Wanted) -> Said:
     kind = "ScalingActive"
     stay = f"{packs_text(wanted.packs)} stay{'s' if wanted.packs == 1 else ''}"
     bounds = service.autoscaling
-    fewest, most = bounds.min_packs or 1, bounds.max_packs
+    fewest, most = bounds.fewest_packs, bounds.max_packs
+    if wanted.no_zero is not None:
+        return Said(kind, "False", wanted.no_zero.reason, f"{wanted.no_zero.message}: {stay}")
+    if wanted.packs == 0:
+        text = f"no request came for {bounds.scale_down_stabilization}; the next one starts a pack"
+        return Said(kind, "True", "ScaledToZero", text)
+    if wanted.zero == "RequestsHeld":
+        return Said(kind, "True", "FollowingDemand", "requests wait at the activator: one starts")
     if wanted.demand is None:
         text = f"what a pack serves is not measured yet, so demand tells no number: {stay}"
         return Said(kind, "False", "DemandUnknown", text)

@@ -35,6 +35,7 @@ from slm_operator.decide.rollout import Rollout, follow
 from slm_operator.decide.rollout_step import Step, step
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
 from slm_operator.decide.traffic import workload_status
+from slm_operator.decide.zero import ready_since, through_activator
 from slm_operator.pareto.points import Probe
 from slm_operator.pareto.search import Measure, Settle, running_layout
 from slm_operator.pareto.window import WindowRules
@@ -70,6 +71,8 @@ class Decision:
     memory: Memory
     poll_seconds: float
     """How soon to look again when nothing wakes the controller."""
+    through_activator: bool = False
+    """Whether clients of the Service in front are to reach the activator."""
     profile: Profile | None = None
     """What a search that ended in this pass leaves to other services."""
 
@@ -99,6 +102,7 @@ def decide(
     status = _status(snapshot, calibration, wanted, rollout, rolled, entries, refused, rules)
     if judgement.passed and rolled.status.phase == "Progressing":
         status = carried(status, asked.service, asked.worker_image, rollout.canary, judgement)
+    since = ready_since(snapshot)
     exploring = explorer if isinstance(calibration.step, Measure) else None
     told = [
         Event("Normal", e.reason, e.telling, explanation.decision_id(service.uid, kept))
@@ -112,9 +116,15 @@ def decide(
         plans=plans(rollout, explorer, calibration, judgement),
         status=status,
         events=(*told, *_warnings(service.status, status)),
-        memory=replace(calibration.memory, demand=wanted.kept, canary=judgement.kept),
+        memory=replace(
+            calibration.memory,
+            demand=wanted.kept,
+            canary=judgement.kept,
+            ready_since_seconds=since,
+        ),
         poll_seconds=_poll_seconds(calibration, wanted, status, judgement),
         profile=_profile(snapshot, explorer, calibration),
+        through_activator=through_activator(snapshot, wanted.packs, since),
     )
 
 
@@ -173,8 +183,10 @@ def _explanations(calibration: Calibration, snapshot: Snapshot) -> tuple[Explana
 
 def _packs_changed(service: SLMService, wanted: Wanted) -> tuple[Explanation, ...]:
     """Told where demand decides; who sets spec.packs knows. The first packs replace nothing."""
-    before = service.status.desired_packs or service.status.packs
-    if not service.follows_demand or not before or before == wanted.packs:
+    before = service.status.desired_packs
+    if before is None:
+        before = service.status.packs or wanted.packs
+    if not service.follows_demand or before == wanted.packs:
         return ()
     return (explanation.packs_changed(service, before, wanted),)
 
@@ -198,6 +210,7 @@ def _status(
         packs=len(packs),
         desired_packs=wanted.packs,
         ready_packs=sum(p.ready for p in packs),
+        activator_port=_activator_port(snapshot),
         selector=",".join(f"{k}={v}" for k, v in sorted(selector(service).items())),
         replicas=started(states),
         ready_replicas=ready_replicas(states),
@@ -230,6 +243,12 @@ def _status(
         ),
         history=(*before.history, *entries)[-HISTORY_KEPT:],
     )
+
+
+def _activator_port(snapshot: Snapshot) -> int | None:
+    """Stays the service's own for its life: what points to it can outlive the wish for it."""
+    activation = snapshot.activation
+    return activation.port if activation is not None else snapshot.service.status.activator_port
 
 
 def _found(service: SLMService, calibration: Calibration) -> SLMServiceStatus:

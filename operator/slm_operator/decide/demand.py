@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from slm_operator.api.models import SLMService
 from slm_operator.decide.calibrate import Calibration
-from slm_operator.decide.snapshot import DemandKept, Pack, Snapshot
+from slm_operator.decide.snapshot import DemandKept, Pack, Snapshot, Trouble
 from slm_operator.decide.tally import counted, waiting
+from slm_operator.decide.zero import holding_trouble, zero
 from slm_operator.pareto.demand import (
     Demand,
     DemandMemory,
@@ -17,6 +18,7 @@ from slm_operator.pareto.demand import (
     PackCost,
     decide_packs,
 )
+from slm_operator.pareto.idle import Idle, ZeroRule
 from slm_operator.pareto.points import OperatingPoint
 from slm_operator.pareto.search import Settle
 
@@ -47,6 +49,12 @@ class Wanted:
     """Packs whose part of the demand is not known this time."""
     sample_in_seconds: float | None = None
     """When the next sample is due."""
+    zero: ZeroRule | None = None
+    """Why the number became zero, or is no longer."""
+    held: int = 0
+    """Requests at the activator."""
+    no_zero: Trouble | None = None
+    """Why one pack stays where none would be needed."""
 
 
 def wanted_packs(
@@ -64,6 +72,9 @@ def wanted_packs(
         else _sampled(kept, snapshot.seconds, serving)
     )
     point, start_seconds = capacity(calibration), pack_start_seconds(serving)
+    answering = any(p.agent is not None for p in serving)
+    told = sample is not None or not (silent or answering)
+    none, kept = zero(snapshot, calibration, kept, serving, told, point is not None)
     found = Wanted(
         packs=service.wanted_packs,
         kept=kept,
@@ -71,7 +82,19 @@ def wanted_packs(
         start_seconds=start_seconds,
         silent=silent,
         sample_in_seconds=_due_in(kept, snapshot.seconds, period_seconds),
+        zero=none.rule,
+        held=snapshot.activation.held if snapshot.activation else 0,
+        no_zero=holding_trouble(service, snapshot.activation),
     )
+    if none.packs is not None:
+        # What arrives next is another time's demand; only surges are remembered across.
+        asleep = DemandMemory(surges=kept.memory.surges)
+        return replace(
+            found,
+            packs=none.packs,
+            kept=replace(kept, memory=asleep, idle=Idle()),
+            sample_in_seconds=None,
+        )
     if point is None:
         return replace(found, kept=replace(kept, memory=DemandMemory()))
     # A prompt's share is in the measured throughput, at the lengths of the calibration.
@@ -112,7 +135,8 @@ def pack_start_seconds(packs: Sequence[Pack]) -> float:
 
 def _rules(service: SLMService, start_seconds: float, period_seconds: float) -> DemandRules:
     autoscaling = service.autoscaling
-    fewest = autoscaling.min_packs or 1
+    # Work that is forecast never takes less than one pack; that none is needed is another rule's.
+    fewest = max(1, autoscaling.fewest_packs)
     return DemandRules(
         min_packs=fewest,
         max_packs=autoscaling.max_packs or fewest,

@@ -22,6 +22,7 @@ from slm_operator.decide.exploring import Exploring
 from slm_operator.decide.profile import Finding
 from slm_operator.decide.snapshot import Unstartable
 from slm_operator.pareto.choice import Verdict, choose
+from slm_operator.pareto.idle import ZeroRule
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.reasons import walk_rulings
 from slm_operator.pareto.rulings import Rule, Ruling
@@ -30,6 +31,11 @@ from slm_operator.pareto.shift import Shift
 
 KNEE_REASONS = ("KneeFound", "KneeRecommended")
 PACK_RULES = {"DemandRising": Rule.DEMAND_RISING, "DemandFalling": Rule.DEMAND_FALLING}
+ZERO_RULES: dict[ZeroRule, Rule] = {
+    "NoRequests": Rule.NO_REQUESTS,
+    "RequestsHeld": Rule.REQUESTS_HELD,
+    "CannotHold": Rule.CANNOT_HOLD,
+}
 
 
 @dataclass(frozen=True)
@@ -212,10 +218,12 @@ def packs_changed(service: SLMService, before: int, wanted: Wanted) -> Explanati
     demand, bounds = wanted.demand, service.autoscaling
     rule = PACK_RULES.get(demand.rule, Rule.PACK_BOUNDS) if demand else Rule.PACK_BOUNDS
     message = (
-        f"minPacks is {bounds.min_packs or 1} and maxPacks {bounds.max_packs}"
+        f"minPacks is {bounds.fewest_packs} and maxPacks {bounds.max_packs}"
         if demand is None or rule is Rule.PACK_BOUNDS
         else demand.sentence
     )
+    if wanted.zero is not None:
+        rule, message = ZERO_RULES[wanted.zero], _zero_sentence(service, wanted, wanted.zero)
     return Explanation(
         reason="PacksAdded" if wanted.packs > before else "PacksRemoved",
         rule=rule,
@@ -225,6 +233,18 @@ def packs_changed(service: SLMService, before: int, wanted: Wanted) -> Explanati
         inputs=(*_demand_inputs(wanted), *inputs(service)),
         point=wanted.point,
     )
+
+
+def _zero_sentence(service: SLMService, wanted: Wanted, rule: ZeroRule) -> str:
+    if rule == "NoRequests":
+        return (
+            f"no request came for {service.autoscaling.scale_down_stabilization} and none is in "
+            "flight; the activator holds the next ones until a pack runs"
+        )
+    if rule == "RequestsHeld":
+        return f"{wanted.held} request{'' if wanted.held == 1 else 's'} wait at the activator"
+    cause = wanted.no_zero.message if wanted.no_zero else "it does not hold requests"
+    return f"without a pack nobody would take requests: {cause}"
 
 
 def packs_text(count: int) -> str:

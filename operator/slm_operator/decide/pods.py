@@ -51,6 +51,8 @@ def pod_changes(
     """
     ended = [p for p in packs if p.ended and not p.terminating]
     alive = [p for p in packs if not (p.terminating or p.ended)]
+    if wanted == 0:
+        return PodChanges(delete=(*ended, *alive))
     going = [p for p in packs if p.terminating and not is_lost(p, now)]
     surges = templates.places is None
     if templates.places is not None:

@@ -9,6 +9,7 @@ from slm_operator.api.status import PowerStatus
 from slm_operator.decide.live import Overrun
 from slm_operator.decide.tally import ServiceTally
 from slm_operator.pareto.demand import DemandMemory
+from slm_operator.pareto.idle import Idle
 from slm_operator.pareto.shift import Watch
 from slm_operator.pareto.window import Sample
 from slm_worker.wire import PackState
@@ -76,6 +77,7 @@ class DemandKept:
     tally: ServiceTally = field(default_factory=ServiceTally)
     sampled_at_seconds: float | None = None
     memory: DemandMemory = field(default_factory=DemandMemory)
+    idle: Idle = field(default_factory=Idle)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Memory:
     """What was seen of the users' traffic."""
     demand: DemandKept = field(default_factory=DemandKept)
     canary: CanarySamples = field(default_factory=CanarySamples)
+    ready_since_seconds: float | None = None
+    """When a pack was first seen ready, of an unbroken series of passes."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,22 @@ class StoredProfile:
     """None: nothing is stored."""
     trouble: str = ""
     """Why it could not be read."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What the activator said of a service that scales to zero."""
+
+    port: int | None
+    """The service's own; None while there is none."""
+    address: str
+    """Of the activator, as the cluster's nodes reach it; empty while it is not known."""
+    held: int = 0
+    """Requests that wait there, or were passed on and are not answered to their end."""
+    trouble: Trouble | None = None
+    """Why it would hold nothing now."""
+    lastingly: bool = True
+    """Whether it would hold requests, but for a silence that may be over in a moment."""
 
 
 @dataclass(frozen=True)
@@ -137,3 +157,5 @@ class Snapshot:
     """Of a monotonic clock, whose zero means nothing."""
     profile: StoredProfile | None = None
     """None while none is needed."""
+    activation: Activation | None = None
+    """None for a service that does not scale to zero, or where there is no activator."""

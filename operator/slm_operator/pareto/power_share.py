@@ -131,6 +131,7 @@ def _step_down(claim: Claim, level: int) -> tuple[float, str, int] | None:
                 lower,
             )
             for lower in range(level)
+            if claim.packs  # one that has none now draws nothing at any level
         ),
         default=None,
     )

@@ -73,6 +73,9 @@ class Rule(StrEnum):
     # Packs are added or removed.
     DEMAND_RISING = "DemandRising"
     DEMAND_FALLING = "DemandFalling"
+    NO_REQUESTS = "NoRequests"
+    REQUESTS_HELD = "RequestsHeld"
+    CANNOT_HOLD = "CannotHold"
     PACK_BOUNDS = "PackBounds"
 
     # It cannot be had.

@@ -75,7 +75,7 @@ def token_secret(service: SLMService, token: str) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": _metadata(service, secret_name(service.name)),
+        "metadata": child_metadata(service, secret_name(service.name)),
         "type": "Opaque",
         "stringData": {TOKEN_KEY: token},
     }
@@ -90,7 +90,7 @@ def front_service(service: SLMService) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(service, service.name),
+        "metadata": child_metadata(service, service.name),
         "spec": {
             "selector": selector(service),
             "ports": [
@@ -105,7 +105,7 @@ def headless_service(service: SLMService) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(service, f"{service.name}-packs"),
+        "metadata": child_metadata(service, f"{service.name}-packs"),
         "spec": {
             "clusterIP": "None",
             "selector": selector(service),
@@ -124,7 +124,7 @@ def disruption_budget(service: SLMService, packs: int) -> Object:
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": _metadata(service, service.name),
+        "metadata": child_metadata(service, service.name),
         "spec": {
             "minAvailable": max(0, packs - 1),
             "selector": {"matchLabels": selector(service)},
@@ -135,7 +135,7 @@ def disruption_budget(service: SLMService, packs: int) -> Object:
 def pack_pod(service: SLMService, ordinal: int, worker_image: str) -> Object:
     """The Pod of one pack. It owns a whole GPU; replicas come and go inside it."""
     spec = _pod_spec(service, worker_image)
-    metadata = _metadata(service, pack_name(service, ordinal))
+    metadata = child_metadata(service, pack_name(service, ordinal))
     added = service.spec.pod_template or PodTemplate()
     metadata["labels"] = {**(added.labels or {}), **metadata["labels"], PACK_LABEL: str(ordinal)}
     metadata["annotations"] = {
@@ -155,7 +155,7 @@ def template_hash(service: SLMService, worker_image: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _metadata(service: SLMService, name: str) -> Object:
+def child_metadata(service: SLMService, name: str) -> Object:
     return {
         "name": name,
         "namespace": service.namespace,

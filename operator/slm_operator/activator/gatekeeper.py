@@ -1,0 +1,212 @@
+"""One port of the activator: holds a service's requests while it has no pack, and passes them on.
+
+A request is kept until it was sent; then it counts as passing. Only what reached no pack is sent
+again: a pack that took no connection has seen nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from slm_operator.activator import answers
+from slm_operator.activator.room import Room
+from slm_operator.activator.wire import Door, Route
+from slm_worker.wire import ROUTER_PORT
+
+log = logging.getLogger(__name__)
+
+WAITING_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/tokenize",
+    "/detokenize",
+)
+"""A POST to one of them starts a pack. Probes and listings do not, else monitoring alone would keep
+a GPU busy for ever; neither does what no pack serves."""
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+"""As the packs' routers have it."""
+REQUEST_ID = "X-Request-Id"
+RETRY_SECONDS = 0.5
+"""Until another try when a pack that is said to be ready takes no connection."""
+
+NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_HOP_BY_HOP = frozenset(
+    ("connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect")
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one service may let wait."""
+
+    requests: int = 1000
+    bytes: int = 64 * 1024 * 1024
+    """Of their bodies."""
+    seconds: float = 300.0
+    """A pack starts in seconds to minutes, an image or a model that has to be fetched included."""
+
+
+class Gatekeeper:
+    """Serves one port, for the service that its route names."""
+
+    def __init__(
+        self,
+        route: Route,
+        limits: Limits,
+        whole: Room,
+        http: aiohttp.ClientSession,
+        router_port: int = ROUTER_PORT,
+    ) -> None:
+        """``whole``: of all ports together."""
+        self.route = route
+        self._limits = limits
+        self._room = Room(limits.requests, limits.bytes, part_of=whole)
+        self._http = http
+        self._router_port = router_port
+        self._turn = itertools.count()
+        self._passing = 0
+        self._refuses = False
+        self._changed = asyncio.Event()
+
+    def lead(self, route: Route) -> None:
+        """Requests go where ``route`` says, those that wait among them. A route of another service
+        refuses what waits for the one before."""
+        self.route = route
+        self._wake()
+
+    def refuse(self) -> None:
+        """For the end: nothing waits after it."""
+        self._refuses = True
+        self._wake()
+
+    def state(self, port: int) -> Door:
+        return Door(
+            port=port,
+            route=self.route,
+            waiting=self._room.requests,
+            passing=self._passing,
+            waiting_bytes=self._room.bytes,
+        )
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        answer = await self._serve(request)
+        if not answer.prepared and REQUEST_ID in request.headers:
+            answer.headers[REQUEST_ID] = request.headers[REQUEST_ID]
+        return answer
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        may_wait = request.method == "POST" and request.path in WAITING_PATHS
+        if not self.route.addresses and not may_wait:
+            return answers.asleep()
+        length = request.content_length
+        if length is None:
+            if request.body_exists:
+                return answers.length_required()
+            length = 0
+        if length > MAX_REQUEST_BYTES:
+            return answers.too_large(MAX_REQUEST_BYTES)
+        # Before the body is read, since it is memory from then on.
+        if self._refuses or not self._room.enter(length):
+            return answers.no_pack() if self._refuses else answers.full()
+        return await self._hold(request, length)
+
+    async def _hold(self, request: web.Request, length: int) -> web.StreamResponse:
+        """``length``: of the body, for which there is room already."""
+        ends_at = asyncio.get_running_loop().time() + self._limits.seconds
+        owner, body = self._owner, None
+        while True:
+            try:
+                async with asyncio.timeout_at(ends_at):
+                    body = await request.read() if body is None else body
+                    address = await self._address(owner)
+            except TimeoutError:
+                return answers.no_pack()
+            finally:
+                self._room.leave(length)
+            if address is None:
+                return answers.no_pack()
+            self._passing += 1
+            try:
+                return await self._pass_on(request, body, address)
+            except NOTHING_SENT as error:
+                log.warning("%s/%s: no connection to %s: %s", *owner, address, error)
+            finally:
+                self._passing -= 1
+            self._room.enter_again(length)
+            try:
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            except asyncio.CancelledError:
+                self._room.leave(length)
+                raise
+
+    @property
+    def _owner(self) -> tuple[str, str]:
+        return self.route.namespace, self.route.name
+
+    async def _address(self, owner: tuple[str, str]) -> str | None:
+        """Of a ready pack, each in its turn; None when nothing is to wait any more."""
+        while not (self._refuses or self._owner != owner or self.route.addresses):
+            await self._changed.wait()
+        if self._refuses or self._owner != owner:
+            return None
+        return self.route.addresses[next(self._turn) % len(self.route.addresses)]
+
+    async def _pass_on(self, request: web.Request, body: bytes, address: str) -> web.StreamResponse:
+        """Raises one of NOTHING_SENT."""
+        host = f"[{address}]" if ":" in address else address
+        answer = web.StreamResponse()
+        try:
+            async with self._http.request(
+                request.method,
+                f"http://{host}:{self._router_port}{request.raw_path}",
+                headers=_end_to_end(request.headers),
+                data=body or None,
+                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+                allow_redirects=False,
+            ) as upstream:
+                answer.set_status(upstream.status, upstream.reason)
+                answer.headers.update(_end_to_end(upstream.headers))
+                await answer.prepare(request)
+                async for chunk in upstream.content.iter_any():
+                    await answer.write(chunk)
+        except NOTHING_SENT:
+            raise
+        except aiohttp.ClientError as error:
+            log.warning("%s/%s: %s", *self._owner, error)
+            if not answer.prepared:
+                return answers.broken()
+            if request.transport is not None:
+                request.transport.abort()  # so that a cut stream does not look complete
+        return answer
+
+    def _wake(self) -> None:
+        """Everybody who waits looks once."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def open_session() -> aiohttp.ClientSession:
+    """For the requests that are passed on. Each has a connection of its own: on one that a pack
+    has just closed, nobody could tell whether the request was taken."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
+        auto_decompress=False,
+    )
+
+
+def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in _HOP_BY_HOP)

@@ -1,0 +1,324 @@
+"""The activator holds requests while a service has no pack, within bounds, and loses none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from multidict import CIMultiDict
+
+from slm_operator.activator import gatekeeper
+from slm_operator.activator.gatekeeper import Limits
+from slm_operator.activator.server import Activator, Settings
+from slm_operator.activator.wire import Held, Route
+from slm_worker.routing.answers import SERVED_PATHS
+
+Headers = CIMultiDict[str]
+
+HOST = "127.0.0.1"
+TOKEN = "t" * 32
+CHAT = "/v1/chat/completions"
+BODY = {"model": "chat", "messages": [], "max_tokens": 4}
+PIECES = [b"data: one\n\n", b"data: two\n\n", b"data: [DONE]\n\n"]
+SOON = 5.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class FakePack:
+    """A router that answers by streaming; ``go_on`` lets it say its last pieces."""
+
+    port: int = field(default_factory=free_port)
+    seen: list[tuple[Headers, bytes]] = field(default_factory=list)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    breaks: bool = False
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append((request.headers.copy(), await request.read()))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(PIECES[0])
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+        if self.breaks:
+            assert request.transport is not None
+            request.transport.abort()
+        for piece in PIECES[1:]:
+            await response.write(piece)
+        return response
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self.answer)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, HOST, self.port).start()
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+
+class Surroundings:
+    """An activator, its operator, and a service whose pack may run."""
+
+    def __init__(self, http: aiohttp.ClientSession, control: int, pack: FakePack) -> None:
+        self.http, self.control, self.pack, self.port = http, control, pack, free_port()
+        self.requests: list[asyncio.Task[tuple[int, Headers, bytes]]] = []
+
+    async def call(
+        self, method: str, path: str, body: str | None = None, token: str = TOKEN
+    ) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {token}"}
+        url = f"http://{HOST}:{self.control}{path}"
+        async with self.http.request(method, url, data=body, headers=headers) as answer:
+            return answer.status, await answer.text()
+
+    async def route(self, *addresses: str, name: str = "chat") -> None:
+        route = Route(namespace="default", name=name, addresses=addresses)
+        status, text = await self.call("PUT", f"/v1/routes/{self.port}", route.model_dump_json())
+        assert status == 200, text
+
+    async def held(self) -> Held:
+        return Held.model_validate_json((await self.call("GET", "/v1/held"))[1])
+
+    async def waiting(self, count: int) -> None:
+        async with asyncio.timeout(SOON):
+            while (await self.held()).doors[0].waiting != count:
+                await asyncio.sleep(0.01)
+
+    async def ask(
+        self, path: str = CHAT, method: str = "POST", **arguments: Any
+    ) -> tuple[int, Headers, bytes]:
+        given: dict[str, Any] = {"json": BODY} if method == "POST" else {}
+        url = f"http://{HOST}:{self.port}{path}"
+        async with self.http.request(method, url, **(given | arguments)) as answer:
+            return answer.status, answer.headers.copy(), await answer.read()
+
+    def send(self, **arguments: Any) -> asyncio.Task[tuple[int, Headers, bytes]]:
+        self.requests.append(asyncio.create_task(self.ask(**arguments)))
+        return self.requests[-1]
+
+
+@contextlib.asynccontextmanager
+async def surroundings(total_bytes: int = 1 << 20, **limits: Any) -> AsyncIterator[Surroundings]:
+    pack, control = FakePack(), free_port()
+    settings = Settings(
+        TOKEN, HOST, control, Limits(**limits), total_bytes=total_bytes, router_port=pack.port
+    )
+    async with aiohttp.ClientSession() as http, Activator(settings):
+        world = Surroundings(http, control, pack)
+        await world.route()
+        try:
+            yield world
+        finally:
+            for request in world.requests:
+                request.cancel()
+            await asyncio.gather(*world.requests, return_exceptions=True)
+
+
+def error(body: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(body)["error"]
+    return found
+
+
+async def test_requests_wait_and_all_are_answered_once_a_pack_is_ready() -> None:
+    async with surroundings() as world:
+        world.pack.go_on.set()
+        sent = [world.send(headers={"X-Request-Id": f"r{i}"}) for i in range(20)]
+        await world.waiting(20)
+        async with world.pack.running():
+            await world.route(HOST)
+            answers = await asyncio.gather(*sent)
+        assert {(status, body) for status, _, body in answers} == {(200, b"".join(PIECES))}
+        assert sorted(h["X-Request-Id"] for h, _ in world.pack.seen) == sorted(
+            f"r{i}" for i in range(20)
+        )
+        assert {json.loads(body)["model"] for _, body in world.pack.seen} == {"chat"}
+        (door,) = (await world.held()).doors
+        assert (door.waiting, door.passing, door.waiting_bytes) == (0, 0, 0)
+
+
+async def test_an_answer_is_passed_on_piece_by_piece() -> None:
+    async with surroundings() as world, world.pack.running():
+        await world.route(HOST)
+        url = f"http://{HOST}:{world.port}{CHAT}"
+        async with asyncio.timeout(SOON), world.http.post(url, json=BODY) as answer:
+            assert answer.headers["Content-Type"] == "text/event-stream"
+            assert await answer.content.readuntil(b"\n\n") == PIECES[0]
+            assert (await world.held()).doors[0].passing == 1
+            world.pack.go_on.set()
+            assert await answer.content.read() == b"".join(PIECES[1:])
+
+
+async def test_a_client_that_leaves_ends_the_request_at_the_pack() -> None:
+    async with surroundings() as world, world.pack.running():
+        await world.route(HOST)
+        url = f"http://{HOST}:{world.port}{CHAT}"
+        async with asyncio.timeout(SOON):
+            async with world.http.post(url, json=BODY) as answer:
+                await answer.content.readuntil(b"\n\n")
+                answer.close()
+            await world.pack.left.wait()
+
+
+async def test_a_client_that_leaves_while_it_waits_makes_room() -> None:
+    async with surroundings(requests=1) as world:
+        world.send()
+        await world.waiting(1)
+        world.requests[0].cancel()
+        await world.waiting(0)
+
+
+async def test_an_answer_that_a_pack_cuts_does_not_look_complete() -> None:
+    async with surroundings() as world, world.pack.running():
+        await world.route(HOST)
+        world.pack.breaks = True
+        world.pack.go_on.set()
+        with pytest.raises(aiohttp.ClientError):
+            await world.ask()
+
+
+async def test_a_pack_that_takes_no_connection_is_tried_until_it_does() -> None:
+    async with surroundings() as world:
+        world.pack.go_on.set()
+        await world.route(HOST)
+        sent = world.send()
+        await asyncio.sleep(gatekeeper.RETRY_SECONDS / 2)
+        assert not sent.done()
+        async with world.pack.running():
+            assert (await sent)[0] == 200
+        assert len(world.pack.seen) == 1
+
+
+class TestBounds:
+    async def test_more_requests_than_may_wait_are_refused_with_429(self) -> None:
+        async with surroundings(requests=3) as world:
+            for _ in range(3):
+                world.send()
+            await world.waiting(3)
+            status, headers, body = await world.ask(headers={"X-Request-Id": "mine"})
+            assert (status, headers["Retry-After"], headers["X-Request-Id"]) == (429, "5", "mine")
+            assert error(body)["type"] == "rate_limit_exceeded"
+            assert (await world.held()).doors[0].waiting == 3
+
+    @pytest.mark.parametrize(("own", "total"), [(1000, 1 << 20), (1 << 20, 1000)])
+    async def test_so_are_bodies_that_are_too_large_together(self, own: int, total: int) -> None:
+        async with surroundings(bytes=own, total_bytes=total) as world:
+            world.send(json=None, data=b"x" * 600)
+            await world.waiting(1)
+            assert (await world.ask(json=None, data=b"x" * 600))[0] == 429
+            world.send(json=None, data=b"x" * 400)
+            await world.waiting(2)
+
+    async def test_what_waited_too_long_is_refused_with_503(self) -> None:
+        async with surroundings(seconds=0.05) as world:
+            status, headers, body = await world.ask()
+            assert (status, headers["Retry-After"]) == (503, "1")
+            assert error(body)["type"] == "service_unavailable"
+            await world.waiting(0)
+
+    async def test_a_body_that_does_not_come_waits_no_longer(self) -> None:
+        async with surroundings(seconds=0.1) as world:
+            reader, writer = await asyncio.open_connection(HOST, world.port)
+            writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode())
+            async with asyncio.timeout(SOON):
+                assert b"503" in await reader.readline()
+            writer.close()
+
+    async def test_a_body_without_a_length_is_refused(self) -> None:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"{}"
+
+        async with surroundings() as world:
+            status, _, text = await world.ask(json=None, data=body())
+            assert (status, error(text)["type"]) == (411, "length_required")
+
+    async def test_a_single_body_is_no_larger_than_the_routers_take(self) -> None:
+        async with surroundings(bytes=1 << 30, total_bytes=1 << 30) as world:
+            large = b"x" * (gatekeeper.MAX_REQUEST_BYTES + 1)
+            assert (await world.ask(json=None, data=large))[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/health"), ("GET", "/v1/models"), ("POST", "/wp-login.php")]
+)
+async def test_what_takes_no_place_in_a_batch_neither_waits_nor_starts_a_pack(
+    method: str, path: str
+) -> None:
+    async with surroundings() as world:
+        status, headers, _ = await world.ask(path, method)
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert (await world.held()).doors[0].waiting == 0
+
+
+def test_what_waits_is_served_by_the_packs() -> None:
+    assert set(gatekeeper.WAITING_PATHS) < set(SERVED_PATHS)
+
+
+async def test_another_service_never_gets_what_waits_on_a_port_that_was_given_to_it() -> None:
+    async with surroundings() as world, world.pack.running():
+        world.pack.go_on.set()
+        sent = world.send()
+        await world.waiting(1)
+        await world.route(HOST, name="other")
+        assert (await sent)[0] == 503
+        assert world.pack.seen == []
+
+
+async def test_a_port_that_is_taken_away_refuses_what_waits() -> None:
+    async with surroundings() as world:
+        sent = world.send()
+        await world.waiting(1)
+        assert (await world.call("DELETE", f"/v1/routes/{world.port}"))[0] == 204
+        assert (await sent)[0] == 503
+        assert (await world.held()).doors == ()
+
+
+async def test_an_activator_that_ends_refuses_what_waits() -> None:
+    async with aiohttp.ClientSession() as http:
+        control = free_port()
+        async with Activator(Settings(TOKEN, HOST, control)):
+            world = Surroundings(http, control, FakePack())
+            await world.route()
+            sent = world.send()
+            await world.waiting(1)
+        assert (await sent)[0] == 503
+
+
+class TestControl:
+    @pytest.mark.parametrize("method_and_path", ["GET /v1/held", "PUT /v1/routes/9", "GET /none"])
+    async def test_without_the_token_nothing_is_told_or_done(self, method_and_path: str) -> None:
+        async with surroundings() as world:
+            method, path = method_and_path.split()
+            status, _ = await world.call(method, path, token="x" * 32)
+            assert status == 401
+
+    async def test_a_route_that_cannot_be_read_is_refused(self) -> None:
+        async with surroundings() as world:
+            status, text = await world.call("PUT", "/v1/routes/9", '{"name": "chat"}')
+            assert status == 422 and "namespace" in text
+
+    async def test_a_port_that_is_taken_is_refused_by_name(self) -> None:
+        async with surroundings() as world, world.pack.running():
+            route = Route(namespace="default", name="chat").model_dump_json()
+            status, text = await world.call("PUT", f"/v1/routes/{world.pack.port}", route)
+            assert status == 409 and str(world.pack.port) in text

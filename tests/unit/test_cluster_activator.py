@@ -1,0 +1,223 @@
+"""What the operator tells the activator, and what it learns of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+
+from builders import pack, service
+from slm_operator.activator.server import Activator, Settings
+from slm_operator.api.models import SLMService
+from slm_operator.cluster import activator as client_module
+from slm_operator.cluster.activator import SILENCE_SECONDS, ActivatorClient
+from slm_operator.cluster.kube import Page
+from slm_operator.cluster.ports import Ports
+from slm_operator.decide.snapshot import Activation, Pack
+from test_activator import BODY, CHAT, HOST, TOKEN, FakePack, free_port
+
+SLEEPY = service({"autoscaling": {"minPacks": 0, "maxPacks": 2}})
+OTHER = SLEEPY.model_copy(update={"name": "other", "uid": "u2"})
+READY = pack(None, ready=True, address=HOST)
+
+
+@dataclass
+class World:
+    """An operator's client, an activator that can be stopped, and one service's clients."""
+
+    http: aiohttp.ClientSession
+    control: int
+    client: ActivatorClient
+    pack: FakePack
+    now: list[float]
+    running: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    async def start(self, token: str = TOKEN) -> None:
+        settings = Settings(token, HOST, self.control, router_port=self.pack.port)
+        await self.running.enter_async_context(Activator(settings))
+
+    async def see(self, *packs: Pack, of: SLMService = SLEEPY) -> Activation:
+        found = await self.client.activation(of, packs)
+        assert found is not None
+        return found
+
+    async def look(self) -> list[str]:
+        """Names of the services that a look wakes."""
+        return [one.name for one in await self.client._look()]
+
+    async def ask(self, port: int) -> int:
+        async with self.http.post(f"http://{HOST}:{port}{CHAT}", json=BODY) as answer:
+            await answer.read()
+            return answer.status
+
+    async def waits(self, port: int) -> None:
+        """Until a request waits there, as the activator itself says."""
+        url = f"http://{HOST}:{self.control}/v1/held"
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with asyncio.timeout(5):
+            while True:
+                async with self.http.get(url, headers=headers) as answer:
+                    doors = (await answer.json())["doors"]
+                if any(d["port"] == port and d["waiting"] for d in doors):
+                    return
+                await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def world() -> AsyncIterator[World]:
+    control, now = free_port(), [0.0]
+    ports = Ports(first := free_port(), first + 1)
+    ports.all_known = True
+    async with aiohttp.ClientSession() as http:
+        url = f"http://{HOST}:{control}"
+        client = ActivatorClient(http, url, TOKEN, ports, clock=lambda: now[0])
+        found = World(http, control, client, FakePack(), now)
+        async with found.running:
+            yield found
+
+
+async def test_a_request_at_zero_packs_wakes_its_service_once_and_is_served_by_its_pack() -> None:
+    async with world() as here:
+        await here.start()
+        port = (await here.see()).port
+        assert port is not None
+        assert await here.look() == []
+        request = asyncio.create_task(here.ask(port))
+        await here.waits(port)
+        assert await here.look() == ["chat"]
+        assert await here.look() == [], "its passes look by themselves while a pack starts"
+        assert (await here.see()).held == 1
+        here.pack.go_on.set()
+        async with here.pack.running():
+            await here.see(READY)
+            assert await request == 200
+
+
+async def test_only_packs_that_are_ready_and_stay_get_requests() -> None:
+    async with world() as here:
+        await here.start()
+        starting = pack(None, 1, address="10.0.0.1")
+        ending = pack(None, 2, ready=True, terminating=True, address="10.0.0.2")
+        port = (await here.see(READY, starting, ending)).port
+        assert port is not None
+        assert here.client._doors[port].route.addresses == (HOST,)
+
+
+async def test_an_activator_that_was_started_anew_is_told_again() -> None:
+    async with world() as here:
+        await here.start()
+        port = (await here.see()).port
+        assert port is not None
+        await here.running.aclose()
+        assert await here.look() == []
+        await here.start()
+        assert await here.look() == ["chat"]
+        await here.see()
+        request = asyncio.create_task(here.ask(port))
+        await here.waits(port)
+        request.cancel()
+
+
+async def test_a_silence_is_told_at_once_and_counts_when_it_lasts() -> None:
+    async with world() as here:
+        await here.start()
+        await here.see()
+        await here.running.aclose()
+        assert await here.look() == []
+        told = await here.see()
+        assert told.trouble is not None and told.trouble.reason == "ActivatorUnreachable"
+        assert told.lastingly
+        here.now[0] += SILENCE_SECONDS
+        assert not (await here.see()).lastingly
+        await here.start()
+        assert await here.look() == ["chat"]
+        assert await here.see() == Activation(told.port, HOST)
+
+
+async def test_a_silence_that_begins_to_count_wakes_services(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world() as here:
+        await here.start()
+        await here.see()
+        await here.running.aclose()
+
+        async def refused(url: str) -> str:
+            here.now[0] += SILENCE_SECONDS
+            raise OSError
+
+        monkeypatch.setattr(client_module, "_resolved", refused)
+        assert await here.look() == ["chat"]
+        assert await here.look() == []
+
+
+async def test_another_token_is_said_by_name() -> None:
+    async with world() as here:
+        await here.start(token="x" * 32)
+        told = (await here.see()).trouble
+        assert told is not None and told.reason == "ActivatorRefusedToken"
+        assert "SLM_ACTIVATOR_TOKEN" in told.message
+
+
+async def test_a_service_that_does_not_scale_to_zero_is_not_told() -> None:
+    async with world() as here:
+        await here.start()
+        assert await here.client.activation(service(), ()) is None
+
+
+async def test_each_service_has_a_port_of_its_own_and_the_range_ends() -> None:
+    async with world() as here:
+        await here.start()
+        mine, others = (await here.see()).port, (await here.see(of=OTHER)).port
+        assert mine != others
+        third = SLEEPY.model_copy(update={"uid": "u3"})
+        told = await here.see(of=third)
+        assert told.port is None and told.trouble is not None
+        assert told.trouble.reason == "ActivatorPortsTaken"
+        await here.client.forget(OTHER.uid)
+        assert (await here.see(of=third)).port == others
+
+
+class TestPorts:
+    def test_a_service_keeps_the_port_that_its_status_has(self) -> None:
+        ports = Ports(1, 3)
+        ports.saw("a", 2)
+        assert ports.of("a") == 2
+
+    def test_nobody_new_gets_one_before_all_are_known(self) -> None:
+        ports = Ports(1, 3)
+        assert ports.of("new") is None
+        assert ports.trouble.reason == "ActivatorPortsUnknown"
+        ports.saw("old", 1)
+        ports.all_known = True
+        assert ports.of("new") == 2
+
+    async def test_all_that_are_taken_are_read_from_the_statuses(self) -> None:
+        class Pages:
+            async def page(self, api: str, kind: str, after: str) -> Page:
+                uid, port = ("b", 2) if after else ("a", 1)
+                obj = {"metadata": {"uid": uid}, "status": {"activatorPort": port}}
+                return Page([obj, {"metadata": {"uid": "c"}}], "1", "" if after else "more")
+
+        ports = Ports(1, 3)
+        await ports.learn(Pages())  # type: ignore[arg-type]
+        assert [ports.of(uid) for uid in "cba"] == [3, 2, 1]
+
+    def test_two_services_never_share_one_whatever_their_statuses_say(self) -> None:
+        ports = Ports(1, 3)
+        ports.saw("a", 2)
+        ports.saw("b", 2)
+        ports.saw("c", 99)
+        ports.all_known = True
+        assert [ports.of(uid) for uid in "abc"] == [2, 1, 3]
+
+    def test_one_that_is_given_back_is_given_again(self) -> None:
+        ports = Ports(1, 1)
+        ports.all_known = True
+        assert ports.of("a") == 1
+        ports.forget("a")
+        assert ports.of("b") == 1
