@@ -139,6 +139,10 @@ class Controller:
         held.failures = 0
         return decision.poll_seconds
 
+    def remembers(self, uid: str) -> bool:
+        """Whether a status of the service is held here, which is newer than any that is shown."""
+        return uid in self._held and self._held[uid].status is not None
+
     def forget(self, uid: str) -> None:
         """What was written of a service is no longer there, so its next pass believes what it is
         shown, as after a restart."""

@@ -120,6 +120,8 @@ class Loops:
                 loop.changed.clear()
                 delay = await self._pass(loop)
             loop.slow = turn.overstayed
+            if self._controller.remembers(loop.obj["metadata"]["uid"]):
+                loop.obj = {name: part for name, part in loop.obj.items() if name != "status"}
             try:
                 await asyncio.wait_for(loop.changed.wait(), delay)
             except TimeoutError:

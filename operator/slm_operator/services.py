@@ -104,6 +104,8 @@ def wire(loops: Loops, listed: asyncio.Event) -> kopf.OperatorRegistry:
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def service_changed(event: Any, **_: Any) -> None:
         obj = {**event["object"], "apiVersion": API_VERSION, "kind": KIND}
+        # Kopf keeps the object, of which the status is the most and nothing of kopf's.
+        event["object"].pop("status", None)
         if event["type"] == "DELETED":
             loops.remove(obj["metadata"]["uid"])
             return

@@ -29,8 +29,12 @@ class Recorder:
         self.ends: list[bool | KubeError] = []
         self.hangs = False
         self.forgotten: list[str] = []
+        self.remembered: set[str] = set()
         self.slow: set[str] = set()
         """UIDs of services whose passes wait for an agent."""
+
+    def remembers(self, uid: str) -> bool:
+        return uid in self.remembered
 
     def forget(self, uid: str) -> None:
         self.forgotten.append(uid)
@@ -119,6 +123,15 @@ async def test_an_older_object_than_before_is_taken_for_restored_and_all_is_forg
         assert world.controller.forgotten == forgotten
     await world.settle()
     assert world.controller.passes
+
+
+async def test_a_status_is_kept_only_until_the_controller_has_it(world: World) -> None:
+    world.controller.remembered = {"a"}
+    world.loops.put(service() | {"status": {"packs": 1}})
+    world.loops.put(service("b", name="b") | {"status": {"packs": 1}})
+    await world.settle()
+    assert "status" not in world.loops._by_uid["a"].obj
+    assert "status" in world.loops._by_uid["b"].obj
 
 
 async def test_who_owns_which_field_is_not_kept(world: World) -> None:
