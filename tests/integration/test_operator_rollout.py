@@ -144,8 +144,7 @@ async def test_a_rollout_loses_no_request_and_a_broken_one_rolls_back(
         said = await service.condition("Progressing", "False", "RolledBack")
         assert "--no-such-argument" in said.message
         await until("the failed pack is gone", lambda: only(service, after))
-        ready = (await service.now()).status.condition("Ready")
-        assert ready is not None and ready.status == "True"
+        await service.condition("Ready", "True", "Serving", "2 of 2 packs")
         await clients.served(20)
     assert clients.failures == []
     assert "RolledBack" in await service.events()

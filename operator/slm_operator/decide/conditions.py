@@ -93,7 +93,8 @@ def _ready(
     feasible = _packing_feasible(service, packs, calibration)
     if feasible.status == "False":
         return Said("Ready", "False", feasible.reason, feasible.message)
-    if troubles and (ready < needed or not _same_as_planned(packs)):
+    # A pack more than needed, such as a rollout's first, is no lack while it does not answer.
+    if troubles and (ready < needed or not _same_as_planned([p for p in packs if p.ready])):
         return Said("Ready", "False", troubles[0].reason, troubles[0].message)
     if ready < needed:
         return Said("Ready", "False", "Starting", f"{ready} of {wanted} packs answer requests")
