@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,10 +60,7 @@ def points(
 ) -> None:
     """Shows every measured point of a service, the frontier, and why one was chosen."""
     where = namespace or lookup.default_namespace(kubeconfig)
-    try:
-        obj = lookup.run(kubeconfig, lambda kube: lookup.service(kube, where, name))
-    except lookup.LookupFailedError as error:
-        fail(str(error))
+    obj = _find(kubeconfig, where, name)
     service = _read(obj)
     status, now = service.status, tables.measuring(service.status)
     if not status.frontier:
@@ -94,10 +92,10 @@ def explain(
     """Explains what a service runs: the rule that chose it, with its figures, what spoke against
     each alternative, what would change the decision, and the last ten decisions."""
     where = namespace or lookup.default_namespace(kubeconfig)
+    service = _read(_find(kubeconfig, where, name))
     try:
-        obj = lookup.run(kubeconfig, lambda kube: lookup.service(kube, where, name))
-        told = accounts.account(_read(obj))
-    except (lookup.LookupFailedError, accounts.NotExplainedError) as error:
+        told = accounts.account(service)
+    except accounts.NotExplainedError as error:
         fail(str(error))
     if output is Output.JSON:
         return print_json(accounts.document(told))
@@ -112,10 +110,7 @@ def history(
 ) -> None:
     """Shows the last ten decisions about a service, each with its rule and its figures."""
     where = namespace or lookup.default_namespace(kubeconfig)
-    try:
-        obj = lookup.run(kubeconfig, lambda kube: lookup.service(kube, where, name))
-    except lookup.LookupFailedError as error:
-        fail(str(error))
+    obj = _find(kubeconfig, where, name)
     service = _read(obj)
     if output is Output.JSON:
         kept = (obj.get("status") or {}).get("history") or []
@@ -128,6 +123,13 @@ def history(
     shown = console()
     shown.print(explaining.decisions(service, datetime.now(UTC)))
     return shown.print(Text(f"\n{explaining.RULES}"))
+
+
+def _find(kubeconfig: Path | None, namespace: str, name: str) -> Object:
+    try:
+        return lookup.run(kubeconfig, lambda kube: lookup.service(kube, namespace, name))
+    except lookup.LookupFailedError as error:
+        fail(str(error))
 
 
 def _show_one(obj: Object, output: Output) -> None:
