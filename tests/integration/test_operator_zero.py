@@ -105,3 +105,8 @@ async def test_requests_at_zero_packs_wait_for_one_and_none_is_lost(
     agent = await service.agent()
     assert agent.plan is not None and agent.plan.load is None, "nothing is searched again"
     assert measured(back) == measured(asleep) != []
+
+    # While this operator is there: here is no garbage collector that would end the packs of a
+    # service that was deleted while no operator looked.
+    await service.delete()
+    await service.gone()

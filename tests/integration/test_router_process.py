@@ -99,9 +99,16 @@ async def test_a_hung_haproxy_is_replaced(rig: Rig) -> None:
     assert await client.complete() == (200, "r0")
 
 
-async def test_stop_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+@pytest.fixture
+async def router(tmp_path: Path) -> AsyncIterator[Router]:
+    """One that a failed test stops too, lest the next test meets its HAProxy."""
+    router = new_router(tmp_path / "router")
+    yield router
+    await router.stop()
+
+
+async def test_stop_leaves_no_process_and_no_file(router: Router, tmp_path: Path) -> None:
     run_dir = tmp_path / "router"
-    router = new_router(run_dir)
     await router.start()
     assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in run_dir.iterdir()} == {0o600}
@@ -117,9 +124,11 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
     engine = FakeEngine("other")
     await engine.start()
     router = new_router(tmp_path, engine.port)
-    with pytest.raises(RouterError, match=rf"port taken: .*127\.0\.0\.1:{engine.port}"):
-        await router.start()
-    await engine.kill()
+    try:
+        with pytest.raises(RouterError, match=rf"port taken: .*127\.0\.0\.1:{engine.port}"):
+            await router.start()
+    finally:
+        await engine.kill()
     assert _haproxies() == []
     assert list(tmp_path.iterdir()) == []
 
@@ -150,8 +159,10 @@ async def test_a_too_old_haproxy_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def _haproxies() -> list[psutil.Process]:
+    """Those of this process's routers. A pack of the stack that other tests share has one too, as a
+    descendant, which is none of these tests' business."""
     return [
         child
-        for child in psutil.Process().children(recursive=True)
+        for child in psutil.Process().children()
         if child.name() in ("haproxy", "setpriv") and child.status() != psutil.STATUS_ZOMBIE
     ]
