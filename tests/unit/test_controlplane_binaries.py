@@ -5,52 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from fake_go import COMPILES, Machine, put_program
+from slm_dev import go_build
 from slm_dev.controlplane import (
     Binaries,
     ControlPlaneBuildError,
     ControlPlaneMissing,
-    build,
     find_or_build,
 )
+from slm_dev.controlplane import build as controlplane_build
 
 PROGRAMS = ("etcd", "kube-apiserver", "kubectl")
-# PATH holds nothing but the test's own folder, so other programs are named in full.
-FAKE_GO = """#!/bin/sh
-if [ "$1" = env ]; then printf '%s\\nlinux\\namd64\\n' VERSION; exit; fi
-echo "$@" >> CALLS
-while [ "$1" != -o ]; do shift; done
-BODY
-"""
-COMPILES = 'echo "k8s.io/one" >&2; echo "k8s.io/two" >&2; : > "$2"; /bin/chmod +x "$2"'
 
 
-def put_program(folder: Path, name: str, text: str = "#!/bin/sh\n") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
-
-class Machine:
-    """A PATH folder, a cache folder and a fake Go that notes how often it builds."""
-
-    def __init__(self, root: Path) -> None:
-        self.path = root / "path"
-        self.path.mkdir()
-        self.cache = root / "cache"
-        self.calls = root / "calls"
-        self.said: list[str] = []
-
-    def put_go(self, version: str = "go1.26.8", body: str = COMPILES) -> None:
-        script = FAKE_GO.replace("VERSION", version).replace("CALLS", str(self.calls))
-        put_program(self.path, "go", script.replace("BODY", body))
-
-    def builds(self) -> int:
-        return len(self.calls.read_text().splitlines()) if self.calls.exists() else 0
-
-    def find(self) -> Binaries:
-        return find_or_build(self.said.append)
+def find(machine: Machine) -> Binaries:
+    return find_or_build(machine.said.append)
 
 
 @pytest.fixture
@@ -73,7 +42,7 @@ def test_assets_folder_comes_first(
         put_program(tmp_path / "assets", name)
         put_program(machine.path, name)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
-    assert machine.find() == in_folder(tmp_path / "assets")
+    assert find(machine) == in_folder(tmp_path / "assets")
 
 
 def test_incomplete_assets_folder_is_an_error_that_names_what_is_missing(
@@ -84,7 +53,7 @@ def test_incomplete_assets_folder_is_an_error_that_names_what_is_missing(
     put_program(tmp_path / "assets", "etcd").chmod(0o644)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
     with pytest.raises(ControlPlaneMissing, match=r"no executable etcd, kube-apiserver\.") as error:
-        machine.find()
+        find(machine)
     assert str(tmp_path / "assets") in str(error.value)
     assert machine.builds() == 0
 
@@ -95,27 +64,27 @@ def test_empty_assets_variable_counts_as_unset(
     for name in PROGRAMS:
         put_program(machine.path, name)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", "")
-    assert machine.find() == in_folder(machine.path)
+    assert find(machine) == in_folder(machine.path)
 
 
 def test_path_is_used_before_a_build(machine: Machine) -> None:
     machine.put_go()
     for name in PROGRAMS:
         put_program(machine.path, name)
-    assert machine.find() == in_folder(machine.path)
+    assert find(machine) == in_folder(machine.path)
     assert machine.builds() == 0
 
 
 def test_path_with_only_some_programs_is_not_used(machine: Machine) -> None:
     machine.put_go()
     put_program(machine.path, "kubectl")
-    assert machine.cache in machine.find().kubectl.parents
+    assert machine.cache in find(machine).kubectl.parents
 
 
 def test_nothing_at_all_says_what_to_provide(machine: Machine) -> None:
     put_program(machine.path, "kubectl")
     with pytest.raises(ControlPlaneMissing) as error:
-        machine.find()
+        find(machine)
     text = str(error.value)
     assert "PATH has only kubectl" in text
     assert "KUBEBUILDER_ASSETS set to a folder with etcd, kube-apiserver, kubectl" in text
@@ -126,13 +95,13 @@ def test_nothing_at_all_says_what_to_provide(machine: Machine) -> None:
 def test_old_or_unknown_go_counts_as_none(machine: Machine, version: str) -> None:
     machine.put_go(version)
     with pytest.raises(ControlPlaneMissing, match="PATH has none of them"):
-        machine.find()
+        find(machine)
 
 
 def test_programs_are_built_once(machine: Machine) -> None:
     machine.put_go()
-    first = machine.find()
-    assert machine.find() == first
+    first = find(machine)
+    assert find(machine) == first
     assert machine.builds() == 1
     assert first.etcd.parent.parent == machine.cache
     assert first.etcd.resolve() == first.kubectl.resolve() == first.kube_apiserver.resolve()
@@ -141,9 +110,9 @@ def test_programs_are_built_once(machine: Machine) -> None:
 
 def test_another_go_version_builds_anew(machine: Machine) -> None:
     machine.put_go("go1.24.0")
-    first = machine.find()
+    first = find(machine)
     machine.put_go("go1.25rc1")
-    assert machine.find() != first
+    assert find(machine) != first
     assert machine.builds() == 2
 
 
@@ -151,12 +120,12 @@ def test_changed_source_builds_anew(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.put_go()
-    first = machine.find()
+    first = find(machine)
     module = tmp_path / "module"
     for name in ("go.mod", "go.sum", "main.go"):
         put_program(module, name, "changed")
-    monkeypatch.setattr(build, "_MODULE", module)
-    assert machine.find() != first
+    monkeypatch.setattr(controlplane_build, "_MODULE", module)
+    assert find(machine) != first
 
 
 @pytest.mark.parametrize(
@@ -173,13 +142,13 @@ def test_default_cache_folder(
     monkeypatch.delenv("SLM_CACHE_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv(variable, str(tmp_path))
-    assert machine.find().etcd.parent.parent == tmp_path / cache
+    assert find(machine).etcd.parent.parent == tmp_path / cache
 
 
 def test_progress_counts_packages(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_PROGRESS_SECONDS", 0.2)
+    monkeypatch.setattr(go_build, "_PROGRESS_SECONDS", 0.2)
     machine.put_go(body=f"echo 'go: downloading x' >&2; {COMPILES}; /bin/sleep 1")
-    machine.find()
+    find(machine)
     assert "once" in machine.said[0]
     assert any("2 packages compiled" in line for line in machine.said)
     assert machine.said[-1].startswith("Built in ")
@@ -188,24 +157,24 @@ def test_progress_counts_packages(machine: Machine, monkeypatch: pytest.MonkeyPa
 def test_failed_build_shows_the_compilers_words_and_can_be_retried(machine: Machine) -> None:
     machine.put_go(body="echo 'write /cache: no space left on device' >&2; exit 1")
     with pytest.raises(ControlPlaneBuildError, match="no space left on device") as error:
-        machine.find()
+        find(machine)
     assert "python -m slm_dev.controlplane" in str(error.value)
     assert [entry.name for entry in machine.cache.iterdir()] == ["controlplane.lock"]
     machine.put_go()
-    assert machine.find().etcd.exists()
+    assert find(machine).etcd.exists()
 
 
 def test_unwritable_cache_says_which_variable_moves_it(machine: Machine) -> None:
     machine.put_go()
     machine.cache.write_text("a file where a folder should be")
     with pytest.raises(ControlPlaneBuildError, match="set SLM_CACHE_DIR"):
-        machine.find()
+        find(machine)
 
 
 def test_two_at_once_build_once(machine: Machine) -> None:
     machine.put_go(body=f"{COMPILES}; /bin/sleep 1")
     found: list[Binaries] = []
-    threads = [threading.Thread(target=lambda: found.append(machine.find())) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: found.append(find(machine))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
