@@ -62,8 +62,9 @@ bench: $(INSTALLED) ## Run a benchmark: make bench NAME=router_overhead. Without
 bench-gpu: $(INSTALLED) ## Measure 1 to 4 replicas on this machine's GPU; without one, on stand-ins (simulated).
 	@$(BIN)/python -m benchmarks.gpu
 
-crds: $(INSTALLED) ## Generate crds/ from the API models.
+crds: $(INSTALLED) ## Generate crds/, and the chart's copy of it, from the API models.
 	@$(BIN)/python -m slm_operator.api.crd > crds/slmservices.serving.slm.dev.yaml
+	@cp crds/slmservices.serving.slm.dev.yaml charts/slm-operator/files/crds/
 
 lock: $(INSTALLED) ## Pin the requirements anew, with hashes.
 	@$(BIN)/pip install --quiet uv

@@ -43,6 +43,11 @@ def test_the_checked_in_crd_is_what_the_models_generate() -> None:
     )
 
 
+def test_the_chart_brings_the_same_crd() -> None:
+    copy = ROOT / "charts" / "slm-operator" / "files" / "crds" / CRD_FILE.name
+    assert copy.read_text() == CRD_FILE.read_text(), "run `make crds`"
+
+
 def test_every_field_is_explained(root: Schema) -> None:
     silent = [
         path

@@ -15,6 +15,15 @@ HELM_VERSION = "v3.21.4"
 """Of gomod/go.mod. Helm that is found elsewhere may be another 3.x."""
 OLDEST_GO = (1, 26)
 """What helm's own go.mod asks for."""
+_KUBERNETES = ("1", "36")
+"""Of k8s.io/client-go in gomod/go.mod: what ``helm template`` takes for the cluster's version."""
+_STAMPS = {
+    "helm.sh/helm/v3/internal/version.version": HELM_VERSION,
+    "helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor": _KUBERNETES[0],
+    "helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor": _KUBERNETES[1],
+    "helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor": _KUBERNETES[0],
+    "helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor": _KUBERNETES[1],
+}
 _PROGRAM = GoProgram(
     name="helm",
     module=Path(__file__).parent / "gomod",
@@ -24,7 +33,7 @@ _PROGRAM = GoProgram(
         "-buildvcs=false",
         "-mod=readonly",
         # Stamped as helm's own releases are.
-        f"-ldflags=-s -w -X helm.sh/helm/v3/internal/version.version={HELM_VERSION}",
+        "-ldflags=-s -w " + " ".join(f"-X {name}={value}" for name, value in _STAMPS.items()),
         "helm.sh/helm/v3/cmd/helm",
     ),
     links=(),

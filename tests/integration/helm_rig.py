@@ -1,0 +1,84 @@
+"""The chart as helm renders it, and helm as an administrator uses it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slm_dev import helm
+
+Object = dict[str, Any]
+Values = dict[str, Any]
+
+CHART = Path(__file__).parents[2] / "charts" / "slm-operator"
+RELEASE = "slm-operator"
+NAMESPACE = "slm-system"
+MONITORING = ("--api-versions", "monitoring.coreos.com/v1")
+"""A cluster that knows the kinds of the Prometheus operator."""
+
+
+def run_helm(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [str(helm.find_or_build(print)), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, input=stdin
+    )
+
+
+def render(values: Values | None = None, *arguments: str, chart: Path = CHART) -> Rendered:
+    """What helm makes of the chart without asking a cluster."""
+    done = _template(values, *arguments, chart=chart)
+    assert done.returncode == 0, done.stderr
+    return Rendered([each for each in yaml.safe_load_all(done.stdout) if each is not None])
+
+
+def refusal(values: Values, *arguments: str) -> str:
+    """What helm says of values that it does not take."""
+    done = _template(values, *arguments, chart=CHART)
+    assert done.returncode != 0, "the values were taken"
+    return done.stderr
+
+
+def _template(
+    values: Values | None, *arguments: str, chart: Path
+) -> subprocess.CompletedProcess[str]:
+    command = ("template", RELEASE, str(chart), "--namespace", NAMESPACE, "--values", "-")
+    return run_helm(*command, *arguments, stdin=json.dumps(values or {}))
+
+
+class Rendered:
+    """The objects of a release."""
+
+    def __init__(self, objects: list[Object]) -> None:
+        self.objects = objects
+
+    def names(self, kind: str) -> list[str]:
+        return [each["metadata"]["name"] for each in self.of(kind)]
+
+    def of(self, kind: str) -> list[Object]:
+        return [each for each in self.objects if each["kind"] == kind]
+
+    def one(self, kind: str, name: str = RELEASE, namespace: str | None = None) -> Object:
+        (found,) = (
+            each
+            for each in self.of(kind)
+            if each["metadata"]["name"] == name
+            and namespace in (None, each["metadata"].get("namespace"))
+        )
+        return found
+
+    def pod(self, name: str = RELEASE) -> Object:
+        """The Pod template's spec of a Deployment."""
+        spec: Object = self.one("Deployment", name)["spec"]["template"]["spec"]
+        return spec
+
+    def container(self, name: str = RELEASE) -> Object:
+        (found,) = self.pod(name)["containers"]
+        return dict(found)
+
+    def arguments(self, name: str = RELEASE) -> list[str]:
+        found: list[str] = self.container(name)["args"]
+        return found
