@@ -14,9 +14,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 from multidict import CIMultiDict
+from prometheus_client.parser import text_string_to_metric_families
 
 from slm_operator.activator import gatekeeper
 from slm_operator.activator.gatekeeper import Limits
+from slm_operator.activator.metrics import ActivatorMetrics
 from slm_operator.activator.server import Activator, Settings
 from slm_operator.activator.wire import Held, Route
 from slm_worker.routing.answers import SERVED_PATHS
@@ -99,6 +101,16 @@ class Surroundings:
 
     async def held(self) -> Held:
         return Held.model_validate_json((await self.call("GET", "/v1/held"))[1])
+
+    async def counted(self, metric: str, **labels: str) -> float | None:
+        """Of the service's metrics, which are shown without the token."""
+        async with self.http.get(f"http://{HOST}:{self.control}/metrics") as answer:
+            families = list(text_string_to_metric_families(await answer.text()))
+        of = {"namespace": "default", "name": "chat"} | labels
+        name = f"slm_activator_{metric}"
+        found = [s.value for f in families for s in f.samples if (s.name, s.labels) == (name, of)]
+        assert len(found) < 2
+        return found[0] if found else None
 
     async def waiting(self, count: int) -> None:
         async with asyncio.timeout(SOON):
@@ -322,3 +334,51 @@ class TestControl:
             route = Route(namespace="default", name="chat").model_dump_json()
             status, text = await world.call("PUT", f"/v1/routes/{world.pack.port}", route)
             assert status == 409 and str(world.pack.port) in text
+
+
+class TestMetrics:
+    async def test_tell_what_waits_and_what_became_of_it(self) -> None:
+        async with surroundings(requests=2) as world:
+            assert await world.counted("requests_released_total") == 0
+            sent = [world.send(), world.send()]
+            await world.waiting(2)
+            assert await world.counted("requests_waiting") == 2
+            assert await world.counted("waiting_bytes") == 2 * len(json.dumps(BODY))
+            assert (await world.ask())[0] == 429
+            assert (await world.ask("/v1/models", "GET"))[0] == 503
+            sent[1].cancel()
+            await world.waiting(1)
+            world.pack.go_on.set()
+            async with world.pack.running():
+                await world.route(HOST)
+                await sent[0]
+            assert await world.counted("requests_waiting") == 0
+            assert await world.counted("requests_released_total") == 1
+            assert await world.counted("requests_left_total") == 1
+            assert await world.counted("wait_seconds_count") == 1
+            assert await world.counted("requests_refused_total", reason="Full") == 1
+            assert await world.counted("requests_refused_total", reason="Asleep") == 1
+
+    async def test_of_a_service_go_with_its_port(self) -> None:
+        async with surroundings() as world:
+            assert (await world.ask("/v1/models", "GET"))[0] == 503
+            await world.route(name="other")
+            assert await world.counted("requests_refused_total", reason="Asleep") is None
+            assert await world.counted("requests_released_total") is None
+            assert await world.counted("requests_released_total", name="other") == 0
+            await world.call("DELETE", f"/v1/routes/{world.port}")
+            assert await world.counted("requests_waiting", name="other") is None
+            assert await world.counted("requests_left_total", name="other") is None
+
+
+def test_a_service_that_changes_its_port_keeps_its_counters() -> None:
+    metrics, owner = ActivatorMetrics(lambda: ()), ("default", "chat")
+    name, of = "slm_activator_requests_released_total", {"namespace": "default", "name": "chat"}
+    metrics.show(owner)
+    metrics.released(owner, 1.0)
+    metrics.show(owner)
+    metrics.forget(owner)
+    assert metrics.registry.get_sample_value(name, of) == 1
+    metrics.forget(owner)
+    metrics.released(owner, 1.0)
+    assert metrics.registry.get_sample_value(name, of) is None

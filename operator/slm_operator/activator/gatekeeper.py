@@ -17,6 +17,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from slm_operator.activator import answers
+from slm_operator.activator.metrics import ActivatorMetrics, Owner, Refusal
 from slm_operator.activator.room import Room
 from slm_operator.activator.wire import Door, Route
 from slm_worker.wire import ROUTER_PORT
@@ -65,6 +66,7 @@ class Gatekeeper:
         limits: Limits,
         whole: Room,
         http: aiohttp.ClientSession,
+        metrics: ActivatorMetrics,
         router_port: int = ROUTER_PORT,
     ) -> None:
         """``whole``: of all ports together."""
@@ -72,6 +74,8 @@ class Gatekeeper:
         self._limits = limits
         self._room = Room(limits.requests, limits.bytes, part_of=whole)
         self._http = http
+        self._metrics = metrics
+        metrics.show(self._owner)
         self._router_port = router_port
         self._turn = itertools.count()
         self._passing = 0
@@ -81,13 +85,20 @@ class Gatekeeper:
     def lead(self, route: Route) -> None:
         """Requests go where ``route`` says, those that wait among them. A route of another service
         refuses what waits for the one before."""
+        before = self._owner
         self.route = route
+        if before != self._owner:
+            self._metrics.forget(before)
+            self._metrics.show(self._owner)
         self._wake()
 
     def refuse(self) -> None:
         """For the end: nothing waits after it."""
         self._refuses = True
         self._wake()
+
+    def closed(self) -> None:
+        self._metrics.forget(self._owner)
 
     def state(self, port: int) -> Door:
         return Door(
@@ -105,39 +116,48 @@ class Gatekeeper:
         return answer
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        owner = self._owner
         may_wait = request.method == "POST" and request.path in WAITING_PATHS
         if not self.route.addresses and not may_wait:
-            return answers.asleep()
+            return self._refused(owner, "Asleep", answers.asleep())
         length = request.content_length
         if length is None:
             if request.body_exists:
-                return answers.length_required()
+                return self._refused(owner, "LengthRequired", answers.length_required())
             length = 0
         if length > MAX_REQUEST_BYTES:
-            return answers.too_large(MAX_REQUEST_BYTES)
+            return self._refused(owner, "TooLarge", answers.too_large(MAX_REQUEST_BYTES))
         # Before the body is read, since it is memory from then on.
-        if self._refuses or not self._room.enter(length):
-            return answers.no_pack() if self._refuses else answers.full()
-        return await self._hold(request, length)
+        if self._refuses:
+            return self._refused(owner, "NoPack", answers.no_pack())
+        if not self._room.enter(length):
+            return self._refused(owner, "Full", answers.full())
+        return await self._hold(request, owner, length)
 
-    async def _hold(self, request: web.Request, length: int) -> web.StreamResponse:
+    async def _hold(self, request: web.Request, owner: Owner, length: int) -> web.StreamResponse:
         """``length``: of the body, for which there is room already."""
-        ends_at = asyncio.get_running_loop().time() + self._limits.seconds
-        owner, body = self._owner, None
+        clock = asyncio.get_running_loop().time
+        began_at = clock()
+        ends_at = began_at + self._limits.seconds
+        body = None
         while True:
             try:
                 async with asyncio.timeout_at(ends_at):
                     body = await request.read() if body is None else body
                     address = await self._address(owner)
             except TimeoutError:
-                return answers.no_pack()
+                return self._refused(owner, "NoPack", answers.no_pack())
+            except asyncio.CancelledError:
+                self._metrics.left(owner)
+                raise
             finally:
                 self._room.leave(length)
             if address is None:
-                return answers.no_pack()
+                return self._refused(owner, "NoPack", answers.no_pack())
             self._passing += 1
+            waited_seconds = clock() - began_at
             try:
-                return await self._pass_on(request, body, address)
+                return await self._pass_on(request, body, address, owner, waited_seconds)
             except NOTHING_SENT as error:
                 log.warning("%s/%s: no connection to %s: %s", *owner, address, error)
             finally:
@@ -150,10 +170,11 @@ class Gatekeeper:
                 pass
             except asyncio.CancelledError:
                 self._room.leave(length)
+                self._metrics.left(owner)
                 raise
 
     @property
-    def _owner(self) -> tuple[str, str]:
+    def _owner(self) -> Owner:
         return self.route.namespace, self.route.name
 
     async def _address(self, owner: tuple[str, str]) -> str | None:
@@ -164,7 +185,14 @@ class Gatekeeper:
             return None
         return self.route.addresses[next(self._turn) % len(self.route.addresses)]
 
-    async def _pass_on(self, request: web.Request, body: bytes, address: str) -> web.StreamResponse:
+    async def _pass_on(
+        self,
+        request: web.Request,
+        body: bytes,
+        address: str,
+        owner: Owner,
+        waited_seconds: float,
+    ) -> web.StreamResponse:
         """Raises one of NOTHING_SENT."""
         host = f"[{address}]" if ":" in address else address
         answer = web.StreamResponse()
@@ -177,6 +205,7 @@ class Gatekeeper:
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
                 allow_redirects=False,
             ) as upstream:
+                self._metrics.released(owner, waited_seconds)
                 answer.set_status(upstream.status, upstream.reason)
                 answer.headers.update(_end_to_end(upstream.headers))
                 await answer.prepare(request)
@@ -187,9 +216,13 @@ class Gatekeeper:
         except aiohttp.ClientError as error:
             log.warning("%s/%s: %s", *self._owner, error)
             if not answer.prepared:
-                return answers.broken()
+                return self._refused(owner, "Broken", answers.broken())
             if request.transport is not None:
                 request.transport.abort()  # so that a cut stream does not look complete
+        return answer
+
+    def _refused(self, owner: Owner, reason: Refusal, answer: web.Response) -> web.Response:
+        self._metrics.refused(owner, reason)
         return answer
 
     def _wake(self) -> None:

@@ -10,14 +10,27 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
 from slm_operator.activator.gatekeeper import MAX_REQUEST_BYTES, Gatekeeper, Limits, open_session
+from slm_operator.activator.metrics import ActivatorMetrics
 from slm_operator.activator.room import Room
-from slm_operator.activator.wire import CONTROL_PORT, HELD_PATH, ROUTES_PATH, Held, Route, Wire
+from slm_operator.activator.wire import (
+    CONTROL_PORT,
+    HELD_PATH,
+    ROUTES_PATH,
+    Door,
+    Held,
+    Route,
+    Wire,
+)
 from slm_worker.wire import ROUTER_PORT
 
 HEALTH_PATH = "/healthz"
+METRICS_PATH = "/metrics"
+OPEN_PATHS = (HEALTH_PATH, METRICS_PATH)
+"""They need no token and tell no secret."""
 CONTROL_BYTES = 64 * 1024
 FINISH_SECONDS = 25.0
 """What answers that have begun may take when the process is to end, within a Pod's usual 30 s."""
@@ -50,6 +63,7 @@ class Activator:
         self._whole = Room(None, settings.total_bytes)
         self._open: dict[int, _Opened] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._metrics = ActivatorMetrics(self._doors)
         self._resources = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Activator:
@@ -60,6 +74,7 @@ class Activator:
                 client_max_size=CONTROL_BYTES, middlewares=[_bearer(self._settings.token)]
             )
             app.router.add_get(HEALTH_PATH, _healthz)
+            app.router.add_get(METRICS_PATH, self._show)
             app.router.add_get(HELD_PATH, self._held)
             app.router.add_put(f"{ROUTES_PATH}/{{port:[0-9]{{1,5}}}}", self._put_route)
             app.router.add_delete(f"{ROUTES_PATH}/{{port:[0-9]{{1,5}}}}", self._delete_route)
@@ -92,8 +107,14 @@ class Activator:
         )
 
     async def _held(self, _: web.Request) -> web.Response:
-        doors = (one.keeper.state(port) for port, one in sorted(self._open.items()))
-        return _answer(Held(doors=tuple(doors)))
+        return _answer(Held(doors=self._doors()))
+
+    async def _show(self, _: web.Request) -> web.Response:
+        text = generate_latest(self._metrics.registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _doors(self) -> tuple[Door, ...]:
+        return tuple(one.keeper.state(port) for port, one in sorted(self._open.items()))
 
     async def _put_route(self, request: web.Request) -> web.Response:
         port = int(request.match_info["port"])
@@ -106,12 +127,15 @@ class Activator:
             opened.keeper.lead(route)
             return _answer(opened.keeper.state(port))
         settings = self._settings
-        keeper = Gatekeeper(route, settings.limits, self._whole, self._http, settings.router_port)
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        keeper = Gatekeeper(
+            route, settings.limits, self._whole, self._http, self._metrics, settings.router_port
+        )
         app.router.add_route("*", "/{path:.*}", keeper.serve)
         try:
             runner = await self._serve(app, port)
         except (OSError, OverflowError) as error:
+            keeper.closed()
             text = f"port {port} cannot be opened ({error}): use another range of ports"
             return web.Response(status=409, text=text)
         self._open[port] = _Opened(keeper, runner)
@@ -121,6 +145,7 @@ class Activator:
         opened = self._open.pop(int(request.match_info["port"]), None)
         if opened is not None:
             opened.keeper.refuse()
+            opened.keeper.closed()
             closing = asyncio.create_task(opened.runner.cleanup())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
@@ -141,7 +166,7 @@ def _bearer(token: str) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if request.path == HEALTH_PATH or hmac.compare_digest(given, wanted):
+        if request.path in OPEN_PATHS or hmac.compare_digest(given, wanted):
             return await handler(request)
         return web.Response(
             status=401,
