@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from http import HTTPStatus
 
 from pydantic import ValidationError
@@ -28,6 +29,7 @@ from slm_operator.cluster.profiles import Profiles
 from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
+from slm_operator.decide.limits import limits
 from slm_operator.decide.rollout import follow
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.metrics import Metrics
@@ -206,7 +208,8 @@ class Controller:
         )
         await self._keep_profile(service, decision)
         await self._write_status(service, held, decision)
-        self._metrics.show(service.namespace, service.name, decision.status)
+        allowed = limits(service, decision.status.power)
+        self._metrics.show(service.namespace, service.name, decision.status, allowed)
         held.memory = decision.memory
         wanted_packs = decision.status.desired_packs or 0
         await self._apply_children(
@@ -272,7 +275,8 @@ class Controller:
         )
         held.status = decision.status
         for event in decision.events:
-            self._metrics.decisions.labels(reason=event.reason).inc()
+            at = datetime.fromisoformat(self._now()).timestamp()
+            self._metrics.decided(service.namespace, service.name, event.reason, at)
             await self._events.tell(service, event)
 
     async def _apply_children(

@@ -37,12 +37,18 @@ class Gate:
     ) -> None:
         self._quick, self._slow = asyncio.Semaphore(at_a_time), asyncio.Semaphore(at_a_time)
         self._patience_seconds = patience_seconds
+        self.waiting = 0
+        """For their turn, in both lanes."""
 
     @asynccontextmanager
     async def turn(self, slow: bool = False) -> AsyncIterator[Turn]:
         """The turn tells, when it is over, whether the next one is by the slow lane."""
         lane, turn = self._slow if slow else self._quick, Turn()
-        await lane.acquire()
+        self.waiting += 1
+        try:
+            await lane.acquire()
+        finally:
+            self.waiting -= 1
 
         def leave() -> None:
             if turn.counts:

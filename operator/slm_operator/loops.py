@@ -16,6 +16,7 @@ from slm_operator.cluster.kube import KubeError, Object
 from slm_operator.cluster.packs import Owner, Packs
 from slm_operator.controller import Controller
 from slm_operator.gate import Gate
+from slm_operator.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ collection alone."""
 @dataclass(eq=False)
 class _Loop:
     obj: Object
+    due_at: float = 0.0
+    """When its next pass fell due, by the event loop's clock."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     ending: bool = False
     """The service is being deleted, or is gone."""
@@ -45,14 +48,21 @@ class _Loop:
     def done(self) -> bool:
         return self.task is None or self.task.done()
 
+    def wake(self) -> None:
+        if not self.changed.is_set():
+            self.due_at = _clock()
+        self.changed.set()
+
 
 class Loops:
     """The loops of all services. Whatever changes around one only sets an event."""
 
-    def __init__(self, controller: Controller, packs: Packs) -> None:
+    def __init__(self, controller: Controller, packs: Packs, metrics: Metrics) -> None:
         self._controller = controller
         self._packs = packs
+        self._metrics = metrics
         self._gate = Gate()
+        metrics.waiting.set_function(lambda: self._gate.waiting)
         self._by_uid: dict[str, _Loop] = {}
         self._by_name: dict[Owner, list[_Loop]] = {}
         """Mostly one; more while a service of the same name ends."""
@@ -86,20 +96,20 @@ class Loops:
         self.newest_version = max(self.newest_version, _version(obj))
         loop.obj = obj
         loop.ending = loop.ending or "deletionTimestamp" in obj["metadata"]
-        loop.changed.set()
+        loop.wake()
 
     def remove(self, uid: str) -> None:
         loop = self._by_uid.pop(uid, None)
         if loop is None:
             return
         loop.ending = loop.gone = True
-        loop.changed.set()
+        loop.wake()
         self._drop(loop)
 
     def wake(self, namespace: str, name: str) -> None:
         """Nothing to do where no loop runs: one that starts looks at everything first."""
         for loop in self._by_name.get((namespace, name), ()):
-            loop.changed.set()
+            loop.wake()
 
     def _drop(self, loop: _Loop) -> None:
         if loop.gone and loop.done:
@@ -117,6 +127,7 @@ class Loops:
         while not loop.ending:
             # What changed does not wait among those that are only looked at again.
             async with self._gate.turn(loop.slow and not news) as turn:
+                self._metrics.lag_seconds.observe(_clock() - loop.due_at)
                 loop.changed.clear()
                 delay = await self._pass(loop)
             loop.slow = turn.overstayed
@@ -125,7 +136,7 @@ class Loops:
             try:
                 await asyncio.wait_for(loop.changed.wait(), delay)
             except TimeoutError:
-                news = False
+                news, loop.due_at = False, _clock()
             else:
                 news = True
         await self._end(loop)
@@ -134,6 +145,7 @@ class Loops:
         try:
             return await self._controller.reconcile(loop.obj, self._packs.of(*loop.owner))
         except Exception:
+            self._metrics.failed_passes.labels(reason="InternalError").inc()
             log.exception("%s/%s: again in %g s", *loop.owner, FAULT_SECONDS)
             return FAULT_SECONDS
 
@@ -150,6 +162,10 @@ class Loops:
                 if not removed:
                     return
             await asyncio.sleep(pause)
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _version(obj: Object) -> int:

@@ -67,27 +67,32 @@ async def run(
     metrics = Metrics()
     permit = Permit() if election else Permit.unlimited()
     metrics.leader.set_function(lambda: permit.holds)
-    kube = await Kube.connect(permit=permit)
-    async with open_session(permit) as session:
+    kube = await Kube.connect(permit=permit, middlewares=(metrics.counting("apiserver"),))
+    async with (
+        open_session(permit, metrics.counting("agent")) as session,
+        open_session(permit, metrics.counting("activator")) as activator_session,
+    ):
         activator = None
         if activation is not None:
             ports = Ports(*activation.ports)
             activator = ActivatorClient(
-                session, activation.url, activation.token, ports, activation.address
+                activator_session, activation.url, activation.token, ports, activation.address
             )
         controller = Controller(kube, Agents(session), settings, metrics, _now, activator=activator)
         health = await _serve_health(metrics, permit, health_address, health_port)
         try:
             async with leading(election, permit) if election else contextlib.nullcontext():
-                await _serve(controller, kube, activator)
+                await _serve(controller, kube, activator, metrics)
         finally:
             await health.cleanup()
             await kube.close()
 
 
-async def _serve(controller: Controller, kube: Kube, activator: ActivatorClient | None) -> None:
+async def _serve(
+    controller: Controller, kube: Kube, activator: ActivatorClient | None, metrics: Metrics
+) -> None:
     packs = Packs(lambda namespace, name: loops.wake(namespace, name))
-    loops = Loops(controller, packs)
+    loops = Loops(controller, packs, metrics)
     try:
         async with asyncio.TaskGroup() as tasks:
             following = [tasks.create_task(packs.follow(kube))]

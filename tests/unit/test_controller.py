@@ -22,6 +22,7 @@ from slm_operator.controller import (
     agent_token,
 )
 from slm_operator.metrics import Metrics
+from slm_operator.pareto.objective import Limits
 from slm_operator.render import children
 from slm_worker.wire import PackState, Plan
 
@@ -313,7 +314,7 @@ def test_a_figure_that_becomes_unknown_is_shown_no_longer() -> None:
     metrics = Metrics()
     known = SLMServiceStatus.model_validate({"operatingPoint": FIGURES})
     for status, shown in ((known, True), (SLMServiceStatus(), False), (SLMServiceStatus(), False)):
-        metrics.show("default", "chat", status)
+        metrics.show("default", "chat", status, Limits())
         assert (POWER_GAUGE in generate_latest(metrics.registry).decode()) is shown
 
 
@@ -337,13 +338,20 @@ def test_metrics_tell_packs_replicas_and_conditions_of_each_service() -> None:
         of = {"namespace": "default", "name": service} | labels
         return metrics.registry.get_sample_value(name, of)
 
-    metrics.show("default", "chat", known)
-    metrics.show("default", "other", SLMServiceStatus())
+    metrics.show("default", "chat", known, Limits(ttft_p95_seconds=0.5, power_watts=400))
+    metrics.show("default", "other", SLMServiceStatus(), Limits())
     assert value("slm_service_packs", "chat", state="desired") == 3
     assert value("slm_service_packs", "other", state="desired") is None
     assert value("slm_service_replicas", "chat", state="started") == 4
-    assert value("slm_service_condition", "chat", type="Ready") == 0
-    assert value("slm_service_condition", "chat", type="Calibrated") is None
+    assert value("slm_service_condition", "chat", type="Ready", reason="Starting") == 0
+    assert value("slm_service_condition", "chat", type="Calibrated", reason="Starting") is None
+    assert value("slm_service_slo_ttft_p95_seconds", "chat") == 0.5
+    assert value("slm_service_slo_itl_p95_seconds", "chat") is None
+    assert value("slm_service_power_budget_watts", "chat") == 400
+    assert value("slm_service_power_budget_watts", "other") is None
+    metrics.decided("default", "chat", "KneeFound", 12.0)
+    assert value("slm_decision_timestamp_seconds", "chat", reason="KneeFound") == 12
+    assert metrics.registry.get_sample_value("slm_decisions_total", {"reason": "KneeFound"}) == 1
     metrics.forget("default", "chat")
     left = generate_latest(metrics.registry).decode()
     assert 'name="chat"' not in left

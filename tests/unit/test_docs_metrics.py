@@ -11,11 +11,13 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from builders import pack_state
+from slm_operator.activator.metrics import ActivatorMetrics
 from slm_operator.metrics import Metrics
 from slm_worker.pack_metrics import exposition
 from slm_worker.wire import Counters, RoutedReplica, RouterState
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/metrics.md").read_text()
+PARTS = ("Operator", "Pack", "Activator")
 ROW = re.compile(r"^\| `(slm_\w+)` \| (\w+) \|", re.MULTILINE)
 
 
@@ -45,7 +47,11 @@ def test_the_packs_metrics() -> None:
     assert documented("Pack") == exported(families)
 
 
-@pytest.mark.parametrize("name", [*documented("Operator"), *documented("Pack")])
+def test_the_activators_metrics() -> None:
+    assert documented("Activator") == exported(ActivatorMetrics(lambda: ()).registry.collect())
+
+
+@pytest.mark.parametrize("name", [n for part in PARTS for n in documented(part)])
 def test_names_end_with_their_base_unit(name: str) -> None:
     """As Prometheus' conventions have it: no milliseconds, no microjoules."""
     assert not re.search(r"_(ms|milli\w+|micro\w+|kb|mb|percent)(_|$)", name)

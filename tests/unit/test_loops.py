@@ -16,6 +16,7 @@ from slm_operator.cluster.packs import Packs
 from slm_operator.decide.snapshot import Pack
 from slm_operator.gate import Gate
 from slm_operator.loops import Loops
+from slm_operator.metrics import Metrics
 
 
 class Recorder:
@@ -61,9 +62,9 @@ class Recorder:
 
 class World:
     def __init__(self) -> None:
-        self.controller = Recorder()
+        self.controller, self.metrics = Recorder(), Metrics()
         self.packs = Packs(lambda *owner: self.loops.wake(*owner))
-        self.loops = Loops(self.controller, self.packs)  # type: ignore[arg-type]
+        self.loops = Loops(self.controller, self.packs, self.metrics)  # type: ignore[arg-type]
 
     async def settle(self) -> None:
         """Until nothing runs but what waits for a time."""
@@ -113,6 +114,34 @@ async def test_a_fault_of_the_operator_is_tried_again(
     await asyncio.sleep(0.05)
     assert world.controller.passes == ["a/1", "a/1"]
     assert "a bug" in caplog.text
+    counted = world.metrics.registry.get_sample_value
+    assert counted("slm_operator_reconcile_failures_total", {"reason": "InternalError"}) == 1
+
+
+async def test_the_lag_is_the_time_from_the_first_change_to_the_begin_of_the_pass(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter((10.0, 10.0, 20.0, 20.5))
+    monkeypatch.setattr(subject, "_clock", lambda: next(clock))
+    world.loops.put(service())
+    await world.settle()
+    world.loops.wake("default", "chat")
+    world.loops.wake("default", "chat")
+    await world.settle()
+    counted = world.metrics.registry.get_sample_value
+    assert counted("slm_operator_reconcile_lag_seconds_count") == 2
+    assert counted("slm_operator_reconcile_lag_seconds_sum") == 0.5
+
+
+async def test_services_that_wait_for_their_turn_are_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.loops, "_gate", Gate(at_a_time=1, patience_seconds=60))
+    world.controller.hangs = True
+    for uid in ("a", "b", "c"):
+        world.loops.put(service(uid) | {"metadata": service(uid)["metadata"] | {"name": uid}})
+    await world.settle()
+    assert world.metrics.registry.get_sample_value("slm_operator_reconcile_waiting") == 2
 
 
 async def test_an_older_object_than_before_is_taken_for_restored_and_all_is_forgotten(

@@ -73,6 +73,14 @@ class _StateCollector(Collector):
                 if value is not None:
                     family.add_metric([str(one.index)], value)
             yield family
+        failures = GaugeMetricFamily(
+            "slm_pack_replica_failures",
+            "How often in a row the replica died or did not start.",
+            labels=["replica"],
+        )
+        for one in state.replicas:
+            failures.add_metric([str(one.index)], one.failures)
+        yield failures
         yield from _gpu(state.gpu)
         yield from _router(state.router)
         yield from self._counters()

@@ -33,12 +33,14 @@ class AgentError(Exception):
         self.message = message
 
 
-def open_session(permit: Permit) -> aiohttp.ClientSession:
-    """For `Agents`; plans are sent only while ``permit`` holds. It has as many connections as are
-    asked for: with a bound, those to agents that do not answer would be waited for by all others,
-    and their timeouts would run out."""
+def open_session(
+    permit: Permit, *middlewares: aiohttp.ClientMiddlewareType
+) -> aiohttp.ClientSession:
+    """For `Agents`; plans are sent only while ``permit`` holds, and ``middlewares`` see what is
+    sent. It has as many connections as are asked for: with a bound, those to agents that do not
+    answer would be waited for by all others, and their timeouts would run out."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS)
-    return aiohttp.ClientSession(connector=connector, middlewares=(permit.fence,))
+    return aiohttp.ClientSession(connector=connector, middlewares=(permit.fence, *middlewares))
 
 
 class Agents:

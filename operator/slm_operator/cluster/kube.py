@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -91,9 +91,16 @@ class Kube:
         self._turns = asyncio.Semaphore(IN_FLIGHT)
 
     @classmethod
-    async def connect(cls, kubeconfig: Path | None = None, *, permit: Permit | None = None) -> Self:
+    async def connect(
+        cls,
+        kubeconfig: Path | None = None,
+        *,
+        permit: Permit | None = None,
+        middlewares: Sequence[aiohttp.ClientMiddlewareType] = (),
+    ) -> Self:
         """By ``kubeconfig``, else KUBECONFIG, else the Pod's service account, else ~/.kube/config.
-        Where there is a ``permit``, writes are sent only while it holds.
+        Where there is a ``permit``, writes are sent only while it holds. ``middlewares`` see what
+        is sent.
 
         Raises KubeError (NoClusterConfig) when none of them is there.
         """
@@ -114,8 +121,8 @@ class Kube:
                 "NoClusterConfig",
                 f"no usable cluster configuration ({error}): set KUBECONFIG to a kubeconfig file",
             ) from error
-        if permit is not None:
-            settings.client_session_kwargs = {"middlewares": (permit.fence,)}
+        fences = () if permit is None else (permit.fence,)
+        settings.client_session_kwargs = {"middlewares": (*fences, *middlewares)}
         return cls(client.ApiClient(settings))
 
     async def close(self) -> None:
