@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from operator_rig import SIMULATED, NewService, Service
+from operator_rig import SIMULATED, NewService, Service, until
 from slm_dev.clients import Clients
 from slm_dev.local_node.addresses import AddressPool
 from slm_dev.stack import Program, Stack
@@ -86,7 +86,11 @@ async def test_requests_at_zero_packs_wait_for_one_and_none_is_lost(
     port = asleep.status.activator_port
     assert port is not None
     await service.condition("Ready", "True", "ScaledToZero")
-    assert await led_to(service) == [(SHOWN_ADDRESS, port)]
+
+    async def led_away() -> bool:
+        return await led_to(service) == [(SHOWN_ADDRESS, port)]
+
+    await until("the activator gets the requests", led_away)  # the status comes before the deeds
 
     # The pack before may still be ending.
     url = f"http://{activator}:{port}"
