@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -62,7 +62,6 @@ class ActivatorMetrics:
         self._ports: Tally[Owner] = Tally()
         """Mostly one; two while a service changes its port. Of a service without one nothing is
         counted any more."""
-        self._reasons: dict[Owner, set[Refusal]] = {}
         self.registry.register(_Doors(doors))
 
     def show(self, owner: Owner) -> None:
@@ -71,6 +70,8 @@ class ActivatorMetrics:
         self._ports[owner] += 1
         for metric in (self._released, self._left, self._wait):
             metric.labels(*owner)
+        for reason in get_args(Refusal):
+            self._refused.labels(*owner, reason)
 
     def released(self, owner: Owner, waited_seconds: float) -> None:
         if owner in self._ports:
@@ -84,7 +85,6 @@ class ActivatorMetrics:
     def refused(self, owner: Owner, reason: Refusal) -> None:
         if owner in self._ports:
             self._refused.labels(*owner, reason).inc()
-            self._reasons.setdefault(owner, set()).add(reason)
 
     def forget(self, owner: Owner) -> None:
         """One port of the service was closed, or is another's now."""
@@ -94,7 +94,7 @@ class ActivatorMetrics:
         del self._ports[owner]
         for metric in (self._released, self._left, self._wait):
             metric.remove(*owner)
-        for reason in self._reasons.pop(owner, ()):
+        for reason in get_args(Refusal):
             self._refused.remove(*owner, reason)
 
 
