@@ -10,7 +10,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 -
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-vllm system demo test test-unit test-integration test-gpu lint format bench bench-gpu crds lock clean
+.PHONY: help setup setup-vllm system demo test test-unit test-integration test-gpu lint format bench bench-gpu crds chart lock clean
 
 help: ## Show what each target does.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench-gpu: $(INSTALLED) ## Measure 1 to 4 replicas on this machine's GPU; withou
 crds: $(INSTALLED) ## Generate crds/, and the chart's copy of it, from the API models.
 	@$(BIN)/python -m slm_operator.api.crd > crds/slmservices.serving.slm.dev.yaml
 	@cp crds/slmservices.serving.slm.dev.yaml charts/slm-operator/files/crds/
+
+chart: $(INSTALLED) ## Write the chart's README and the descriptions in its schema from values.yaml.
+	@$(BIN)/python -m slm_dev.chart
 
 lock: $(INSTALLED) ## Pin the requirements anew, with hashes.
 	@$(BIN)/pip install --quiet uv

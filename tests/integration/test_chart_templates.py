@@ -1,0 +1,499 @@
+"""What the chart makes of its values, as helm renders it; no cluster is asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer import Typer
+from typer.main import get_command
+
+from helm_rig import (
+    CHART,
+    MONITORING,
+    NAMESPACE,
+    RELEASE,
+    Object,
+    Rendered,
+    Values,
+    refusal,
+    render,
+    run_helm,
+)
+from slm_operator import main
+from slm_operator.activator import __main__ as activator_main
+from slm_operator.activator.wire import CONTROL_PORT, TOKEN_LENGTH, TOKEN_VARIABLE
+from slm_operator.main import KEY_LENGTH, KEY_VARIABLE
+from slm_operator.render.children import MANAGED_BY, MANAGED_BY_LABEL
+from slm_worker.wire import AGENT_PORT, ROUTER_PORT
+
+ACTIVATOR = f"{RELEASE}-activator"
+RIGHTS = CHART / "files" / "operator-rbac.yaml"
+PROMETHEUS = {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}
+
+
+@pytest.fixture(scope="module")
+def defaults() -> Rendered:
+    return render()
+
+
+def rights(kind: str) -> list[Object]:
+    (found,) = (e for e in yaml.safe_load_all(RIGHTS.read_text()) if e["kind"] == kind)
+    rules: list[Object] = found["rules"]
+    return rules
+
+
+def options(start: Any) -> set[str]:
+    app = Typer()
+    app.command()(start)
+    return {option for each in get_command(app).params for option in each.opts}
+
+
+def test_lint_finds_nothing() -> None:
+    done = run_helm("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Images and arguments
+
+
+def test_tags_are_those_of_the_chart(defaults: Rendered) -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert defaults.container()["image"] == f"slm-operator:{version}"
+    assert defaults.container(ACTIVATOR)["image"] == f"slm-operator:{version}"
+    assert f"--worker-image=slm-worker:{version}" in defaults.arguments()
+
+
+def test_a_digest_pins_an_image() -> None:
+    digest = "sha256:" + "ab" * 32
+    image = {"repository": "registry.example/slm", "tag": "2", "digest": digest}
+    found = render({"image": image, "worker": {"image": image}})
+    assert found.container()["image"] == f"registry.example/slm:2@{digest}"
+    assert f"--worker-image=registry.example/slm:2@{digest}" in found.arguments()
+
+
+def test_pull_secrets_are_those_of_every_pod() -> None:
+    found = render({"imagePullSecrets": [{"name": "registry"}]})
+    pods = [found.pod(), found.pod(ACTIVATOR), found.of("Pod")[0]["spec"]]
+    assert [each["imagePullSecrets"] for each in pods] == [[{"name": "registry"}]] * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "argument"),
+    [
+        ({"operator": {"logFormat": "text"}}, "--log-format=text"),
+        (
+            {"operator": {"clusterPowerBudgetWatts": 2_000_000}},
+            "--cluster-power-budget-watts=2000000",
+        ),
+        ({"operator": {"demandSampleSeconds": 2.5}}, "--demand-sample-seconds=2.5"),
+        ({"operator": {"windows": {"minSeconds": 4}}}, "--min-window-seconds=4"),
+        ({"operator": {"windows": {"maxSeconds": 8}}}, "--max-window-seconds=8"),
+        ({"operator": {"windows": {"warmupSeconds": 0}}}, "--warmup-seconds=0"),
+        (
+            {"operator": {"extraArgs": ["--activator-address=10.0.0.9"]}},
+            "--activator-address=10.0.0.9",
+        ),
+        (
+            {"activator": {"ports": {"first": 30000, "last": 30009}}},
+            "--activator-ports=30000-30009",
+        ),
+        ({"fullnameOverride": "slm"}, "--lease-name=slm"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_values_become_arguments(values: Values, argument: str) -> None:
+    found = render(values)
+    assert argument in found.arguments(found.names("Deployment")[-1])
+
+
+def test_both_programs_know_their_arguments() -> None:
+    found = render({"operator": {"clusterPowerBudgetWatts": 5}})
+    for name, start in ((RELEASE, main.start), (ACTIVATOR, activator_main.start)):
+        given = {each.partition("=")[0] for each in found.arguments(name)}
+        assert given <= options(start)
+
+
+def test_without_budget_none_is_given(defaults: Rendered) -> None:
+    assert not any("power" in each for each in defaults.arguments())
+
+
+def test_two_operators_share_a_lease_of_their_namespace(defaults: Rendered) -> None:
+    assert defaults.one("Deployment")["spec"]["replicas"] == 2
+    assert {
+        "--leader-election",
+        f"--lease-name={RELEASE}",
+        f"--lease-namespace={NAMESPACE}",
+    } <= set(defaults.arguments())
+
+
+# Pods
+
+
+@pytest.mark.parametrize("name", [RELEASE, ACTIVATOR])
+def test_pods_have_no_privileges(defaults: Rendered, name: str) -> None:
+    assert defaults.pod(name)["securityContext"]["runAsNonRoot"] is True
+    assert defaults.pod(name)["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert defaults.container(name)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_no_pod_looks_like_a_pack(defaults: Rendered) -> None:
+    for each in defaults.of("Deployment"):
+        labels = each["spec"]["template"]["metadata"]["labels"]
+        assert labels.get(MANAGED_BY_LABEL) != MANAGED_BY
+
+
+def test_only_the_operator_has_a_token_of_the_api_server(defaults: Rendered) -> None:
+    assert defaults.pod()["automountServiceAccountToken"] is True
+    assert defaults.pod(ACTIVATOR)["automountServiceAccountToken"] is False
+    assert defaults.one("ServiceAccount")["automountServiceAccountToken"] is False
+
+
+def test_operators_prefer_different_nodes_unless_told_otherwise(defaults: Rendered) -> None:
+    assert "podAntiAffinity" in defaults.pod()["affinity"]
+    own: Values = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}
+    assert render({"operator": {"affinity": own}}).pod()["affinity"] == own
+
+
+def test_a_spread_constraint_counts_the_operators_own_pods() -> None:
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": "topology.kubernetes.io/zone",
+        "whenUnsatisfiable": "DoNotSchedule",
+    }
+    found = render({"operator": {"topologySpreadConstraints": [constraint]}})
+    selector = found.one("Deployment")["spec"]["selector"]
+    assert found.pod()["topologySpreadConstraints"] == [{**constraint, "labelSelector": selector}]
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "given"),
+    [
+        ("nodeSelector", "nodeSelector", {"a": "b"}),
+        ("tolerations", "tolerations", [{"key": "a", "operator": "Exists"}]),
+        ("priorityClassName", "priorityClassName", "system-cluster-critical"),
+    ],
+)
+@pytest.mark.parametrize(("group", "name"), [("operator", RELEASE), ("activator", ACTIVATOR)])
+def test_scheduling_is_passed_on(
+    value: str, field: str, given: object, group: str, name: str
+) -> None:
+    assert render({group: {value: given}}).pod(name)[field] == given
+
+
+def test_extras_are_added_to_what_is_there(defaults: Rendered) -> None:
+    env = {"name": "A", "value": "b"}
+    volume, mount = {"name": "v", "emptyDir": {}}, {"name": "v", "mountPath": "/v"}
+    found = render(
+        {
+            "operator": {
+                "extraEnv": [env],
+                "extraVolumes": [volume],
+                "extraVolumeMounts": [mount],
+                "podLabels": {"pod": "label"},
+                "podAnnotations": {"pod": "annotation"},
+            },
+            "commonLabels": {"team": "x"},
+            "commonAnnotations": {"owner": "y"},
+        }
+    )
+    before = defaults.container()
+    assert found.container()["env"] == [*before["env"], env]
+    assert found.container()["volumeMounts"] == [*before["volumeMounts"], mount]
+    assert found.pod()["volumes"] == [*defaults.pod()["volumes"], volume]
+    metadata = found.one("Deployment")["spec"]["template"]["metadata"]
+    assert metadata["labels"] | {"pod": "label", "team": "x"} == metadata["labels"]
+    assert metadata["annotations"] == {"pod": "annotation", "owner": "y"}
+    for each in found.objects:
+        assert each["metadata"]["labels"]["team"] == "x", each["kind"]
+        assert each["metadata"]["annotations"]["owner"] == "y", each["kind"]
+
+
+def test_labels_of_all_objects_replace_none_of_the_charts_own() -> None:
+    found = render({"commonLabels": {"app.kubernetes.io/name": "other"}})
+    labels = found.one("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == "slm-operator"
+
+
+@pytest.mark.parametrize(
+    ("operator", "expected"),
+    [({}, [RELEASE]), ({"replicas": 1}, []), ({"maxUnavailable": None}, [])],
+    ids=["two", "one", "none wanted"],
+)
+def test_a_disruption_budget_guards_several(operator: Values, expected: list[str]) -> None:
+    assert render({"operator": operator}).names("PodDisruptionBudget") == expected
+
+
+# Rights, CRD, secret
+
+
+def test_the_rights_are_those_of_the_one_file(defaults: Rendered) -> None:
+    assert defaults.of("ClusterRole")[0]["rules"] == rights("ClusterRole")
+    lease, by_name = rights("Role")
+    by_name = {**by_name, "resourceNames": [RELEASE]}
+    assert defaults.one("Role", f"{RELEASE}-leader-election")["rules"] == [lease, by_name]
+    assert defaults.names("Role") == [f"{RELEASE}-leader-election"]
+
+
+def test_the_lease_that_may_be_held_is_the_one_that_is_named() -> None:
+    found = render({"fullnameOverride": "slm"})
+    rule = found.one("Role", "slm-leader-election")["rules"][1]
+    assert rule["resourceNames"] == ["slm"]
+
+
+def test_bindings_name_the_account_of_the_pods() -> None:
+    found = render({"serviceAccount": {"create": False, "name": "own"}})
+    assert found.pod()["serviceAccountName"] == "own"
+    assert found.of("ServiceAccount") == []
+    for each in found.of("ClusterRoleBinding") + found.of("RoleBinding"):
+        assert each["subjects"] == [
+            {"kind": "ServiceAccount", "name": "own", "namespace": NAMESPACE}
+        ]
+
+
+def test_the_crd_is_a_template_that_stays(defaults: Rendered) -> None:
+    (crd,) = defaults.of("CustomResourceDefinition")
+    file = CHART / "files" / "crds" / f"{crd['metadata']['name']}.yaml"
+    assert crd["spec"] == yaml.safe_load(file.read_text())["spec"]
+    assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    (goes,) = render({"crds": {"keep": False}}).of("CustomResourceDefinition")
+    assert "annotations" not in goes["metadata"]
+    assert render({"crds": {"install": False}}).of("CustomResourceDefinition") == []
+
+
+def test_both_programs_read_one_secret(defaults: Rendered) -> None:
+    secret = defaults.one("Secret", f"{RELEASE}-key")
+    assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    keys = {e["name"]: e["valueFrom"]["secretKeyRef"]["key"] for e in defaults.container()["env"]}
+    assert set(keys) == {KEY_VARIABLE, TOKEN_VARIABLE}
+    assert set(keys.values()) == set(secret["data"])
+    assert all(len(each) >= max(KEY_LENGTH, TOKEN_LENGTH) for each in secret["data"].values())
+    (token,) = defaults.container(ACTIVATOR)["env"]
+    assert (token["name"], token["valueFrom"]["secretKeyRef"]["name"]) == (
+        TOKEN_VARIABLE,
+        secret["metadata"]["name"],
+    )
+
+
+def test_a_secret_of_ones_own_is_used_and_none_made() -> None:
+    found = render({"secret": {"existing": "mine"}})
+    assert found.of("Secret") == []
+    for name in (RELEASE, ACTIVATOR):
+        for each in found.container(name)["env"]:
+            assert each["valueFrom"]["secretKeyRef"]["name"] == "mine"
+
+
+# Activator
+
+
+def test_the_operator_reaches_the_one_activator_by_its_pods_address(defaults: Rendered) -> None:
+    service = defaults.one("Service", ACTIVATOR)
+    deployment = defaults.one("Deployment", ACTIVATOR)
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+    assert deployment["spec"]["replicas"] == 1
+    assert f"--activator-url=http://{ACTIVATOR}.{NAMESPACE}.svc:{CONTROL_PORT}" in (
+        defaults.arguments()
+    )
+
+
+def test_without_activator_nothing_speaks_of_it() -> None:
+    values = {
+        "activator": {"enabled": False},
+        "networkPolicy": {"enabled": True, "packNamespaces": ["a"]},
+        "monitoring": {"serviceMonitor": {"enabled": True}},
+        "secret": {"existing": "mine"},
+    }
+    found = render(values, *MONITORING).objects
+    assert [e["kind"] for e in found if ACTIVATOR in json.dumps(e)] == []
+    assert not any(TOKEN_VARIABLE in json.dumps(each) for each in found)
+
+
+def test_ports_in_the_wrong_order_are_refused() -> None:
+    said = refusal({"activator": {"ports": {"first": 30000, "last": 20000}}})
+    assert "activator.ports.last 20000 is below activator.ports.first 30000" in said
+
+
+# Network policies
+
+
+def ports(rules: list[Object]) -> set[int]:
+    return {each["port"] for rule in rules for each in rule["ports"]}
+
+
+def test_none_are_made_unless_asked_for(defaults: Rendered) -> None:
+    assert defaults.of("NetworkPolicy") == []
+
+
+def test_nobody_reaches_the_operator_but_prometheus() -> None:
+    found = render({"networkPolicy": {"enabled": True}}).one("NetworkPolicy")
+    assert found["spec"]["ingress"] == []
+    values = {"networkPolicy": {"enabled": True, "prometheus": [PROMETHEUS]}}
+    found = render(values).one("NetworkPolicy")
+    assert found["spec"]["ingress"] == [
+        {"from": [PROMETHEUS], "ports": [{"port": 8081, "protocol": "TCP"}]}
+    ]
+
+
+def test_the_operator_reaches_dns_api_server_agents_and_activator_alone() -> None:
+    values = {"networkPolicy": {"enabled": True, "apiServerPorts": [6443]}}
+    egress = render(values).one("NetworkPolicy")["spec"]["egress"]
+    assert ports(egress) == {53, 6443, AGENT_PORT, CONTROL_PORT}
+
+
+def test_packs_take_clients_on_the_router_and_only_ours_on_the_agent() -> None:
+    client = {"podSelector": {"matchLabels": {"app": "web"}}}
+    values = {
+        "networkPolicy": {
+            "enabled": True,
+            "packNamespaces": ["a", "b"],
+            "clients": [client],
+            "prometheus": [PROMETHEUS],
+        }
+    }
+    found = render(values)
+    assert found.names("NetworkPolicy").count(f"{RELEASE}-packs") == 2
+    spec = found.one("NetworkPolicy", f"{RELEASE}-packs", "b")["spec"]
+    router, agent = spec["ingress"]
+    assert (ports([router]), ports([agent])) == ({ROUTER_PORT}, {AGENT_PORT})
+    assert router["from"][0] == client
+    peer = found.one("Deployment", ACTIVATOR)["spec"]["selector"]
+    assert [each["podSelector"] for each in router["from"][1:]] == [peer]
+    operator, prometheus = agent["from"]
+    assert operator["podSelector"] == found.one("Deployment")["spec"]["selector"]
+    assert operator["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": NAMESPACE
+    }
+    assert prometheus == PROMETHEUS
+
+
+def test_clients_reach_the_activators_ports_and_the_operator_its_control() -> None:
+    found = render({"networkPolicy": {"enabled": True}})
+    clients, control = found.one("NetworkPolicy", ACTIVATOR)["spec"]["ingress"]
+    assert clients == {"ports": [{"port": 20000, "endPort": 20999, "protocol": "TCP"}]}
+    assert ports([control]) == {CONTROL_PORT}
+    selector = found.one("Deployment")["spec"]["selector"]
+    assert [each["podSelector"] for each in control["from"]] == [selector]
+
+
+# Monitoring
+
+
+@pytest.mark.parametrize("value", ["serviceMonitor", "podMonitor", "rules"])
+def test_monitors_need_a_cluster_that_knows_them(value: str) -> None:
+    said = refusal({"monitoring": {value: {"enabled": True}}})
+    assert f"monitoring.{value}.enabled is true, but the cluster does not know" in said
+    assert "monitoring.coreos.com/v1" in said
+
+
+def test_monitors_find_what_is_there() -> None:
+    labels = {"release": "prometheus"}
+    monitor = {"enabled": True, "interval": "5s", "labels": labels}
+    values = {"monitoring": {"serviceMonitor": monitor, "podMonitor": monitor}}
+    found = render(values, *MONITORING)
+    for name, service in ((RELEASE, f"{RELEASE}-metrics"), (ACTIVATOR, ACTIVATOR)):
+        spec = found.one("ServiceMonitor", name)["spec"]
+        target = found.one("Service", service)
+        wanted = spec["selector"]["matchLabels"].items()
+        assert wanted <= target["metadata"]["labels"].items()
+        (endpoint,) = spec["endpoints"]
+        assert endpoint["interval"] == "5s"
+        assert endpoint["port"] in {each["name"] for each in target["spec"]["ports"]}
+    packs = found.one("PodMonitor", f"{RELEASE}-packs")
+    assert packs["metadata"]["labels"]["release"] == "prometheus"
+    assert packs["spec"]["namespaceSelector"] == {"any": True}
+
+
+@pytest.fixture
+def with_files(tmp_path: Path) -> Path:
+    """The chart with one file of rules and one dashboard."""
+    chart = tmp_path / "chart"
+    for path in CHART.rglob("*"):
+        if path.is_file() and path.parent.name not in ("rules", "dashboards"):
+            copy = chart / path.relative_to(CHART)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    for folder in ("rules", "dashboards"):
+        (chart / "files" / folder).mkdir()
+    (chart / "files/rules/packs.yaml").write_text(
+        "groups:\n  - name: a\n    rules:\n      - alert: B\n        expr: up == 0\n"
+        '        annotations: {summary: "{{ $labels.name }} is down"}\n'
+    )
+    (chart / "files/dashboards/service.json").write_text('{"title": "{{name}}"}\n')
+    return chart
+
+
+def test_rules_and_dashboards_are_passed_on_unread(with_files: Path) -> None:
+    values = {
+        "monitoring": {
+            "rules": {"enabled": True, "labels": {"a": "b"}},
+            "dashboards": {"enabled": True, "namespace": "grafana"},
+        }
+    }
+    found = render(values, *MONITORING, chart=with_files)
+    (rule,) = found.of("PrometheusRule")
+    assert rule["metadata"]["name"] == f"{RELEASE}-packs"
+    assert rule["metadata"]["labels"]["a"] == "b"
+    (alert,) = rule["spec"]["groups"][0]["rules"]
+    assert alert["annotations"]["summary"] == "{{ $labels.name }} is down"
+    (dashboard,) = found.of("ConfigMap")
+    assert dashboard["metadata"]["namespace"] == "grafana"
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["service.json"]) == {"title": "{{name}}"}
+
+
+# helm test
+
+
+def test_the_test_asks_the_service_that_it_makes(defaults: Rendered) -> None:
+    service, pod = defaults.one("SLMService", f"{RELEASE}-test"), defaults.of("Pod")[0]
+    assert service["spec"]["engine"]["kind"] == service["spec"]["gpu"]["kind"] == "Simulated"
+    weights = [e["metadata"]["annotations"]["helm.sh/hook-weight"] for e in (service, pod)]
+    assert weights == ["0", "1"]
+    (container,) = pod["spec"]["containers"]
+    where = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
+    assert f"--url=http://{where}" in container["args"]
+    assert f"--model={service['metadata']['name']}" in container["args"]
+
+
+# Bad values
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"imgae": {}}, "additional properties 'imgae' not allowed"),
+        ({"operator": {"replica": 2}}, "at '/operator': additional properties 'replica'"),
+        ({"operator": {"replicas": 0}}, "at '/operator/replicas': minimum: got 0, want 1"),
+        ({"operator": {"replicas": "2"}}, "at '/operator/replicas': got string, want integer"),
+        ({"operator": {"logFormat": "xml"}}, "at '/operator/logFormat': value must be one of"),
+        ({"operator": {"clusterPowerBudgetWatts": 0}}, "at '/operator/clusterPowerBudgetWatts'"),
+        (
+            {"operator": {"resources": {"limits": {"memory": "1Gb"}}}},
+            "/operator/resources/limits/memory",
+        ),
+        ({"operator": {"tolerations": [{"efect": "a"}]}}, "at '/operator/tolerations/0'"),
+        ({"operator": {"extraArgs": ["--a", "b"]}}, "at '/operator/extraArgs/1'"),
+        ({"image": {"digest": "latest"}}, "at '/image/digest': 'latest' does not match"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy'"),
+        ({"worker": {"image": {"pullPolicy": "Always"}}}, "at '/worker/image'"),
+        ({"watchNamespaces": "a"}, "at '/watchNamespaces': got string, want array"),
+        ({"watchNamespaces": ["A"]}, "at '/watchNamespaces/0'"),
+        ({"networkPolicy": {"clients": [{}]}}, "at '/networkPolicy/clients/0'"),
+        ({"activator": {"ports": {"first": 80}}}, "at '/activator/ports/first'"),
+        (
+            {"monitoring": {"podMonitor": {"interval": "15"}}},
+            "at '/monitoring/podMonitor/interval'",
+        ),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_bad_values_are_refused_by_name(values: Values, said: str) -> None:
+    assert said in refusal(values)
