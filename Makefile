@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ENGINE ?= simulated
-LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+LOCKED := --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
+LOCK := $(BIN)/uv pip compile pyproject.toml $(LOCKED)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-vllm system demo test test-unit test-integration test-gpu lint format bench bench-gpu crds chart lock clean
+.PHONY: help setup setup-vllm system demo test test-unit test-integration test-gpu lint format bench bench-gpu crds chart images lock clean
 
 help: ## Show what each target does.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,11 +70,15 @@ crds: $(INSTALLED) ## Generate crds/, and the chart's copy of it, from the API m
 chart: $(INSTALLED) ## Write the chart's README and the descriptions in its schema from values.yaml.
 	@$(BIN)/python -m slm_dev.chart
 
+images: $(INSTALLED) ## Build the container images into the cache, without a registry (root; a minute).
+	@$(BIN)/python -m slm_dev.images
+
 lock: $(INSTALLED) ## Pin the requirements anew, with hashes.
 	@$(BIN)/pip install --quiet uv
 	@$(LOCK) --extra operator -o operator/requirements.txt
 	@$(LOCK) --extra worker -o worker/requirements.txt
 	@$(LOCK) --extra operator --extra worker --group dev -o tests/requirements.txt
+	@$(BIN)/uv pip compile --group pyproject.toml:build $(LOCKED) -o operator/build-requirements.txt
 
 clean: ## Remove what the targets made here (caches outside the checkout stay).
 	@rm -rf $(VENV) report .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

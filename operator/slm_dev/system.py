@@ -26,8 +26,11 @@ def missing_packages() -> list[str]:
     return missing
 
 
-def main() -> int:
-    missing = missing_packages()
+def install(missing: list[str]) -> int:
+    """Install Debian packages by apt, or say how where that is not possible.
+
+    Returns the process's exit code.
+    """
     if not missing:
         return 0
     command = f"apt-get install {' '.join(missing)}"
@@ -46,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(install(missing_packages()))

@@ -1,0 +1,120 @@
+"""Builds the operator's and the worker's image from the Dockerfile, once per content."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from slm_dev import system
+from slm_dev.images.base import BASES, BUILD, EPOCH_SECONDS, RUNTIME
+from slm_dev.images.buildah import Buildah
+from slm_dev.images.context import WHEELS, as_parts, context_files, stage
+from slm_dev.images.ingredients import ensure, ensure_bases, ensure_wheels
+from slm_dev.images.oci import Layout, archive_digest, write_archive
+from slm_dev.images.sbom import write_sbom
+from slm_dev.vllm_cpu.cache import Progress, content_key
+from slm_dev.vllm_cpu.commands import Run, run_command
+from slm_dev.vllm_cpu.errors import SetupError
+
+PROGRAMS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "unshare": "util-linux"}
+"""Programs that a build needs, with the Debian package of each."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in the cache."""
+
+    name: str
+    """With its tag, which is another one for another content."""
+    archive: Path
+    """An OCI archive: containerd, podman, skopeo and buildah import it under `name`."""
+    digest: str
+    """Of its manifest."""
+    sbom: Path
+    """What is in it, as CycloneDX JSON."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that a cluster needs; the worker's is for simulated engines."""
+
+    operator: Image
+    worker: Image
+
+
+def find_or_build(progress: Progress, run: Run = run_command) -> Images:
+    """Return the images of this checkout, built first when the cache has none of its content.
+
+    `progress` gets a line at each step. Raises SetupError when this machine lacks something or a
+    step fails.
+    """
+    code = sorted(Path(__file__).parent.glob("*.py"))
+    key = content_key(*as_parts([*context_files(), *code]))
+
+    def make(scratch: Path) -> None:
+        _require_machine()
+        with ThreadPoolExecutor() as threads:
+            bases_found = threads.submit(ensure_bases, BASES, progress, run)
+            wheels = threads.submit(ensure_wheels, progress, run).result()
+            bases = bases_found.result()
+        stage(scratch / "context", wheels)
+        buildah = Buildah(scratch / "store", run)
+        for name, layout in bases.items():
+            buildah.load(layout, name)
+        digests = {name: layout.digest for name, layout in bases.items()}
+        for target in ("operator", "worker"):
+            progress(f"building the {target}'s image")
+            name = _name(target, key)
+            buildah.build(scratch / "context", target, name, build_arguments(digests))
+            _write(buildah.export(name, scratch / f"{target}-layout"), name, scratch / target)
+            shutil.rmtree(scratch / f"{target}-layout")
+        shutil.rmtree(scratch / "context")
+        shutil.rmtree(scratch / "store")
+
+    folder = ensure(f"images-{key}", make, progress)
+    return Images(_read(folder, "operator", key), _read(folder, "worker", key))
+
+
+def build_arguments(digests: Mapping[str, str]) -> dict[str, str]:
+    """The Dockerfile's arguments for bases of ours, given the digest of each."""
+    chosen = {
+        "OPERATOR": RUNTIME,
+        "OPERATOR_BUILD": BUILD,
+        "WORKER": RUNTIME,
+        "WORKER_BUILD": BUILD,
+        "HAPROXY": BUILD,
+    }
+    arguments = {f"{role}_IMAGE": base.name for role, base in chosen.items()}
+    arguments |= {f"{role}_DIGEST": digests[base.name] for role, base in chosen.items()}
+    return {**arguments, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": f"/context/{WHEELS}"}
+
+
+def _write(layout: Layout, name: str, stem: Path) -> None:
+    write_archive(layout, name, stem.with_suffix(".tar"), EPOCH_SECONDS)
+    write_sbom(layout, name, stem.with_suffix(".cdx.json"))
+
+
+def _read(folder: Path, target: str, key: str) -> Image:
+    archive = folder / f"{target}.tar"
+    return Image(
+        _name(target, key), archive, archive_digest(archive), folder / f"{target}.cdx.json"
+    )
+
+
+def _name(target: str, key: str) -> str:
+    return f"localhost/slm-{target}:{key}"
+
+
+def _require_machine() -> None:
+    if os.geteuid() != 0:
+        raise SetupError(
+            "images are built in a change of root, which only root may make: run it as root, or "
+            "build them with `docker build` (docs/images.md)"
+        )
+    missing = [package for name, package in PROGRAMS.items() if shutil.which(name) is None]
+    if system.install(missing) != 0:
+        raise SetupError(f"images need {', '.join(missing)}")
