@@ -44,6 +44,19 @@ async def test_a_plan_chooses_how_requests_are_balanced(tmp_path: Path) -> None:
         assert router.served >= users.answers[200]
 
 
+async def test_clients_that_keep_their_connections_are_gone_before_the_pack(
+    tmp_path: Path,
+) -> None:
+    async with settled(tmp_path) as pack:
+        users = Users(pack)
+        await users.until_answered(40)
+        assert await pack.terminate() == 0
+        await users.stop()
+    # What is refused was not sent: the client tries elsewhere.
+    refused = {answer for answer in users.answers if "ClientConnectorError" in str(answer)}
+    assert set(users.answers) - refused == {200}
+
+
 async def test_a_killed_agent_leaves_its_port_to_the_next(tmp_path: Path) -> None:
     async with settled(tmp_path) as first:
         haproxy = haproxy_of(first)

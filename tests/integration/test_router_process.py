@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from fake_engine import FakeEngine, free_port
-from router_rig import Rig, four_engines, new_router, queued, until, works_on
+from router_rig import Client, Rig, four_engines, new_router, queued, until, works_on
 from slm_worker.routing.router import Router, RouterError
 from slm_worker.wire import Routing
 
@@ -97,6 +97,70 @@ async def test_a_hung_haproxy_is_replaced(rig: Rig) -> None:
         await router.stats()
     await router.restart()
     assert await client.complete() == (200, "r0")
+
+
+async def test_clients_sent_away_are_told_by_their_next_answer(rig: Rig) -> None:
+    router, _, client = rig
+    await router.admit(0)
+
+    async def kept() -> bool:
+        async with client.session.post(f"{client.base}/v1/completions", data=b"{}") as answer:
+            assert (answer.status, await answer.text()) == (200, "r0")
+            return answer.headers.get("Connection") != "close"
+
+    assert await kept()
+    router.send_clients_away()
+    await router.tend(Routing())
+    assert not await kept()
+    await router.restart()
+    assert not await kept()
+
+
+async def test_an_end_answers_what_is_in_flight_and_refuses_connections(rig: Rig) -> None:
+    router, engines, client = rig
+    await router.admit(0)
+    waits_for_nothing = await _kept_connection(client)
+    engines[0].gate.clear()
+    asking = [asyncio.create_task(client.complete()) for _ in range(6)]
+    await queued(router, 2)
+    ending = asyncio.create_task(router.finish(20))
+    assert await waits_for_nothing.read() == b""
+    await until(lambda: _refuses_connections(client))
+    engines[0].gate.set()
+    assert await asyncio.gather(*asking) == [(200, "r0")] * 6
+    assert await ending
+    assert not router.alive
+
+
+async def test_an_end_cuts_what_takes_too_long_and_says_so(rig: Rig) -> None:
+    router, engines, client = rig
+    await router.admit(0)
+    engines[0].gate.clear()
+    asking = asyncio.create_task(client.complete())
+    await works_on(engines[0], 1)
+    assert not await router.finish(0.2)
+    with pytest.raises(aiohttp.ClientError):
+        await asking
+
+
+async def _refuses_connections(client: Client) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(client.base.split(":")[2]))
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
+
+
+async def _kept_connection(client: Client) -> asyncio.StreamReader:
+    """One whose request was answered, and that may have another."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(client.base.split(":")[2]))
+    writer.write(b"GET /v1/models HTTP/1.1\r\nHost: router\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b" 200 " in head and b"close" not in head.lower()
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    await reader.readexactly(length)
+    return reader
 
 
 @pytest.fixture

@@ -232,6 +232,7 @@ class Agent:
     async def _linger(self) -> None:
         """Serves on without being ready, so that no new requests come when it is over."""
         self._ending = True
+        self._bring_up.router.send_clients_away()
         self._settled_since_seconds = None
         until_seconds = self._clock() + self._linger_seconds
         while self._fleet is not None and self._clock() < until_seconds:

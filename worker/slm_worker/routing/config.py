@@ -17,6 +17,8 @@ maintenance, and moved by the runtime API. How the parts play together:
   already on its way to a closing connection would be lost.
 - A slot whose connection is refused is marked down at once and probed until it listens again, so
   that requests not yet sent go elsewhere before the agent knows of the death.
+- Clients keep their connections, and a Service leads only new ones elsewhere. So once the map says
+  that the pack ends, each answer ends its connection too.
 - The ``hold`` slots are backups: HAProxy uses them only when no replica takes requests. Each takes
   one request and keeps the others queued here instead of refused; see
   :mod:`slm_worker.routing.holder`.
@@ -144,17 +146,19 @@ def slot_name(index: int) -> str:
     return f"r{index}"
 
 
-def routing_entries(routing: Routing) -> dict[str, str]:
+def routing_entries(routing: Routing, *, keeps_connections: bool) -> dict[str, str]:
     """The map's keys and values."""
     return {
         "backend": BACKEND_OF[routing.mode],
         "max_queued": str(routing.max_queued_requests),
+        "connections": "keep" if keeps_connections else "close",
     }
 
 
-def render_map(routing: Routing) -> str:
+def render_map(routing: Routing, *, keeps_connections: bool = True) -> str:
     """The text of ``routing.map``, as HAProxy reads it at its start."""
-    return "".join(f"{key} {value}\n" for key, value in routing_entries(routing).items())
+    entries = routing_entries(routing, keeps_connections=keeps_connections)
+    return "".join(f"{key} {value}\n" for key, value in entries.items())
 
 
 def render(settings: RouterSettings, routing: Routing, listener: int) -> str:
@@ -191,6 +195,8 @@ frontend router
   http-request set-var(txn.request_id) req.hdr(X-Request-Id)
   http-after-response set-header X-Request-Id %[var(txn.request_id)] \
 if {{ var(txn.request_id) -m found }}
+  http-after-response set-header Connection close \
+if {{ str(connections),map({routing_map}) close }}
   http-request return {returned(404, NOT_SERVED)} \
 unless {{ path {" ".join(SERVED_PATHS)} }} or {{ path_reg '{SERVED_MODEL_PATH}' }}
   http-request deny deny_status 413 if {{ req.body_size gt {MAX_REQUEST_BYTES} }}

@@ -47,7 +47,12 @@ class HaproxyProcess:
 
     @classmethod
     async def start(
-        cls, settings: RouterSettings, routing: Routing, listener: socket.socket
+        cls,
+        settings: RouterSettings,
+        routing: Routing,
+        listener: socket.socket,
+        *,
+        keeps_connections: bool = True,
     ) -> HaproxyProcess:
         """Write the configuration, start, and wait until it answers commands.
 
@@ -56,7 +61,10 @@ class HaproxyProcess:
         config = settings.run_dir / CONFIG_FILE
         for path, text in (
             (config, render(settings, routing, listener.fileno())),
-            (settings.run_dir / ROUTING_MAP, render_map(routing)),
+            (
+                settings.run_dir / ROUTING_MAP,
+                render_map(routing, keeps_connections=keeps_connections),
+            ),
         ):
             path.unlink(missing_ok=True)
             path.touch(mode=0o600)
@@ -102,14 +110,17 @@ class HaproxyProcess:
             await self._process.wait()
         await self._reader
 
-    async def finish(self) -> None:
-        """Accept nothing more, finish what is there for a moment, and end."""
+    async def finish(self, seconds: float = FINISH_TIMEOUT_SECONDS) -> bool:
+        """Accept nothing more, finish what is there for so long at most, and end. Connections that
+        wait for nothing are closed at once. Answers whether nothing was cut."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError, TimeoutError):
                 self._process.send_signal(signal.SIGUSR1)
-                async with asyncio.timeout(FINISH_TIMEOUT_SECONDS):
+                async with asyncio.timeout(seconds):
                     await self._process.wait()
+        finished = not self.alive
         await self.end()
+        return finished
 
     async def command(self, line: str) -> str:
         """The runtime API's answer to one line of commands. Raises :class:`RouterError`."""

@@ -82,6 +82,7 @@ class Router:
         self._routing = Routing()
         self._stats = NO_STATS
         self._crowded = False
+        self._keeps_connections = True
         self._told: dict[str, str] = {}
         """What the present HAProxy was told: a command's last word by those before it."""
         self._counts_before = NO_COUNTS
@@ -128,6 +129,21 @@ class Router:
                 await self._haproxy.end()
             self._restarts += 1
             await self._launch()
+
+    def send_clients_away(self) -> None:
+        """From the next look on each answer ends its connection: the pack will end, and clients
+        that keep theirs would come back for as long as it is there."""
+        self._keeps_connections = False
+
+    async def finish(self, seconds: float) -> bool:
+        """Take no more connections, close those that wait for nothing, and end when the others are
+        answered, or after ``seconds``. Answers whether all were. Afterwards nothing but ``stop()``
+        is of use."""
+        async with self._lock:
+            if self._listener is not None:
+                self._listener.close()
+                self._listener = None
+            return self._haproxy is None or await self._haproxy.finish(seconds)
 
     async def stop(self) -> None:
         """End HAProxy at once: requests in flight are cut, so drain before."""
@@ -207,7 +223,11 @@ class Router:
             timeout = self._routing.queue_timeout_seconds
             self._routing = routing.model_copy(update={"queue_timeout_seconds": timeout})
             wanted = [command for index in ready for command in self._limit_commands(index)]
-            wanted += map_commands(self._settings.run_dir / ROUTING_MAP, self._routing)
+            wanted += map_commands(
+                self._settings.run_dir / ROUTING_MAP,
+                self._routing,
+                keeps_connections=self._keeps_connections,
+            )
             await self._change(command for command in wanted if not self._is_told(command))
             return stats
 
@@ -234,7 +254,12 @@ class Router:
         self._told.clear()
         if self._listener is None:
             raise RouterError("the router does not listen: call start() first")
-        self._haproxy = await HaproxyProcess.start(self._settings, self._routing, self._listener)
+        self._haproxy = await HaproxyProcess.start(
+            self._settings,
+            self._routing,
+            self._listener,
+            keeps_connections=self._keeps_connections,
+        )
         await self._change(
             command
             for index, slot in self._slots.items()

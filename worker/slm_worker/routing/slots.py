@@ -55,8 +55,9 @@ def limit_command(index: int, balance: Balance, requests: int) -> str:
     return f"set maxconn server {balance}/{slot_name(index)} {requests}"
 
 
-def map_commands(path: Path, routing: Routing) -> list[str]:
-    return [f"set map {path} {key} {value}" for key, value in routing_entries(routing).items()]
+def map_commands(path: Path, routing: Routing, *, keeps_connections: bool) -> list[str]:
+    entries = routing_entries(routing, keeps_connections=keeps_connections)
+    return [f"set map {path} {key} {value}" for key, value in entries.items()]
 
 
 def cut_commands(index: int) -> list[str]:
