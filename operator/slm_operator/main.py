@@ -10,7 +10,7 @@ import re
 import signal
 import socket
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,7 @@ KEY_VARIABLE = "SLM_OPERATOR_KEY"
 KEY_LENGTH = 32
 ACTIVATOR_PORTS = "20000-20999"
 LEASE_NAME = "slm-operator"
+NAMESPACE_NAME = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -61,9 +62,10 @@ async def run(
     health_port: int,
     election: Election | None,
     activation: Activation | None = None,
+    namespaces: Sequence[str] = (),
 ) -> None:
-    """Runs until cancelled; with an ``election`` it waits until this process leads. Raises
-    KubeError without a cluster configuration."""
+    """Runs until cancelled, for the services of ``namespaces``, or of all; with an ``election`` it
+    waits until this process leads. Raises KubeError without a cluster configuration."""
     metrics = Metrics()
     permit = Permit() if election else Permit.unlimited()
     metrics.leader.set_function(lambda: permit.holds)
@@ -82,25 +84,29 @@ async def run(
         health = await _serve_health(metrics, permit, health_address, health_port)
         try:
             async with leading(election, permit) if election else contextlib.nullcontext():
-                await _serve(controller, kube, activator, metrics)
+                await _serve(controller, kube, activator, metrics, namespaces)
         finally:
             await health.cleanup()
             await kube.close()
 
 
 async def _serve(
-    controller: Controller, kube: Kube, activator: ActivatorClient | None, metrics: Metrics
+    controller: Controller,
+    kube: Kube,
+    activator: ActivatorClient | None,
+    metrics: Metrics,
+    namespaces: Sequence[str],
 ) -> None:
     packs = Packs(lambda namespace, name: loops.wake(namespace, name))
     loops = Loops(controller, packs, metrics)
     try:
         async with asyncio.TaskGroup() as tasks:
-            following = [tasks.create_task(packs.follow(kube))]
+            following = [tasks.create_task(packs.follow(kube, namespaces))]
             if activator is not None:
-                following.append(tasks.create_task(activator.follow(kube, loops.wake)))
+                following.append(tasks.create_task(activator.follow(kube, loops.wake, namespaces)))
             # A service that is looked at before its packs are known seems to have none.
             await packs.listed.wait()
-            await services.follow(kube, loops)
+            await services.follow(kube, loops, namespaces)
             for task in following:
                 task.cancel()
     finally:
@@ -170,6 +176,10 @@ def start(
         int | None,
         typer.Option(min=1, help="Most that the GPUs of all services may draw. Default: no limit."),
     ] = None,
+    watch_namespace: Annotated[
+        list[str] | None,
+        typer.Option(help="Serve SLMServices of this namespace; may be given again. Default: all."),
+    ] = None,
     log_format: Annotated[
         LogFormat, typer.Option(help="json: one object a line, with the service it is about.")
     ] = LogFormat.TEXT,
@@ -203,15 +213,30 @@ def start(
         max_seconds=max_window_seconds,
         warmup_seconds=warmup_seconds,
     )
+    namespaces = _namespaces(watch_namespace or [])
     settings = Settings(worker_image, key, rules, demand_sample_seconds, cluster_power_budget_watts)
     election = _election(lease_name, lease_namespace) if leader_election else None
     activation = (
         _activation(activator_url, activator_ports, activator_address) if activator_url else None
     )
     try:
-        asyncio.run(_until_told(run(settings, health_address, health_port, election, activation)))
+        asyncio.run(
+            _until_told(
+                run(settings, health_address, health_port, election, activation, namespaces)
+            )
+        )
     except KubeError as error:
         raise typer.BadParameter(error.message) from error
+
+
+def _namespaces(given: list[str]) -> tuple[str, ...]:
+    for namespace in given:
+        if not re.fullmatch(NAMESPACE_NAME, namespace):
+            raise typer.BadParameter(
+                f"--watch-namespace {namespace}: write the name of one namespace; for several, "
+                "give the option several times"
+            )
+    return tuple(dict.fromkeys(given))
 
 
 def _activation(url: str, ports: str, address: str) -> Activation:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import kopf
+from kopf._cogs.structs.references import NAMESPACES, Insights, NamespaceName
 
 from slm_operator.api.models import GROUP, KIND, PLURAL, VERSION
 from slm_operator.cluster.kube import PAGE_OBJECTS, WATCH_SECONDS, Kube, KubeError
@@ -42,27 +43,32 @@ class _NoDiffs(kopf.DiffBaseStorage):
         return
 
 
-async def follow(kube: Kube, loops: Loops) -> None:
-    """Runs until kopf, which takes the process's signals, is told to stop."""
+async def follow(kube: Kube, loops: Loops, namespaces: Sequence[str] = ()) -> None:
+    """Runs until kopf, which takes the process's signals, is told to stop. Without ``namespaces``
+    the services of all are followed."""
     listed, restored = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         looking = (
-            tasks.create_task(_forget(kube, loops, listed)),
-            tasks.create_task(_notice_older_store(kube, loops, restored)),
+            tasks.create_task(_forget(kube, loops, listed, namespaces)),
+            tasks.create_task(_notice_older_store(kube, loops, restored, namespaces)),
         )
-        await _watch(loops, listed, restored)
+        await _watch(loops, listed, restored, namespaces)
         for task in looking:
             task.cancel()
 
 
-async def _watch(loops: Loops, listed: asyncio.Event, restored: asyncio.Event) -> None:
+async def _watch(
+    loops: Loops, listed: asyncio.Event, restored: asyncio.Event, namespaces: Sequence[str]
+) -> None:
     while True:
         restored.clear()
         try:
             await _until_any_ends(
                 await kopf.spawn_tasks(
                     registry=wire(loops, listed),
-                    clusterwide=True,
+                    clusterwide=not namespaces,
+                    namespaces=namespaces,
+                    insights=_insights(namespaces) if namespaces else None,
                     standalone=True,
                     stop_flag=restored,
                 )
@@ -76,6 +82,14 @@ async def _watch(loops: Loops, listed: asyncio.Event, restored: asyncio.Event) -
                 return
         listed.set()
         await asyncio.sleep(RESTART_SECONDS)
+
+
+def _insights(namespaces: Sequence[str]) -> Insights:
+    """What kopf knows of the cluster from the start: these namespaces, and no kind by which it
+    would look for others. It may not list them, and would take 11 s to give that up."""
+    insights = Insights(namespaces={NamespaceName(each) for each in namespaces})
+    insights.backbone.selectors.remove(NAMESPACES)
+    return insights
 
 
 def wire(loops: Loops, listed: asyncio.Event) -> kopf.OperatorRegistry:
@@ -130,7 +144,9 @@ async def _until_any_ends(tasks: Collection[asyncio.Task[Any]]) -> None:
             task.result()
 
 
-async def _notice_older_store(kube: Kube, loops: Loops, restored: asyncio.Event) -> None:
+async def _notice_older_store(
+    kube: Kube, loops: Loops, restored: asyncio.Event, namespaces: Sequence[str] = ()
+) -> None:
     """Sets ``restored`` when what is stored was restored from an older copy. Kopf goes on watching
     from the version that it has reached, through any outage, and hears nothing until the store
     gets there; begun anew, it lists what is there."""
@@ -139,7 +155,7 @@ async def _notice_older_store(kube: Kube, loops: Loops, restored: asyncio.Event)
         await asyncio.sleep(VERSION_SECONDS)
         newest = max(newest, loops.newest_version)
         try:
-            version = await kube.version(API_VERSION, KIND)
+            version = await kube.version(API_VERSION, KIND, (*namespaces, "")[0])
         except KubeError:
             continue  # whoever needs the API server says so
         if version < newest:
@@ -149,7 +165,9 @@ async def _notice_older_store(kube: Kube, loops: Loops, restored: asyncio.Event)
         newest = version
 
 
-async def _forget(kube: Kube, loops: Loops, listed: asyncio.Event) -> None:
+async def _forget(
+    kube: Kube, loops: Loops, listed: asyncio.Event, namespaces: Sequence[str] = ()
+) -> None:
     """Ends the loops of services that are gone unseen. A loop's end deletes packs, so it takes two
     answers that agree: what stands between may answer once for an API server that is away."""
     while True:
@@ -162,7 +180,7 @@ async def _forget(kube: Kube, loops: Loops, listed: asyncio.Event) -> None:
         gone: set[str] | None = None
         for _ in range(2):
             await asyncio.sleep(SETTLE_SECONDS)
-            missing = await _missing(kube, loops)
+            missing = await _missing(kube, loops, namespaces)
             gone = missing if gone is None else gone & missing
             if not gone:
                 break
@@ -170,13 +188,15 @@ async def _forget(kube: Kube, loops: Loops, listed: asyncio.Event) -> None:
             loops.remove(uid)
 
 
-async def _missing(kube: Kube, loops: Loops) -> set[str]:
+async def _missing(kube: Kube, loops: Loops, namespaces: Sequence[str]) -> set[str]:
     """Services that have a loop and are not there; none while that cannot be known."""
     known = set(loops.uids())
     try:
-        return known - await kube.uids(API_VERSION, KIND) if known else set()
+        for namespace in (namespaces or ("",)) if known else ():
+            known -= await kube.uids(API_VERSION, KIND, namespace)
+        return known
     except KubeError as error:
         if error.status == 404:
-            return known  # the resource itself is gone
+            return set(loops.uids())  # the resource itself is gone
         log.warning("which services are still there is not known: %s", error)
         return set()

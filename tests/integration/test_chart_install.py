@@ -5,11 +5,13 @@ There is no node: what its Pods do is shown where there is one.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,11 @@ import yaml
 from helm_rig import CHART, RELEASE, Object, Rendered, Values, render, run_helm
 from kubectl_rig import Kubectl
 from slm_dev.controlplane import ControlPlane
+from slm_dev.stack import Program
 from slm_operator.api.models import GROUP, PLURAL
+from slm_operator.main import KEY_LENGTH, KEY_VARIABLE
 
+WAIT_SECONDS = 90.0
 CRD = f"{PLURAL}.{GROUP}"
 EVERYTHING: Values = {
     "networkPolicy": {
@@ -203,6 +208,48 @@ def test_a_crd_that_kubectl_made_is_taken_over_when_asked(kubectl: Kubectl, helm
     assert "invalid ownership metadata" in refused.stderr
     helm("install", RELEASE, str(CHART), "--take-ownership")
     helm("uninstall", RELEASE)
+
+
+async def test_an_operator_of_one_namespace_serves_it_with_its_role_alone(
+    control_plane: ControlPlane, kubectl: Kubectl, helm: Helm, namespace: str, tmp_path: Path
+) -> None:
+    options = ("--set", f"watchNamespaces={{{namespace}}}", "--set", "activator.enabled=false")
+    helm("install", RELEASE, str(CHART), "--take-ownership", *options)
+    token = kubectl("create", "token", RELEASE, "--namespace", helm.namespace).strip()
+    own = yaml.safe_load(control_plane.kubeconfig("admin").read_text())
+    own["users"][0]["user"] = {"token": token}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(own))
+    (deployment,) = json.loads(kubectl("get", "deployments", "-n", helm.namespace, "-o", "json"))[
+        "items"
+    ]
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    service = (CHART.parents[1] / "examples" / "smallest.yaml").read_text()
+    for where in (namespace, helm.namespace):
+        kubectl("apply", "-n", where, "-f", "-", stdin=service)
+
+    variables = {"KUBECONFIG": str(kubeconfig), KEY_VARIABLE: "k" * KEY_LENGTH}
+    command = ["slm_operator.main", *arguments, "--health-address=127.0.0.9"]
+    operator = Program(tmp_path, "operator", command, {**os.environ, **variables})
+    operator.launch()
+    try:
+        await until(
+            lambda: bool(kubectl("get", "pod", "-n", namespace, "-o", "name")), operator.check
+        )
+        assert kubectl("get", "pod", "-n", helm.namespace, "-o", "name") == ""
+        assert "orbidden" not in operator.log_tail()
+    finally:
+        await operator.stop()
+        kubectl("delete", "slm", "--all", "-n", namespace)
+        kubectl("delete", "role,rolebinding", "--all", "-n", namespace)
+        helm("uninstall", RELEASE)
+
+
+async def until(holds: Callable[[], bool], check: Callable[[], None]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not await asyncio.to_thread(holds):
+            check()
+            await asyncio.sleep(0.2)
 
 
 def test_every_right_of_the_operator_exists(kubectl: Kubectl, helm: Helm) -> None:

@@ -242,6 +242,26 @@ def test_the_rights_are_those_of_the_one_file(defaults: Rendered) -> None:
     assert defaults.names("Role") == [f"{RELEASE}-leader-election"]
 
 
+def test_watched_namespaces_get_the_rights_and_the_cluster_but_the_look_at_kinds() -> None:
+    found = render({"watchNamespaces": ["a", "b"]})
+    (kinds,) = found.of("ClusterRole")[0]["rules"]
+    assert (kinds["resources"], kinds["verbs"]) == (
+        ["customresourcedefinitions"],
+        ["list", "watch"],
+    )
+    for namespace in ("a", "b"):
+        role = found.one("Role", RELEASE, namespace)
+        assert [kinds, *role["rules"]] == sorted(
+            rights("ClusterRole"), key=lambda rule: rule != kinds
+        )
+        binding = found.one("RoleBinding", RELEASE, namespace)
+        assert binding["subjects"][0]["namespace"] == NAMESPACE
+    told = [each for each in found.arguments() if each.startswith("--watch")]
+    assert told == ["--watch-namespace=a", "--watch-namespace=b"]
+    (service,) = found.of("SLMService")
+    assert service["metadata"]["namespace"] == "a"
+
+
 def test_the_lease_that_may_be_held_is_the_one_that_is_named() -> None:
     found = render({"fullnameOverride": "slm"})
     rule = found.one("Role", "slm-leader-election")["rules"][1]

@@ -38,7 +38,9 @@ class ScriptedKube:
         """Of what is stored, one after the other; then 7."""
         self.idle = asyncio.Event()
 
-    async def page(self, api: str, kind: str, *, labels: str, after: str = "") -> Page:
+    async def page(
+        self, api: str, kind: str, namespace: str, *, labels: str, after: str = ""
+    ) -> Page:
         pages = self._script[0]
         if isinstance(pages, KubeError):
             self._script.pop(0)
@@ -49,11 +51,11 @@ class ScriptedKube:
             self._script.pop(0)
         return page
 
-    async def version(self, api: str, kind: str) -> int:
+    async def version(self, api: str, kind: str, namespace: str) -> int:
         return self.versions.pop(0) if self.versions else 7
 
     async def watch(
-        self, api: str, kind: str, *, labels: str, since: str
+        self, api: str, kind: str, namespace: str, *, labels: str, since: str
     ) -> AsyncIterator[tuple[str, Object]]:
         self.watched_since.append(since)
         if not self._script:
@@ -79,6 +81,49 @@ async def follow(kube: ScriptedKube) -> tuple[Packs, list[str]]:
         await asyncio.wait_for(kube.idle.wait(), 5)
         following.cancel()
     return packs, woken
+
+
+class TwoNamespaces(ScriptedKube):
+    """Each with a script of its own."""
+
+    def __init__(self, **scripts: ScriptedKube) -> None:
+        super().__init__()
+        self._scripts = scripts
+
+    async def page(
+        self, api: str, kind: str, namespace: str, *, labels: str, after: str = ""
+    ) -> Page:
+        return await self._scripts[namespace].page(api, kind, namespace, labels=labels, after=after)
+
+    async def watch(
+        self, api: str, kind: str, namespace: str, *, labels: str, since: str
+    ) -> AsyncIterator[tuple[str, Object]]:
+        async for event in self._scripts[namespace].watch(
+            api, kind, namespace, labels=labels, since=since
+        ):
+            yield event
+
+
+def elsewhere(found: dict[str, Any], namespace: str) -> dict[str, Any]:
+    return {**found, "metadata": {**found["metadata"], "namespace": namespace}}
+
+
+async def test_a_list_of_one_namespace_ends_no_packs_of_another() -> None:
+    there = ScriptedKube(
+        [page(elsewhere(pod("a"), "there"), elsewhere(pod("b"), "there"))],
+        KubeError(410, "Gone", ""),
+        [page(elsewhere(pod("b"), "there"))],
+    )
+    here = ScriptedKube([page(elsewhere(pod("a", uid="of here"), "here"))])
+    packs = Packs(lambda _, name: None)
+    async with asyncio.TaskGroup() as tasks:
+        kube = TwoNamespaces(there=there, here=here)
+        following = tasks.create_task(packs.follow(kube, ("there", "here")))  # type: ignore[arg-type]
+        await asyncio.wait_for(asyncio.gather(there.idle.wait(), here.idle.wait()), 5)
+        assert packs.listed.is_set()
+        following.cancel()
+    assert [each.name for each in packs.of("there", "chat")] == ["b"]
+    assert [each.name for each in packs.of("here", "chat")] == ["a"]
 
 
 @pytest.fixture(autouse=True)

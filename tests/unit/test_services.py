@@ -22,14 +22,16 @@ class Api:
         self.asked = 0
         self.versions: list[int | KubeError] = []
 
-    async def version(self, api_version: str, kind: str) -> int:
+    async def version(self, api_version: str, kind: str, namespace: str = "") -> int:
         answer = self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
         if isinstance(answer, KubeError):
             raise answer
         return answer
 
-    async def uids(self, api_version: str, kind: str) -> set[str]:
+    async def uids(self, api_version: str, kind: str, namespace: str = "") -> set[str]:
         self.asked += 1
+        if namespace:
+            return {each for each in self.there if each.startswith(f"{namespace}/")}
         if self.refusal is not None:
             raise self.refusal
         return self.there
@@ -48,9 +50,10 @@ class Loops:
 
 
 @asynccontextmanager
-async def forgetting(api: Api, loops: Loops) -> AsyncIterator[asyncio.Event]:
+async def forgetting(api: Api, loops: Loops, *namespaces: str) -> AsyncIterator[asyncio.Event]:
     listed = asyncio.Event()
-    task = asyncio.create_task(subject._forget(api, loops, listed))  # type: ignore[arg-type]
+    forgetting = subject._forget(api, loops, listed, namespaces)  # type: ignore[arg-type]
+    task = asyncio.create_task(forgetting)
     yield listed
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -71,6 +74,14 @@ async def test_what_is_gone_after_a_new_list_is_ended_and_what_is_there_stays() 
         listed.set()
         await asyncio.sleep(0.02)
     assert loops.known == {"a"}
+
+
+async def test_of_several_namespaces_each_is_asked() -> None:
+    api, loops = Api("a/1", "b/1"), Loops("a/1", "a/2", "b/1", "b/2")
+    async with forgetting(api, loops, "a", "b") as listed:
+        listed.set()
+        await asyncio.sleep(0.02)
+    assert loops.known == {"a/1", "b/1"}
 
 
 async def test_it_is_looked_at_now_and_then_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +116,7 @@ async def test_one_answer_alone_ends_nothing() -> None:
     api, loops = Api("a"), Loops("a")
     api.refusal = KubeError(404, "NotFound", "a proxy that knows no better")
 
-    async def uids(api_version: str, kind: str) -> set[str]:
+    async def uids(api_version: str, kind: str, namespace: str = "") -> set[str]:
         answer, api.refusal = api.refusal, None
         if answer is not None:
             raise answer

@@ -69,12 +69,15 @@ class ActivatorClient:
         self._answered_at = clock()
         self._trouble: Trouble | None = None
 
-    async def follow(self, kube: Kube, wake: Callable[[str, str], None]) -> None:
-        """Runs for ever; ``wake`` is told each service for which something has changed."""
+    async def follow(
+        self, kube: Kube, wake: Callable[[str, str], None], namespaces: Sequence[str] = ()
+    ) -> None:
+        """Runs for ever; ``wake`` is told each service for which something has changed. Without
+        ``namespaces`` the services of all are its own."""
         while True:
             if not self._ports.all_known:
                 try:
-                    await self._ports.learn(kube)
+                    await self._ports.learn(kube, namespaces)
                 except KubeError as error:
                     log.warning("which ports of the activator are taken is not known: %s", error)
             if self._known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Set
+from dataclasses import dataclass
 from typing import Protocol
 
 from slm_operator.cluster.kube import Kube, KubeError, Object
@@ -13,6 +14,17 @@ log = logging.getLogger(__name__)
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0)
 GONE = 410
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Which objects are followed."""
+
+    api_version: str
+    kind: str
+    namespace: str = ""
+    """Empty: all namespaces."""
+    labels: str = ""
 
 
 class View(Protocol):
@@ -28,9 +40,7 @@ class View(Protocol):
         """Of what was put and not removed."""
 
 
-async def follow(
-    kube: Kube, api_version: str, kind: str, view: View, listed: asyncio.Event, *, labels: str = ""
-) -> None:
+async def follow(kube: Kube, what: Watched, view: View, listed: asyncio.Event) -> None:
     """Runs for ever; sets ``listed`` once all that is there is known. After each interruption all
     is listed again: what went meanwhile would else stay in ``view`` for good. A kind that is
     unknown is one more interruption, since an API server that starts says the same.
@@ -40,40 +50,43 @@ async def follow(
     failures = 0
     while True:
         try:
-            version = await _list(kube, api_version, kind, view, labels)
+            version = await _list(kube, what, view)
             listed.set()
             failures = 0
-            while await kube.version(api_version, kind) >= int(version):
-                version = await _watch(kube, api_version, kind, view, labels, version)
+            while await kube.version(what.api_version, what.kind, what.namespace) >= int(version):
+                version = await _watch(kube, what, view, version)
         except KubeError as error:
             if error.status != GONE:
-                log.warning("lost sight of every %s, listing them again: %s", kind, error)
+                log.warning("lost sight of every %s, listing them again: %s", what.kind, error)
             pause = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
             await asyncio.sleep(max(pause, error.retry_after_seconds))
             failures += 1
 
 
-async def _list(kube: Kube, api_version: str, kind: str, view: View, labels: str) -> str:
+async def _list(kube: Kube, what: Watched, view: View) -> str:
     """The version that was listed."""
     there = set()
-    page = await kube.page(api_version, kind, labels=labels)
+    after = ""
     while True:
+        page = await kube.page(
+            what.api_version, what.kind, what.namespace, labels=what.labels, after=after
+        )
         for obj in page.items:
             there.add(obj["metadata"]["uid"])
             view.put(obj)
-        if not page.after:
+        after = page.after
+        if not after:
             break
-        page = await kube.page(api_version, kind, labels=labels, after=page.after)
     for uid in view.uids() - there:
         view.remove(uid)
     return page.version
 
 
-async def _watch(
-    kube: Kube, api_version: str, kind: str, view: View, labels: str, version: str
-) -> str:
+async def _watch(kube: Kube, what: Watched, view: View, version: str) -> str:
     """The version that the watch had reached when it ended."""
-    async for event, obj in kube.watch(api_version, kind, labels=labels, since=version):
+    async for event, obj in kube.watch(
+        what.api_version, what.kind, what.namespace, labels=what.labels, since=version
+    ):
         version = obj["metadata"]["resourceVersion"]
         if event == "DELETED":
             view.remove(obj["metadata"]["uid"])

@@ -142,40 +142,44 @@ class Kube:
         answer = await self._call("GET", path(api_version, kind, namespace), query=query)
         return [{"apiVersion": api_version, "kind": kind, **item} for item in answer["items"]]
 
-    async def page(self, api_version: str, kind: str, *, labels: str = "", after: str = "") -> Page:
-        """A part of the objects of all namespaces, as they are now. One that comes too late
-        ``after`` another is refused with 410."""
+    async def page(
+        self, api_version: str, kind: str, namespace: str = "", *, labels: str = "", after: str = ""
+    ) -> Page:
+        """A part of the objects of one namespace, or of all, as they are now. One that comes too
+        late ``after`` another is refused with 410."""
         query = [("limit", str(PAGE_OBJECTS)), ("labelSelector", labels), ("continue", after)]
-        answer = await self._call("GET", path(api_version, kind), query=query)
+        answer = await self._call("GET", path(api_version, kind, namespace), query=query)
         metadata = answer["metadata"]
         return Page(answer["items"], metadata["resourceVersion"], metadata.get("continue") or "")
 
-    async def uids(self, api_version: str, kind: str) -> set[str]:
-        """Of all objects of all namespaces, as they are now; nothing else of them is sent."""
+    async def uids(self, api_version: str, kind: str, namespace: str = "") -> set[str]:
+        """Of all objects of one namespace, or of all, as they are now; nothing else of them is
+        sent."""
         found: set[str] = set()
         after = ""
         while True:
             query = [("limit", str(PAGE_OBJECTS)), ("continue", after)]
-            where = path(api_version, kind)
+            where = path(api_version, kind, namespace)
             answer = json.loads(await self._text("GET", where, query=query, accept=METADATA_ONLY))
             found.update(item["metadata"]["uid"] for item in answer["items"])
             after = answer["metadata"].get("continue") or ""
             if not after:
                 return found
 
-    async def version(self, api_version: str, kind: str) -> int:
-        """Of all that is stored, as it is now; it goes back when an older copy is restored."""
+    async def version(self, api_version: str, kind: str, namespace: str = "") -> int:
+        """Of all that is stored, as it is now, asked by a list of one namespace, or of all; it goes
+        back when an older copy is restored."""
         query = [("limit", "1")]
-        where = path(api_version, kind)
+        where = path(api_version, kind, namespace)
         answer = json.loads(await self._text("GET", where, query=query, accept=METADATA_ONLY))
         return int(answer["metadata"]["resourceVersion"])
 
     async def watch(
-        self, api_version: str, kind: str, *, labels: str = "", since: str
+        self, api_version: str, kind: str, namespace: str = "", *, labels: str = "", since: str
     ) -> AsyncIterator[tuple[str, Object]]:
-        """What happens to the objects of all namespaces after the version ``since``, each with its
-        type (ADDED, MODIFIED, DELETED, BOOKMARK), until the server ends the watch. A version that
-        it has forgotten is refused with 410."""
+        """What happens to the objects of one namespace, or of all, after the version ``since``,
+        each with its type (ADDED, MODIFIED, DELETED, BOOKMARK), until the server ends the watch. A
+        version that it has forgotten is refused with 410."""
         query = [
             ("watch", "true"),
             ("allowWatchBookmarks", "true"),
@@ -187,7 +191,7 @@ class Kube:
             sock_connect=TIMEOUT_SECONDS, sock_read=WATCH_SECONDS + TIMEOUT_SECONDS
         )
         try:
-            async for line in self._stream(path(api_version, kind), query, patience):
+            async for line in self._stream(path(api_version, kind, namespace), query, patience):
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     status = event["object"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 
-from slm_operator.cluster.following import follow
+from slm_operator.cluster.following import Watched, follow
 from slm_operator.cluster.kube import Kube, Object
 from slm_operator.cluster.pods import read_pack
 from slm_operator.decide.snapshot import Pack
@@ -36,12 +36,22 @@ class Packs:
     def of(self, namespace: str, name: str) -> list[Pack]:
         return list(self._packs.get((namespace, name), {}).values())
 
-    async def follow(self, kube: Kube) -> None:
-        """Runs for ever."""
-        await follow(kube, "v1", "Pod", self, self.listed, labels=LABELS)
+    async def follow(self, kube: Kube, namespaces: Sequence[str] = ()) -> None:
+        """Runs for ever. Without ``namespaces`` those of all are followed."""
+        listed = [(each, asyncio.Event()) for each in namespaces or ("",)]
+        async with asyncio.TaskGroup() as tasks:
+            for namespace, event in listed:
+                what = Watched("v1", "Pod", namespace, LABELS)
+                tasks.create_task(follow(kube, what, _Part(self, namespace), event))
+            for _, event in listed:
+                await event.wait()
+            self.listed.set()
 
-    def uids(self) -> Set[str]:
-        return self._owners.keys()
+    def uids(self, namespace: str = "") -> Set[str]:
+        """Of the Pods of one namespace, or of all."""
+        if not namespace:
+            return self._owners.keys()
+        return {uid for uid, owner in self._owners.items() if owner[0] == namespace}
 
     def put(self, pod: Object) -> None:
         """A Pod of which nothing changed that matters here wakes nobody; one that cannot be read
@@ -76,6 +86,19 @@ class Packs:
         if not packs:
             del self._packs[owner]
         self._changed(*owner)
+
+
+class _Part:
+    """The Pods of one namespace, or of all, which are listed together."""
+
+    def __init__(self, packs: Packs, namespace: str) -> None:
+        self._packs = packs
+        self._namespace = namespace
+        self.put = packs.put
+        self.remove = packs.remove
+
+    def uids(self) -> Set[str]:
+        return self._packs.uids(self._namespace)
 
 
 def _owner(pod: Object) -> Owner:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from slm_operator.api.models import GROUP, VERSION
 from slm_operator.api.models import KIND as SERVICE
 from slm_operator.cluster.kube import Kube
@@ -18,18 +20,19 @@ class Ports:
         self._taken: set[int] = set()
         self.all_known = False
 
-    async def learn(self, kube: Kube) -> None:
-        """All that are taken. Raises KubeError."""
-        after = ""
-        while True:
-            page = await kube.page(f"{GROUP}/{VERSION}", SERVICE, after=after)
-            for obj in page.items:
-                port = (obj.get("status") or {}).get("activatorPort")
-                self.saw(obj["metadata"]["uid"], port)
-            after = page.after
-            if not after:
-                self.all_known = True
-                return
+    async def learn(self, kube: Kube, namespaces: Sequence[str] = ()) -> None:
+        """All that are taken in these namespaces, or in all. Raises KubeError."""
+        for namespace in namespaces or ("",):
+            after = ""
+            while True:
+                page = await kube.page(f"{GROUP}/{VERSION}", SERVICE, namespace, after=after)
+                for obj in page.items:
+                    port = (obj.get("status") or {}).get("activatorPort")
+                    self.saw(obj["metadata"]["uid"], port)
+                after = page.after
+                if not after:
+                    break
+        self.all_known = True
 
     def saw(self, uid: str, port: int | None) -> None:
         """What a service's status holds. The first one has it, should two say the same."""
