@@ -178,7 +178,7 @@ def test_upgrade_rollback_and_uninstall_keep_services_and_key(
     first_key, first_uid = key(), uid()
     assert len(first_key) >= 32
 
-    helm("upgrade", RELEASE, str(CHART))
+    helm("upgrade", RELEASE, str(CHART), "--reset-then-reuse-values")
     assert crd_knows_rollouts()
     assert image() == "slm-operator:0.1.0"
     assert (key(), uid()) == (first_key, first_uid)
@@ -188,7 +188,7 @@ def test_upgrade_rollback_and_uninstall_keep_services_and_key(
     assert image() == "slm-operator:0.0.9"
     assert (key(), uid()) == (first_key, first_uid)
 
-    helm("upgrade", RELEASE, str(CHART))
+    helm("upgrade", RELEASE, str(CHART), "--reset-then-reuse-values")
     said = helm("uninstall", RELEASE)
     assert f"[CustomResourceDefinition] {CRD}" in said
     assert crd_knows_rollouts()

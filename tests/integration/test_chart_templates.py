@@ -431,6 +431,20 @@ def test_monitors_find_what_is_there() -> None:
     assert packs["spec"]["namespaceSelector"] == {"any": True}
 
 
+def test_every_file_of_rules_and_dashboards_is_brought() -> None:
+    values = {"monitoring": {"rules": {"enabled": True}, "dashboards": {"enabled": True}}}
+    found = render(values, *MONITORING)
+    rules = {
+        f"{RELEASE}-{path.stem}": yaml.safe_load(path.read_text())
+        for path in (CHART / "files" / "rules").glob("*.yaml")
+    }
+    assert rules
+    assert {e["metadata"]["name"]: e["spec"] for e in found.of("PrometheusRule")} == rules
+    dashboards = [path.name for path in (CHART / "files" / "dashboards").glob("*.json")]
+    brought = [name for each in found.of("ConfigMap") for name in each["data"]]
+    assert sorted(brought) == sorted(dashboards)
+
+
 @pytest.fixture
 def with_files(tmp_path: Path) -> Path:
     """The chart with one file of rules and one dashboard."""
