@@ -21,12 +21,13 @@ from slm_dev.local_node.addresses import AddressPool
 from slm_dev.vllm_cpu.install import ensure_environment
 from slm_dev.vllm_cpu.model import ensure_model
 from slm_operator.cluster.agents import AgentError, Agents
+from slm_operator.keys import Tokens
 from slm_worker.routing.limits import max_in_flight
 from slm_worker.wire import (
     ADDRESS_VARIABLE,
     CONFIG_VARIABLE,
     ROUTER_PORT,
-    TOKEN_VARIABLE,
+    TOKEN_FILE_VARIABLE,
     EngineConfig,
     GpuConfig,
     Layout,
@@ -97,12 +98,14 @@ class Pack:
 
     def start(self) -> None:
         """Starts the agent, which knows no plan yet."""
+        token = self._folder / "token"
+        token.write_text(self._token)
         environment = {
             **os.environ,
             "TMPDIR": str(self.tmp),
             **self._kind.environment,
             CONFIG_VARIABLE: self._kind.config.model_dump_json(),
-            TOKEN_VARIABLE: self._token,
+            TOKEN_FILE_VARIABLE: str(token),
             ADDRESS_VARIABLE: self.address,
         }
         command = [*self._kind.through, sys.executable, *AGENT_ARGUMENTS]
@@ -150,7 +153,7 @@ class Pack:
 
     async def state(self) -> PackState:
         """Raises AgentError."""
-        return await self._agents.state(self.address, self._token)
+        return await self._agents.state(self.address, Tokens(self._token))
 
     async def plan(
         self,
@@ -170,7 +173,7 @@ class Pack:
             routing=Routing(mode=mode),
             standby=standby,
         )
-        await self._agents.put_plan(self.address, self._token, plan)
+        await self._agents.put_plan(self.address, Tokens(self._token), plan)
 
     async def until(
         self, condition: Callable[[PackState], bool], poll_seconds: float = POLL_SECONDS

@@ -24,8 +24,7 @@ from slm_operator.api.crd import crd
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
 from slm_operator.cluster.agents import Agents
 from slm_operator.cluster.kube import Kube, KubeError
-from slm_operator.controller import agent_token
-from slm_operator.main import KEY_VARIABLE
+from slm_operator.keys import Keys
 from slm_operator.render.children import pack_name
 from slm_worker.wire import PackState
 
@@ -117,7 +116,6 @@ class Stack:
     def __init__(self, binaries: Binaries, settings: StackSettings | None = None) -> None:
         self._settings = settings or StackSettings()
         self._control_plane = ControlPlane(binaries)
-        self._key = secrets.token_urlsafe(32)
         self._resources = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -203,6 +201,13 @@ class Stack:
         self.node.launch()
         await self._wait_for(self.node, self._node_is_ready)
 
+    def rotate_key(self) -> None:
+        """Gives the operator another key, as a changed Secret does."""
+        new = self._key_file.with_suffix(".new")
+        new.touch(mode=0o600)
+        new.write_text(secrets.token_urlsafe(32))
+        new.replace(self._key_file)
+
     async def stop_apiserver(self) -> None:
         """Ends the API server alone; what it stores stays."""
         await uninterrupted(self._control_plane.stop_apiserver)
@@ -241,7 +246,7 @@ class Stack:
     async def agent_state(self, service: SLMService, ordinal: int = 0) -> PackState:
         """What a pack's agent answers. Raises KubeError and AgentError."""
         address = await self.pack_address(service, ordinal)
-        return await Agents(self._session).state(address, agent_token(self._key, service))
+        return await Agents(self._session).state(address, self._keys.tokens(service.uid))
 
     def pack_log(self, service: SLMService, ordinal: int = 0) -> str:
         """What the pack wrote; empty when it never started."""
@@ -268,6 +273,9 @@ class Stack:
     async def _start_programs(self, stack: contextlib.AsyncExitStack) -> None:
         self._folder = folder = Path(tempfile.mkdtemp(prefix="slm-stack-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._key_file = folder / "key"
+        self.rotate_key()
+        self._keys = Keys.from_file(self._key_file)
         self._addresses = AddressPool()
         self._operator_address = self._addresses.claim()
         stack.callback(self._addresses.release, self._operator_address)
@@ -290,6 +298,7 @@ class Stack:
         return [
             "slm_operator.main",
             f"--worker-image={WORKER_IMAGE}",
+            f"--key-file={self._key_file}",
             f"--health-address={address}",
             f"--health-port={HEALTH_PORT}",
             *self._settings.operator_arguments,
@@ -297,7 +306,7 @@ class Stack:
 
     def _variables(self) -> dict[str, str]:
         kubeconfig = str(self.operator_kubeconfig)
-        return {**os.environ, "KUBECONFIG": kubeconfig, KEY_VARIABLE: self._key}
+        return {**os.environ, "KUBECONFIG": kubeconfig}
 
     def _node_command(self) -> list[str]:
         folders = [Path(sys.executable).parent, *self._settings.worker_programs]

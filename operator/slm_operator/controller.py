@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -32,6 +31,7 @@ from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.limits import limits
 from slm_operator.decide.rollout import follow
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
+from slm_operator.keys import Keys, Tokens
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
 from slm_operator.power_ledger import PowerLedger
@@ -48,7 +48,7 @@ class Settings:
     """How this operator was started."""
 
     worker_image: str
-    key: str
+    keys: Keys
     """From which each service's agent token is derived, so that no Secret has to be read."""
     rules: WindowRules = field(default_factory=WindowRules)
     demand_period_seconds: float = SAMPLE_SECONDS
@@ -175,13 +175,13 @@ class Controller:
     async def _pass(self, service: SLMService, held: _Held, seen: Iterable[Pack]) -> Decision:
         if held.status is not None:
             service = service.model_copy(update={"status": held.status})
-        token = agent_token(self._settings.key, service)
+        tokens = self._settings.keys.tokens(service.uid)
         seen = list(seen)
         own = [p for p in seen if p.belongs_to(service.uid)]
         # Garbage collection would remove those of a former service too; their names are free then.
         former = [p for p in seen if not p.belongs_to(service.uid)]
         packs = [
-            *await asyncio.gather(*(self._with_agent(pack, token) for pack in own)),
+            *await asyncio.gather(*(self._with_agent(pack, tokens) for pack in own)),
             *(replace(pack, terminating=True, ready=False) for pack in former),
         ]
         snapshot = Snapshot(
@@ -213,7 +213,13 @@ class Controller:
         held.memory = decision.memory
         wanted_packs = decision.status.desired_packs or 0
         await self._apply_children(
-            service, held, token, packs, wanted_packs, _slice(snapshot, decision)
+            service,
+            held,
+            tokens.current,
+            packs,
+            wanted_packs,
+            _slice(snapshot, decision),
+            creating=bool(decision.pods.create or decision.pods.canary),
         )
         for pack in (*(p for p in former if not p.terminating), *decision.pods.delete):
             await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
@@ -223,14 +229,14 @@ class Controller:
         ):
             for ordinal in ordinals:
                 await self._kube.apply(children.pack_pod(made, ordinal, image))
-        held.refused = await self._send_plans(decision, token)
+        held.refused = await self._send_plans(decision, tokens)
         return decision
 
-    async def _with_agent(self, pack: Pack, token: str) -> Pack:
+    async def _with_agent(self, pack: Pack, tokens: Tokens) -> Pack:
         if not pack.address or pack.container is not None:
             return pack
         try:
-            return replace(pack, agent=await self._agents.state(pack.address, token))
+            return replace(pack, agent=await self._agents.state(pack.address, tokens))
         except AgentError as error:
             return replace(pack, silence=Trouble(error.reason, error.message))
 
@@ -287,10 +293,12 @@ class Controller:
         packs: Iterable[Pack],
         wanted_packs: int,
         more: Iterable[children.Object],
+        creating: bool,
     ) -> None:
-        """Applies what goes with the packs, ``more`` among it, when it changes, and when a pack
-        shows that it is not what it should be: writing it every pass would be a write where nothing
-        changes."""
+        """Applies what goes with the packs, ``more`` among it, when it changes, when a pack shows
+        that it is not what it should be, and before packs are created, which wait in silence for a
+        Secret that somebody deleted: writing it every pass would be a write where nothing changes.
+        """
         wanted = [
             children.token_secret(service, token),
             children.front_service(service),
@@ -298,7 +306,7 @@ class Controller:
             children.disruption_budget(service, wanted_packs),
             *more,
         ]
-        doubt = any(
+        doubt = creating or any(
             t is not None and t.reason in ("CreateContainerConfigError", "AgentRefusedToken")
             for p in packs
             for t in (p.container, p.silence)
@@ -316,12 +324,12 @@ class Controller:
                 held.children[key] = answer["uid"]
             held.applied[key] = mark
 
-    async def _send_plans(self, decision: Decision, token: str) -> Trouble | None:
+    async def _send_plans(self, decision: Decision, tokens: Tokens) -> Trouble | None:
         """The last refusal, if there is one."""
         refused = None
         for pack, plan in decision.plans:
             try:
-                await self._agents.put_plan(pack.address, token, plan)
+                await self._agents.put_plan(pack.address, tokens, plan)
             except AgentError as error:
                 # A stale generation means the agent moved on since it was read; the next pass
                 # reads it again.
@@ -348,12 +356,6 @@ def _ledger(settings: Settings, metrics: Metrics, clock: Callable[[], float]) ->
     metrics.cluster_power_budget.set(budget)
     metrics.cluster_power_allotted.set_function(lambda: ledger.allotted_watts)
     return ledger
-
-
-def agent_token(key: str, service: SLMService) -> str:
-    """The bearer token of a service's agents: derived, so that the operator needs no right to read
-    Secrets, and different for each object."""
-    return hmac.new(key.encode(), service.uid.encode(), hashlib.sha256).hexdigest()
 
 
 def _is_refusal(error: KubeError) -> bool:

@@ -31,13 +31,13 @@ from slm_operator.cluster.permit import Permit
 from slm_operator.cluster.ports import Ports
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.demand import SAMPLE_SECONDS
+from slm_operator.keys import BadKeyError, Keys, checked
 from slm_operator.logs import LogFormat
 from slm_operator.loops import Loops
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
 
 KEY_VARIABLE = "SLM_OPERATOR_KEY"
-KEY_LENGTH = 32
 ACTIVATOR_PORTS = "20000-20999"
 LEASE_NAME = "slm-operator"
 NAMESPACE_NAME = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -145,6 +145,14 @@ def start(
     worker_image: Annotated[
         str, typer.Option(envvar="SLM_WORKER_IMAGE", help="Image of the packs.")
     ] = "slm-worker",
+    key_file: Annotated[
+        str,
+        typer.Option(
+            envvar="SLM_OPERATOR_KEY_FILE",
+            help="Holds the key from which the agents' tokens are derived; a changed file counts "
+            f"at once. [default: the key is the variable {KEY_VARIABLE}]",
+        ),
+    ] = "",
     health_address: Annotated[str, typer.Option(help="Where /healthz and /metrics listen.")] = (
         "0.0.0.0"  # noqa: S104 - probes come from the node
     ),
@@ -197,12 +205,7 @@ def start(
 ) -> None:
     """Runs the SLM operator against the cluster of KUBECONFIG, or the one that it runs in."""
     logs.configure(log_format)
-    key = os.environ.get(KEY_VARIABLE, "")
-    if len(key) < KEY_LENGTH:
-        raise typer.BadParameter(
-            f"{KEY_VARIABLE} has {len(key)} characters, at least {KEY_LENGTH} are needed: set it "
-            "to a random text that stays the same over restarts, such as from a Secret"
-        )
+    keys = _keys(key_file)
     if max_window_seconds < min_window_seconds:
         raise typer.BadParameter(
             f"--max-window-seconds {max_window_seconds:g} is below --min-window-seconds "
@@ -214,7 +217,9 @@ def start(
         warmup_seconds=warmup_seconds,
     )
     namespaces = _namespaces(watch_namespace or [])
-    settings = Settings(worker_image, key, rules, demand_sample_seconds, cluster_power_budget_watts)
+    settings = Settings(
+        worker_image, keys, rules, demand_sample_seconds, cluster_power_budget_watts
+    )
     election = _election(lease_name, lease_namespace) if leader_election else None
     activation = (
         _activation(activator_url, activator_ports, activator_address) if activator_url else None
@@ -237,6 +242,15 @@ def _namespaces(given: list[str]) -> tuple[str, ...]:
                 "give the option several times"
             )
     return tuple(dict.fromkeys(given))
+
+
+def _keys(file: str) -> Keys:
+    try:
+        if file:
+            return Keys.from_file(Path(file))
+        return Keys(checked(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE))
+    except BadKeyError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _activation(url: str, ports: str, address: str) -> Activation:

@@ -38,11 +38,18 @@ def loopback_address() -> str:
 
 class AgentProcess:
     def __init__(
-        self, process: asyncio.subprocess.Process, address: str, log: Path, tmp: Path
+        self,
+        process: asyncio.subprocess.Process,
+        address: str,
+        log: Path,
+        tmp: Path,
+        token: Path,
     ) -> None:
         self.process = process
         self.address = address
         self.tmp = tmp
+        self.token = token
+        """The file that holds the token."""
         self._log = log
         self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"})
 
@@ -154,9 +161,11 @@ async def agent(
     log = tmp_path / f"agent-{address}.log"
     # Sockets need a short path, and pytest's own grows with the test's name.
     tmp = Path(tempfile.mkdtemp())
+    token = tmp_path / f"token-{address}"
+    token.write_text(TOKEN)
     environment = os.environ | {
         "SLM_PACK_CONFIG": json.dumps(config),
-        "SLM_AGENT_TOKEN": TOKEN,
+        "SLM_AGENT_TOKEN_FILE": str(token),
         "POD_IP": address,
         "TMPDIR": str(tmp),
         **env,
@@ -165,7 +174,7 @@ async def agent(
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "slm_worker"), env=environment, stdout=output, stderr=output
         )
-    running = AgentProcess(process, address, log, tmp)
+    running = AgentProcess(process, address, log, tmp, token)
     try:
         yield running
     finally:

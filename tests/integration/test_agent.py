@@ -340,7 +340,7 @@ async def test_a_taken_api_port_ends_the_agent_with_one_line(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("SLM_AGENT_TOKEN", ""), ("SLM_AGENT_TOKEN", "short"), ("SLM_PACK_CONFIG", "{}")],
+    [("SLM_AGENT_TOKEN_FILE", ""), ("SLM_AGENT_TOKEN_FILE", "/nowhere"), ("SLM_PACK_CONFIG", "{}")],
 )
 async def test_wrong_settings_end_the_agent(tmp_path: Path, variable: str, value: str) -> None:
     async with agent(tmp_path, env={variable: value}) as pack:

@@ -121,7 +121,7 @@ async def test_the_daemon_inherits_neither_other_limits_nor_secrets_nor_the_choi
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "10")
-    monkeypatch.setenv("SLM_AGENT_TOKEN", "secret")
+    monkeypatch.setenv("SLM_AGENT_TOKEN_FILE", "/run/slm/token")
     async with running(tmp_path):
         environ = Path(f"/proc/{standin.daemon_pid}/environ").read_bytes()
     for name in (b"CUDA_VISIBLE_DEVICES", b"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", b"SLM_AGENT_TOKEN"):

@@ -194,16 +194,17 @@ async def test_an_overwritten_token_is_told_and_heals(
     operator_stack: Stack, steady: Service
 ) -> None:
     secret = await operator_stack.kube.get("v1", "Secret", "steady-agent-token", "default")
+    pod, agent = await steady.pod(), await steady.agent()
     stranger = {"data": {"token": base64.b64encode(b"x" * 32).decode()}}
     await operator_stack.kube.merge({**secret, "apiVersion": "v1", "kind": "Secret"}, stranger)
-    (await steady.agent_process()).kill()
     await steady.condition(
-        "MetricsAvailable", "False", "AgentRefusedToken", "delete the pack's Pod"
+        "MetricsAvailable", "False", "AgentRefusedToken", "the Secret is written again"
     )
-    await delete_pod(steady)
-    await steady.serves(2)
+    await steady.condition("MetricsAvailable", "True", "Measured", "")
     again = await operator_stack.kube.get("v1", "Secret", "steady-agent-token", "default")
     assert again["data"] == secret["data"]
+    assert (await steady.pod())["metadata"]["uid"] == pod["metadata"]["uid"]
+    assert (await steady.agent()).agent_id == agent.agent_id
 
 
 async def test_a_deleted_pod_is_made_anew(steady: Service) -> None:

@@ -17,6 +17,7 @@ from slm_operator.cluster.kube import KubeError
 from slm_operator.cluster.pods import read_pack
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.snapshot import Pack
+from slm_operator.keys import Keys, Tokens
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
 from slm_worker.wire import Counters, PackState, Plan
@@ -230,7 +231,7 @@ class Operator:
         self.controller = Controller(
             _Kube(world, self.life),  # type: ignore[arg-type]
             _Agents(world, self.life),  # type: ignore[arg-type]
-            Settings(worker_image="w", key="k" * 32, rules=RULES),
+            Settings(worker_image="w", keys=Keys("k" * 32), rules=RULES),
             Metrics(),
             self._now,
             lambda: world.seconds,
@@ -302,13 +303,13 @@ class _Agents:
         self._world = world
         self._life = life
 
-    async def state(self, address: str, token: str) -> PackState:
+    async def state(self, address: str, tokens: Tokens) -> PackState:
         await _await(self._life, f"before: read {address}")
         state = self._world.agents[address].state(self._world.seconds)
         await _await(self._life, f"after: read {address}")
         return state
 
-    async def put_plan(self, address: str, token: str, plan: Plan) -> None:
+    async def put_plan(self, address: str, tokens: Tokens, plan: Plan) -> None:
         await _await(self._life, f"before: plan for {address}")
         self._world.agents[address].accept(plan, self._world.seconds)
         self._world.writes += 1

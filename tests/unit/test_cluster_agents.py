@@ -17,6 +17,7 @@ from builders import pack_state
 from slm_operator.cluster import agents as subject
 from slm_operator.cluster.agents import AgentError, Agents, open_session
 from slm_operator.cluster.permit import Permit
+from slm_operator.keys import Tokens
 
 
 @asynccontextmanager
@@ -61,7 +62,7 @@ async def test_an_agent_is_asked_at_its_address(
         _,
         asked,
     ):
-        assert await client.state(address, "t") == state
+        assert await client.state(address, Tokens("t")) == state
     assert asked == [URL(url)]
 
 
@@ -71,7 +72,7 @@ async def test_a_redirect_is_a_failure_and_the_token_goes_no_further(
     redirect = web.Response(status=307, headers={"Location": "/elsewhere"}, text="over there")
     async with agents(redirect, monkeypatch) as (client, paths, _):
         with pytest.raises(AgentError, match="AgentFailed: the agent answered 307: over there"):
-            await client.state("10.0.0.7", "t")
+            await client.state("10.0.0.7", Tokens("t"))
     assert paths == ["/v1/pack"]
 
 
@@ -102,14 +103,14 @@ async def test_agents_that_do_not_answer_keep_no_other_from_being_asked(
         async with asyncio.TaskGroup() as tasks:
             silent = [tasks.create_task(_refused(client)) for _ in range(150)]
             await hanging.wait()
-            assert await client.state("10.0.0.7", "quick") == pack_state()
+            assert await client.state("10.0.0.7", Tokens("quick")) == pack_state()
             assert not any(task.done() for task in silent)
             answered.set()
 
 
 async def _refused(client: Agents) -> None:
     with pytest.raises(AgentError):
-        await client.state("10.0.0.8", "silent")
+        await client.state("10.0.0.8", Tokens("silent"))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,40 @@ async def test_an_agent_is_given_up_when_it_falls_silent_or_never_ends(
         assert server.port is not None
         client = Agents(session, server.port)
         if reason is None:
-            assert await client.state("127.0.0.1", "t") == pack_state()
+            assert await client.state("127.0.0.1", Tokens("t")) == pack_state()
         else:
             with pytest.raises(AgentError, match=reason):
-                await client.state("127.0.0.1", "t")
+                await client.state("127.0.0.1", Tokens("t"))
+
+
+@pytest.mark.parametrize(
+    ("known_to_the_agent", "tried", "reason"),
+    [
+        ("new", ["new"], None),
+        ("old", ["new", "old"], None),
+        ("another", ["new", "old"], "AgentRefusedToken"),
+    ],
+    ids=["the Secret has arrived", "the Secret is on its way", "somebody changed the Secret"],
+)
+async def test_the_former_token_is_tried_after_the_current_one(
+    known_to_the_agent: str, tried: list[str], reason: str | None
+) -> None:
+    seen: list[str] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.append(request.headers["Authorization"].removeprefix("Bearer "))
+        if seen[-1] != known_to_the_agent:
+            return web.Response(status=401)
+        return web.Response(text=pack_state().model_dump_json())
+
+    app = web.Application()
+    app.router.add_get("/v1/pack", handle)
+    async with TestServer(app) as server, open_session(Permit.unlimited()) as session:
+        assert server.port is not None
+        client = Agents(session, server.port)
+        if reason is None:
+            assert await client.state("127.0.0.1", Tokens("new", "old")) == pack_state()
+        else:
+            with pytest.raises(AgentError, match=reason):
+                await client.state("127.0.0.1", Tokens("new", "old"))
+    assert seen == tried

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +20,8 @@ from slm_operator.controller import (
     UNREADABLE_RETRY_SECONDS,
     Controller,
     Settings,
-    agent_token,
 )
+from slm_operator.keys import Keys, Tokens, agent_token
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.objective import Limits
 from slm_operator.render import children
@@ -60,6 +61,7 @@ class FakeKube:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.statuses: list[dict[str, Any]] = []
+        self.secrets: list[dict[str, str]] = []
         self.refuse: Callable[[str], bool] = lambda _: False
         self.refusal = KubeError(403, "Forbidden", "not allowed")
         self.owners: list[dict[str, Any]] | None = None
@@ -82,6 +84,8 @@ class FakeKube:
         self, obj: Any, *, subresource: str = "", force: bool = False, manager: str = ""
     ) -> Any:
         self._record(f"apply {obj['kind']} {subresource}".strip())
+        if obj["kind"] == "Secret":
+            self.secrets.append(obj["stringData"])
         if subresource:
             self.statuses.append(obj["status"])
         metadata = {"uid": f"{obj['kind']}-uid", **obj["metadata"]}
@@ -101,27 +105,33 @@ class FakeKube:
 class FakeAgents:
     def __init__(self) -> None:
         self.plans: list[Plan] = []
+        self.asked_with: list[Tokens] = []
         self.answer: PackState | AgentError = pack_state()
         self.refusal: AgentError | None = None
 
-    async def state(self, address: str, token: str) -> PackState:
+    async def state(self, address: str, tokens: Tokens) -> PackState:
+        self.asked_with.append(tokens)
         if isinstance(self.answer, AgentError):
             raise self.answer
         return self.answer
 
-    async def put_plan(self, address: str, token: str, plan: Plan) -> None:
+    async def put_plan(self, address: str, tokens: Tokens, plan: Plan) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.plans.append(plan)
 
 
 class Operator:
-    def __init__(self, cluster_power_budget_watts: int | None = None) -> None:
+    def __init__(
+        self, cluster_power_budget_watts: int | None = None, keys: Keys | None = None
+    ) -> None:
         self.kube, self.agents, self.metrics = FakeKube(), FakeAgents(), Metrics()
         self.controller = Controller(
             self.kube,  # type: ignore[arg-type]
             self.agents,  # type: ignore[arg-type]
-            Settings("w", "k" * 32, cluster_power_budget_watts=cluster_power_budget_watts),
+            Settings(
+                "w", keys or Keys("k" * 32), cluster_power_budget_watts=cluster_power_budget_watts
+            ),
             self.metrics,
             lambda: "2026-01-01T00:00:00Z",
         )
@@ -383,6 +393,30 @@ async def test_a_refused_token_has_the_secret_written_again(operator: Operator) 
     assert "apply Secret" in operator.kube.done
 
 
+async def test_another_key_has_the_secret_written_and_agents_asked_with_both_tokens(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("a" * 32)
+    operator = Operator(keys=Keys.from_file(file))
+    await operator.reconcile(running_pod())
+    file.write_text("b" * 32)
+    operator.kube.done.clear()
+    await operator.reconcile(running_pod())
+    new, old = agent_token("b" * 32, "u1"), agent_token("a" * 32, "u1")
+    assert operator.agents.asked_with == [Tokens(old), Tokens(new, old)]
+    assert operator.kube.done == ["apply Secret"]
+    assert operator.kube.secrets == [{"token": old}, {"token": new}]
+
+
+async def test_before_a_pack_is_created_its_secret_is_written_again(operator: Operator) -> None:
+    await operator.reconcile(running_pod())
+    operator.kube.done.clear()
+    await operator.reconcile()
+    written = operator.kube.done
+    assert written.index("apply Secret") < written.index("apply Pod")
+
+
 async def test_deletion_removes_the_children_that_were_applied(operator: Operator) -> None:
     await operator.reconcile()
     operator.kube.done.clear()
@@ -447,13 +481,6 @@ async def test_deletion_leaves_what_another_controls(
 async def test_an_object_that_cannot_be_read_can_be_deleted(operator: Operator) -> None:
     await operator.controller.finalize(OBJECT | {"spec": {}}, [read_pack(running_pod())])
     assert operator.kube.done == ["delete Pod chat-pack-0 p0"]
-
-
-def test_tokens_differ_by_object_and_key() -> None:
-    one = SLMService.from_object(OBJECT)
-    other = one.model_copy(update={"uid": "u2"})
-    assert agent_token("k", one) == agent_token("k", one)
-    assert len({agent_token("k", one), agent_token("k", other), agent_token("j", one)}) == 3
 
 
 async def test_a_profile_is_looked_for_once_when_a_search_begins(operator: Operator) -> None:

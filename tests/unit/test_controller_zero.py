@@ -10,6 +10,7 @@ from slm_operator.cluster.pods import read_pack
 from slm_operator.cluster.ports import Ports
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.snapshot import Activation, Pack
+from slm_operator.keys import Keys
 from slm_operator.metrics import Metrics
 from slm_operator.render.children import template_hash
 from test_controller import OBJECT, FakeAgents, FakeKube
@@ -67,7 +68,7 @@ class Operator:
         self.controller = Controller(
             self.kube,  # type: ignore[arg-type]
             FakeAgents(),  # type: ignore[arg-type]
-            Settings("w", "k" * 32),
+            Settings("w", Keys("k" * 32)),
             Metrics(),
             lambda: "2026-01-01T00:00:00Z",
             lambda: self.now,

@@ -255,11 +255,14 @@ def test_what_a_container_asks_for_in_vain_is_named(spec: dict[str, Any], named:
         ({"emptyDir": {}}, True),
         ({"hostPath": {"path": "/models"}}, True),
         ({"hostPath": {"path": "/elsewhere"}}, False),
-        ({"secret": {"secretName": "keys"}}, False),
+        ({"secret": {"secretName": "keys"}}, True),
+        ({"secret": {"secretName": "keys", "items": [{"key": "a", "path": "a"}]}}, True),
+        ({"secret": {"secretName": "keys", "items": [{"key": "a", "path": "b"}]}}, False),
+        ({"secret": {"secretName": "keys", "optional": True}}, False),
         ({"persistentVolumeClaim": {"claimName": "models"}}, False),
     ],
 )
-def test_only_volumes_that_need_no_mount_are_supported(
+def test_only_volumes_that_a_process_can_have_without_a_mount_are_supported(
     volume: dict[str, Any], supported: bool
 ) -> None:
     pod = api_pod(volumeMounts=[{"name": "data", "mountPath": "/models"}])

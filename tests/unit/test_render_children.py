@@ -12,7 +12,7 @@ from slm_worker import agent, ending
 from slm_worker.gpu import mps
 from slm_worker.replicas import output, process
 from slm_worker.routing import haproxy, holder
-from slm_worker.wire import CONFIG_VARIABLE, TOKEN_VARIABLE, MpsConfig, PackConfig
+from slm_worker.wire import CONFIG_VARIABLE, TOKEN_FILE_VARIABLE, MpsConfig, PackConfig
 
 
 def container(pod: dict[str, Any]) -> dict[str, Any]:
@@ -32,12 +32,14 @@ def test_the_agent_is_told_what_is_fixed_for_its_life() -> None:
     assert container(pod)["image"] == "worker:1"
 
 
-def test_the_token_comes_from_a_secret_and_stands_nowhere_else() -> None:
+def test_the_token_is_a_file_of_a_mounted_secret_and_stands_nowhere_else() -> None:
     pod = children.pack_pod(service(), 0, "worker:1")
-    assert env(pod)[TOKEN_VARIABLE]["valueFrom"]["secretKeyRef"] == {
-        "name": "chat-agent-token",
-        "key": "token",
-    }
+    assert env(pod)[TOKEN_FILE_VARIABLE] == {"name": TOKEN_FILE_VARIABLE, "value": "/run/slm/token"}
+    mount = {"name": "agent-token", "mountPath": "/run/slm", "readOnly": True}
+    assert mount in container(pod)["volumeMounts"], "no subPath: it would never see a new token"
+    secret = {v["name"]: v.get("secret") for v in pod["spec"]["volumes"]}["agent-token"]
+    assert secret["secretName"] == "chat-agent-token"
+    assert secret["defaultMode"] == 0o440, "for the group of the Pod, and nobody else"
     assert children.token_secret(service(), "s3cret")["stringData"] == {"token": "s3cret"}
 
 
@@ -181,7 +183,7 @@ def test_other_models_need_no_volume(uri: str) -> None:
     wanted = service({"model": {"uri": uri}})
     assert children.pack_config(wanted).model.uri == uri
     pod = children.pack_pod(wanted, 0, "w")
-    assert [v["name"] for v in pod["spec"]["volumes"]] == ["tmp", "shm"]
+    assert [v["name"] for v in pod["spec"]["volumes"]] == ["tmp", "shm", "agent-token"]
 
 
 TEMPLATE: dict[str, Any] = {
@@ -220,11 +222,11 @@ def test_the_pod_template_is_added_to_what_the_operator_sets() -> None:
         "requests": {"cpu": "4", "ephemeral-storage": "20Gi"},
         "limits": {"nvidia.com/gpu": "1", "memory": "16Gi"},
     }
-    assert spec["volumes"][2:] == [
+    assert spec["volumes"][len(plain["spec"]["volumes"]) :] == [
         {"name": "models", "persistentVolumeClaim": {"claimName": "models"}},
         {"name": "scratch", "emptyDir": {"sizeLimit": "1Gi"}},
     ]
-    assert container(pod)["volumeMounts"][2:] == [
+    assert container(pod)["volumeMounts"][len(container(plain)["volumeMounts"]) :] == [
         {"name": "models", "mountPath": "/models", "readOnly": True},
         {"name": "scratch", "mountPath": "/scratch"},
     ]

@@ -102,7 +102,7 @@ def test_core_sets_are_disjoint_and_equal(cores: frozenset[int], replicas: int) 
 def test_engines_inherit_no_secret_and_no_service_link() -> None:
     agent = {
         "PATH": "/bin",
-        "SLM_AGENT_TOKEN": "secret",
+        "SLM_AGENT_TOKEN_FILE": "/run/slm/token",
         "SLM_PACK_CONFIG": "{}",
         "VLLM_PORT": "tcp://10.0.0.1:8000",
         "HF_TOKEN": "the engine's own",

@@ -107,7 +107,7 @@ def agent() -> FakeAgent:
 
 @pytest.fixture
 async def client(agent: FakeAgent) -> AsyncIterator[Client]:
-    async with TestClient(TestServer(make_app(agent, TOKEN))) as client:
+    async with TestClient(TestServer(make_app(agent, lambda: TOKEN))) as client:
         yield client
 
 

@@ -16,39 +16,49 @@ CONFIG = {
     "engine": {"kind": "Simulated"},
     "gpu": {"kind": "Simulated"},
 }
-GOOD = {"SLM_PACK_CONFIG": json.dumps(CONFIG), "SLM_AGENT_TOKEN": "0123456789abcdef"}
+TOKEN = "0123456789abcdef"
 
 
-def test_the_defaults() -> None:
-    settings = read_settings(GOOD)
+@pytest.fixture
+def good(tmp_path: Path) -> dict[str, str]:
+    token = tmp_path / "token"
+    token.write_text(f"{TOKEN}\n")
+    return {"SLM_PACK_CONFIG": json.dumps(CONFIG), "SLM_AGENT_TOKEN_FILE": str(token)}
+
+
+def test_the_defaults(good: dict[str, str]) -> None:
+    settings = read_settings(good)
     assert settings.config.model.name == "opt"
     assert settings.address == settings.engine_address == "127.0.0.1"
-    assert settings.token not in repr(settings)
+    assert settings.token.current() == TOKEN
+    assert TOKEN not in repr(settings)
 
 
-def test_compiled_kernels_are_kept_below_the_home_directory_or_on_the_volume_that_is_named() -> (
-    None
-):
-    assert read_settings(GOOD | {"HOME": "/h"}).cache_dir == Path("/h/.cache/slm-engines")
-    named = GOOD | {"HOME": "/h", "SLM_ENGINE_CACHE": "/cache"}
+def test_compiled_kernels_are_kept_below_the_home_directory_or_on_the_volume_that_is_named(
+    good: dict[str, str],
+) -> None:
+    assert read_settings(good | {"HOME": "/h"}).cache_dir == Path("/h/.cache/slm-engines")
+    named = good | {"HOME": "/h", "SLM_ENGINE_CACHE": "/cache"}
     assert read_settings(named).cache_dir == Path("/cache")
     with pytest.raises(SettingsError, match="SLM_ENGINE_CACHE is 'cache': give the absolute path"):
-        read_settings(GOOD | {"SLM_ENGINE_CACHE": "cache"})
+        read_settings(good | {"SLM_ENGINE_CACHE": "cache"})
 
 
 @pytest.mark.parametrize(
     ("address", "engines"),
     [("10.1.2.3", "127.0.0.1"), ("127.0.0.7", "127.0.0.7"), ("fd00::7", "127.0.0.1")],
 )
-def test_engines_listen_on_loopback_only(address: str, engines: str) -> None:
-    settings = read_settings(GOOD | {"POD_IP": address})
+def test_engines_listen_on_loopback_only(address: str, engines: str, good: dict[str, str]) -> None:
+    settings = read_settings(good | {"POD_IP": address})
     assert (settings.address, settings.engine_address) == (address, engines)
 
 
-def test_packs_that_share_an_address_differ_in_their_ports_and_are_told_apart_by_them() -> None:
-    alone = read_settings(GOOD)
+def test_packs_that_share_an_address_differ_in_their_ports_and_are_told_apart_by_them(
+    good: dict[str, str],
+) -> None:
+    alone = read_settings(good)
     assert (alone.agent_port, alone.router_port, alone.pack_address) == (8080, 8000, "127.0.0.1")
-    moved = read_settings(GOOD | {"SLM_AGENT_PORT": "18080", "SLM_ROUTER_PORT": "18000"})
+    moved = read_settings(good | {"SLM_AGENT_PORT": "18080", "SLM_ROUTER_PORT": "18000"})
     assert (moved.agent_port, moved.router_port) == (18080, 18000)
     assert moved.pack_address == "127.0.0.1:18080"
 
@@ -70,18 +80,34 @@ def test_packs_that_share_an_address_differ_in_their_ports_and_are_told_apart_by
             },
             "remove --port: the agent chooses",
         ),
-        ({"SLM_AGENT_TOKEN": ""}, "SLM_AGENT_TOKEN is not set: give a random secret"),
-        ({"SLM_AGENT_TOKEN": "hunter2"}, "SLM_AGENT_TOKEN is too short: give"),
+        ({"SLM_AGENT_TOKEN_FILE": ""}, "SLM_AGENT_TOKEN_FILE is not set: name the file"),
+        (
+            {"SLM_AGENT_TOKEN_FILE": "/nowhere/token"},
+            "SLM_AGENT_TOKEN_FILE is '/nowhere/token', which cannot be read (No such file or "
+            "directory): mount the Secret",
+        ),
         ({"POD_IP": "pod"}, "POD_IP is 'pod', which is no IP address"),
         ({"SLM_AGENT_PORT": "http"}, "SLM_AGENT_PORT is 'http': give a port from 1 to 65535"),
         ({"SLM_ROUTER_PORT": "0"}, "SLM_ROUTER_PORT is '0': give a port from 1 to 65535"),
         ({"SLM_ROUTER_PORT": "65536"}, "SLM_ROUTER_PORT is '65536': give a port"),
     ],
 )
-def test_what_is_wrong_is_named(changed: dict[str, str], told: str) -> None:
+def test_what_is_wrong_is_named(changed: dict[str, str], told: str, good: dict[str, str]) -> None:
     with pytest.raises(SettingsError) as caught:
-        read_settings(GOOD | changed)
+        read_settings(good | changed)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hunter2", b"hunter2 \xff with something that is no text"]
+)
+def test_a_file_without_a_token_is_named_and_not_quoted(
+    content: bytes, good: dict[str, str]
+) -> None:
+    Path(good["SLM_AGENT_TOKEN_FILE"]).write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        read_settings(good)
+    assert "which holds no token: write a random secret of at least 16" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 

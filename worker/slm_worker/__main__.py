@@ -64,7 +64,7 @@ async def _serve(settings: AgentSettings, run_dir: Path) -> int:
     # an engine that does not answer.
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
         agent = _make_agent(settings, run_dir, http)
-        runner = web.AppRunner(make_app(agent, settings.token), handle_signals=False)
+        runner = web.AppRunner(make_app(agent, settings.token.current), handle_signals=False)
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.address, settings.agent_port).start()

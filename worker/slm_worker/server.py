@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
@@ -32,8 +33,8 @@ class PackAgent(Protocol):
         """Raises PlanRefusedError."""
 
 
-def make_app(agent: PackAgent, token: str) -> web.Application:
-    """Everything but health and metrics needs ``token`` as bearer."""
+def make_app(agent: PackAgent, token: Callable[[], str]) -> web.Application:
+    """Everything but health and metrics needs as bearer what ``token`` gives then."""
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_bearer(token), _as_error])
     api = _Api(agent)
     app.router.add_get("/v1/pack", api.get_pack)
@@ -53,13 +54,13 @@ def _refusal(status: int, error: ApiError, **headers: str) -> web.Response:
     )
 
 
-def _bearer(token: str) -> Middleware:
-    wanted = f"Bearer {token}".encode()
-
+def _bearer(token: Callable[[], str]) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in PUBLIC_PATHS:
+            return await handler(request)
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if request.path in PUBLIC_PATHS or hmac.compare_digest(given, wanted):
+        if hmac.compare_digest(given, f"Bearer {token()}".encode()):
             return await handler(request)
         return _refusal(
             401,

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from slm_worker.engine.factory import EngineUnusableError, refuse_owned_arguments
+from slm_worker.token_file import MIN_TOKEN_CHARACTERS, TokenFile
 from slm_worker.wire import (
     ADDRESS_VARIABLE,
     AGENT_PORT,
@@ -19,11 +20,10 @@ from slm_worker.wire import (
     CONFIG_VARIABLE,
     ROUTER_PORT,
     ROUTER_PORT_VARIABLE,
-    TOKEN_VARIABLE,
+    TOKEN_FILE_VARIABLE,
     PackConfig,
 )
 
-MIN_TOKEN_CHARACTERS = 16
 DEFAULT_ADDRESS = "127.0.0.1"
 LOOPBACK = "127.0.0.1"
 MAX_PORT = 65535
@@ -36,7 +36,7 @@ class SettingsError(Exception):
 @dataclass(frozen=True)
 class AgentSettings:
     config: PackConfig
-    token: str = field(repr=False)
+    token: TokenFile = field(repr=False)
     address: str
     """Where agent and router listen."""
     cache_dir: Path
@@ -62,7 +62,7 @@ def read_settings(environment: Mapping[str, str]) -> AgentSettings:
     """Raises SettingsError."""
     return AgentSettings(
         config=_config(environment.get(CONFIG_VARIABLE, "")),
-        token=_token(environment.get(TOKEN_VARIABLE, "")),
+        token=_token(environment.get(TOKEN_FILE_VARIABLE, "")),
         address=_address(environment.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS),
         cache_dir=_cache_dir(environment),
         agent_port=_port(environment, AGENT_PORT_VARIABLE, AGENT_PORT),
@@ -102,13 +102,25 @@ def _config(text: str) -> PackConfig:
     return config
 
 
-def _token(token: str) -> str:
-    if len(token) < MIN_TOKEN_CHARACTERS:
+def _token(path: str) -> TokenFile:
+    if not path:
         raise SettingsError(
-            f"{TOKEN_VARIABLE} is {'too short' if token else 'not set'}: give a random secret of "
-            f"at least {MIN_TOKEN_CHARACTERS} characters, the same that the operator sends"
+            f"{TOKEN_FILE_VARIABLE} is not set: name the file with the token that the operator "
+            "sends"
         )
-    return token
+    try:
+        return TokenFile(Path(path))
+    except OSError as error:
+        raise SettingsError(
+            f"{TOKEN_FILE_VARIABLE} is {path!r}, which cannot be read ({error.strerror}): mount "
+            "the Secret with the token there"
+        ) from None
+    except ValueError:  # its text could quote the file
+        raise SettingsError(
+            f"{TOKEN_FILE_VARIABLE} is {path!r}, which holds no token: write a random secret of at "
+            f"least {MIN_TOKEN_CHARACTERS} letters and digits into it, the same that the operator "
+            "sends"
+        ) from None
 
 
 def _address(address: str) -> str:

@@ -21,8 +21,9 @@ MAX_NUM_SEQS = 4096
 
 CONFIG_VARIABLE = "SLM_PACK_CONFIG"
 """Environment variable that holds the pack's :class:`PackConfig` as JSON."""
-TOKEN_VARIABLE = "SLM_AGENT_TOKEN"  # noqa: S105 - the name of the variable, not a token
-"""Environment variable that holds the bearer token of the agent's API."""
+TOKEN_FILE_VARIABLE = "SLM_AGENT_TOKEN_FILE"  # noqa: S105 - the name of the variable, not a token
+"""Environment variable that names the file with the bearer token of the agent's API. The file is
+read at each request, so that a new token needs no restart."""
 ADDRESS_VARIABLE = "POD_IP"
 """Environment variable that holds the address on which agent and router listen."""
 CACHE_VARIABLE = "SLM_ENGINE_CACHE"

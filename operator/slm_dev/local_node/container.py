@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from slm_dev.local_node import logs
+from slm_dev.local_node import logs, mounts
 from slm_dev.local_node.api import ApiError
 from slm_dev.local_node.backoff import RestartBackoff
 from slm_dev.local_node.environment import (
@@ -43,6 +43,8 @@ class Timing:
     restart_backoff_seconds: float = 10
     restart_backoff_cap_seconds: float = 300
     config_retry_seconds: float = 2
+    mount_refresh_seconds: float = 2
+    """The kubelet takes a minute and more."""
     shutdown_grace_seconds: float = 10
 
 
@@ -154,6 +156,7 @@ class ContainerRunner:
             )
         image = find_image(container, self._around.images)
         variables = render_environment(pod, container, await self._objects(), self._address)
+        await self._bring_secrets()
         attempt = self.record.restarts
         logs.forget_attempt(self._around.logs_root, pod, container.name, attempt - 2)
         return Launch(
@@ -161,7 +164,10 @@ class ContainerRunner:
             env={
                 "HOSTNAME": pod.name,
                 **image.env,
-                **variables,
+                **mounts.relocated(
+                    variables,
+                    {each.path: mounts.directory(self._home, each) for each in container.secrets},
+                ),
                 "HOME": str(self._home),
                 "TMPDIR": str(self._home),
             },
@@ -171,15 +177,28 @@ class ContainerRunner:
         )
 
     async def _objects(self) -> Objects:
-        found = {}
-        for kind, name in sorted(referenced_objects(self._container)):
-            try:
-                found[kind, name] = await self._around.read_object(kind, self._pod.namespace, name)
-            except ApiError as error:
-                raise ConfigError(
-                    "CreateContainerConfigError", f'cannot read {kind} "{name}": {error}'
-                ) from error
-        return found
+        referenced = sorted(referenced_objects(self._container))
+        return {(kind, name): await self._read(kind, name) for kind, name in referenced}
+
+    async def _read(self, kind: ObjectKind, name: str) -> Mapping[str, str] | None:
+        try:
+            return await self._around.read_object(kind, self._pod.namespace, name)
+        except ApiError as error:
+            raise ConfigError(
+                "CreateContainerConfigError", f'cannot read {kind} "{name}": {error}'
+            ) from error
+
+    async def _bring_secrets(self) -> None:
+        for mount in self._container.secrets:
+            data = await self._read("secret", mount.object_name)
+            mounts.write(mounts.directory(self._home, mount), mount.object_name, data)
+
+    async def _keep_secrets(self) -> None:
+        """What is mounted follows its Secret while the container runs; a deleted one stays."""
+        while self._container.secrets:
+            await asyncio.sleep(self._around.timing.mount_refresh_seconds)
+            with contextlib.suppress(ConfigError):
+                await self._bring_secrets()
 
     async def _attempt(self, launch: Launch) -> Terminated:
         started_at = datetime.now(UTC)
@@ -219,7 +238,9 @@ class ContainerRunner:
             async with asyncio.TaskGroup() as group:
                 probing = group.create_task(self._stop_when_unhealthy(launch, stop))
                 ending = group.create_task(self._end_when_stopped(process, launch, stop))
+                keeping = group.create_task(self._keep_secrets())
                 end = await process.wait()
+                keeping.cancel()
                 probing.cancel()
                 ending.cancel()
         finally:

@@ -37,7 +37,8 @@ class LocalNode:
     Pods share the host's network and file system. Each has a loopback address of its own, to which
     its processes must bind, and a private folder, given to them as HOME and TMPDIR, which is the
     only place for them to write: volumes are accepted if a process on the host can do without a
-    mount (emptyDir, and hostPath mounted at its own path), and nothing is mounted. Resource
+    mount (emptyDir, hostPath mounted at its own path, and Secrets whose files are named by
+    variables), and nothing is mounted. Resource
     limits, security contexts and node selectors have no effect.
 
     On exit all Pods are stopped and set Failed, and all files are removed. If this process is

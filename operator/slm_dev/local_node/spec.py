@@ -46,6 +46,14 @@ class FromAllKeys:
 
 
 @dataclass(frozen=True)
+class SecretMount:
+    """A directory with a file for each key of a Secret, kept as the Secret is."""
+
+    path: str
+    object_name: str
+
+
+@dataclass(frozen=True)
 class HttpGet:
     """A GET that succeeds with a status from 200 to 399. `host` empty means the Pod's address."""
 
@@ -92,6 +100,7 @@ class ContainerSpec:
     readiness: ProbeSpec | None = None
     liveness: ProbeSpec | None = None
     pre_stop: tuple[str, ...] = ()
+    secrets: tuple[SecretMount, ...] = ()
     log_is_last_message: bool = False
     """terminationMessagePolicy: FallbackToLogsOnError."""
 
@@ -116,7 +125,12 @@ def parse_pod(pod: Json) -> PodSpec:
     """Reads a Pod as the API server returns it."""
     metadata, spec = pod["metadata"], pod["spec"]
     unsupported = _unsupported_in_pod(spec)
-    containers = tuple(_container(each, unsupported) for each in spec["containers"])
+    secrets = {
+        volume["name"]: volume["secret"]["secretName"]
+        for volume in spec.get("volumes") or []
+        if "secret" in volume
+    }
+    containers = tuple(_container(each, secrets, unsupported) for each in spec["containers"])
     return PodSpec(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -141,6 +155,8 @@ def _unsupported_in_pod(spec: Json) -> list[str]:
         # The API server adds this one by itself; a process on the host has no use for it.
         if "emptyDir" in volume or name.startswith("kube-api-access-"):
             continue
+        if "secret" in volume and _as_it_is(volume["secret"]):
+            continue
         if "hostPath" in volume:
             source = volume["hostPath"]["path"]
             paths = [mount["mountPath"] for mount in mounts if mount["name"] == name]
@@ -150,7 +166,15 @@ def _unsupported_in_pod(spec: Json) -> list[str]:
     return found
 
 
-def _container(container: Json, unsupported: list[str]) -> ContainerSpec:
+def _as_it_is(secret: Json) -> bool:
+    """Whether each key becomes a file of its name, and the Secret has to be there."""
+    renamed = any(item["key"] != item["path"] for item in secret.get("items") or [])
+    return not (renamed or secret.get("optional"))
+
+
+def _container(
+    container: Json, secrets: Mapping[str, str], unsupported: list[str]
+) -> ContainerSpec:
     name = container["name"]
     ports = {
         port["name"]: port["containerPort"]
@@ -199,6 +223,11 @@ def _container(container: Json, unsupported: list[str]) -> ContainerSpec:
         readiness=probe("readinessProbe"),
         liveness=probe("livenessProbe"),
         pre_stop=tuple((pre_stop.get("exec") or {}).get("command") or ()),
+        secrets=tuple(
+            SecretMount(mount["mountPath"], secrets[mount["name"]])
+            for mount in container.get("volumeMounts") or []
+            if mount["name"] in secrets
+        ),
         log_is_last_message=container.get("terminationMessagePolicy") == "FallbackToLogsOnError",
     )
 

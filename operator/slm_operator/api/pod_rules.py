@@ -22,8 +22,13 @@ QUANTITY = r"^[0-9]{1,12}([.][0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 
 MODEL_MOUNT = "/mnt/model"
 """Where pvc:// and oci:// models are mounted."""
-OWN_MOUNTS = ("/tmp", "/dev", "/proc", "/sys", MODEL_MOUNT)  # noqa: S108 - inside the container
-OWN_VOLUMES = ("tmp", "shm", "model")
+TOKEN_MOUNT = "/run/slm"  # noqa: S105 - a directory
+"""Where the token of the agent's API is mounted."""
+TOKEN_VOLUME = "agent-token"  # noqa: S105 - a name
+TOKEN_SECRET_SUFFIX = "-agent-token"  # noqa: S105 - the end of names
+"""Of the Secrets that hold agents' tokens, after the service's name."""
+OWN_MOUNTS = ("/tmp", "/dev", "/proc", "/sys", MODEL_MOUNT, TOKEN_MOUNT)  # noqa: S108 - inside the container
+OWN_VOLUMES = ("tmp", "shm", "model", TOKEN_VOLUME)
 OWN_LABEL_KEYS = (
     "app.kubernetes.io/instance",
     "app.kubernetes.io/managed-by",

@@ -6,6 +6,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from slm_operator.cluster.permit import Permit
+from slm_operator.keys import Tokens
 from slm_worker.wire import AGENT_PORT, ApiError, PackState, Plan
 
 SILENCE_SECONDS = 5.0
@@ -50,8 +51,8 @@ class Agents:
         self._session = session
         self._port = port
 
-    async def state(self, address: str, token: str) -> PackState:
-        text = await self._call("GET", address, "/v1/pack", token)
+    async def state(self, address: str, tokens: Tokens) -> PackState:
+        text = await self._call("GET", address, "/v1/pack", tokens)
         try:
             return PackState.model_validate_json(text)
         except ValidationError as error:
@@ -61,14 +62,32 @@ class Agents:
                 f"({error.error_count()} errors): run worker and operator of one release",
             ) from error
 
-    async def put_plan(self, address: str, token: str, plan: Plan) -> None:
-        await self._call("PUT", address, "/v1/pack/plan", token, plan.model_dump_json())
+    async def put_plan(self, address: str, tokens: Tokens, plan: Plan) -> None:
+        await self._call("PUT", address, "/v1/pack/plan", tokens, plan.model_dump_json())
 
     async def _call(
-        self, method: str, address: str, path: str, token: str, body: str | None = None
+        self, method: str, address: str, path: str, tokens: Tokens, body: str | None = None
     ) -> str:
         name = f"[{address}]" if ":" in address else address
         host = f"{name}:{self._port}"
+        status, text = await self._exchange(method, host, path, tokens.current, body)
+        if status == 401 and tokens.former is not None:
+            status, text = await self._exchange(method, host, path, tokens.former, body)
+        if status == 401:
+            raise AgentError(
+                "AgentRefusedToken",
+                f"the agent at {host} refused the operator's token: its Secret was changed, or the "
+                "operator's key while the operator did not run; the Secret is written again, and "
+                "the agent reads it within two minutes",
+            )
+        if status >= 300:
+            raise _refusal(status, text)
+        return text
+
+    async def _exchange(
+        self, method: str, host: str, path: str, token: str, body: str | None
+    ) -> tuple[int, str]:
+        """Status and text of the answer."""
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         try:
             async with self._session.request(
@@ -83,21 +102,12 @@ class Agents:
                 text = (await answer.content.read(ANSWER_BYTES)).decode(errors="replace")
                 while not answer.content.at_eof() and len(text) < ANSWER_BYTES:
                     text += (await answer.content.read(ANSWER_BYTES)).decode(errors="replace")
+                return answer.status, text
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise AgentError(
                 "AgentUnreachable",
                 f"the agent at {host} does not answer ({type(error).__name__}): see the pack's log",
             ) from error
-        if answer.status == 401:
-            raise AgentError(
-                "AgentRefusedToken",
-                f"the agent at {host} refused the operator's token: its Secret was "
-                "changed after the pack started; delete the pack's Pod and it starts with the "
-                "right one",
-            )
-        if answer.status >= 300:
-            raise _refusal(answer.status, text)
-        return text
 
 
 def _refusal(status: int, text: str) -> AgentError:

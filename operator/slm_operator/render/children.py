@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from slm_operator.api.models import GROUP, KIND, VERSION, Mps, SLMService
+from slm_operator.api.pod_rules import TOKEN_MOUNT, TOKEN_SECRET_SUFFIX, TOKEN_VOLUME
 from slm_operator.api.pod_template import PodTemplate
 from slm_operator.render import model_volume, template
 from slm_worker.wire import (
@@ -14,7 +15,7 @@ from slm_worker.wire import (
     AGENT_PORT,
     CONFIG_VARIABLE,
     ROUTER_PORT,
-    TOKEN_VARIABLE,
+    TOKEN_FILE_VARIABLE,
     EngineConfig,
     GpuConfig,
     ModelRef,
@@ -82,7 +83,7 @@ def token_secret(service: SLMService, token: str) -> Object:
 
 
 def secret_name(service: str) -> str:
-    return f"{service}-agent-token"
+    return f"{service}{TOKEN_SECRET_SUFFIX}"
 
 
 def front_service(service: SLMService) -> Object:
@@ -182,12 +183,7 @@ def _pod_spec(service: SLMService, worker_image: str) -> Object:
         "env": _by_name(
             {"name": "HOME", "value": HOME},
             {"name": CONFIG_VARIABLE, "value": pack_config(service).model_dump_json()},
-            {
-                "name": TOKEN_VARIABLE,
-                "valueFrom": {
-                    "secretKeyRef": {"name": secret_name(service.name), "key": TOKEN_KEY}
-                },
-            },
+            {"name": TOKEN_FILE_VARIABLE, "value": f"{TOKEN_MOUNT}/{TOKEN_KEY}"},
             {
                 "name": ADDRESS_VARIABLE,
                 "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}},
@@ -221,6 +217,8 @@ def _pod_spec(service: SLMService, worker_image: str) -> Object:
         "volumeMounts": [
             {"name": "tmp", "mountPath": HOME},
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+            # The whole directory: of a single file the kubelet would never bring a newer one.
+            {"name": TOKEN_VOLUME, "mountPath": TOKEN_MOUNT, "readOnly": True},
         ],
     }
     if spec.gpu.kind == "NVIDIA":
@@ -250,6 +248,14 @@ def _pod_spec(service: SLMService, worker_image: str) -> Object:
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            {
+                "name": TOKEN_VOLUME,
+                "secret": {
+                    "secretName": secret_name(service.name),
+                    "items": [{"key": TOKEN_KEY, "path": TOKEN_KEY}],
+                    "defaultMode": 0o440,
+                },
+            },
         ],
     }
     model_volume.mount(pod, spec.model.uri)

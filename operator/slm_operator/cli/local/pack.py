@@ -22,13 +22,14 @@ from slm_operator.cli.local.host import ADDRESS, Ports, search_path
 from slm_operator.cli.local.request import LocalError
 from slm_operator.cluster.agents import Agents
 from slm_operator.cluster.pods import last_words
+from slm_operator.keys import Tokens
 from slm_operator.render.children import TERMINATION_GRACE_SECONDS
 from slm_worker.wire import (
     ADDRESS_VARIABLE,
     AGENT_PORT_VARIABLE,
     CONFIG_VARIABLE,
     ROUTER_PORT_VARIABLE,
-    TOKEN_VARIABLE,
+    TOKEN_FILE_VARIABLE,
     PackConfig,
     PackState,
     Plan,
@@ -97,11 +98,11 @@ class LocalPack:
 
     async def state(self) -> PackState:
         """Raises AgentError."""
-        return await self._agents.state(ADDRESS, self._token)
+        return await self._agents.state(ADDRESS, Tokens(self._token))
 
     async def put_plan(self, plan: Plan) -> None:
         """Raises AgentError."""
-        await self._agents.put_plan(ADDRESS, self._token, plan)
+        await self._agents.put_plan(ADDRESS, Tokens(self._token), plan)
 
     def check(self) -> None:
         """Raises LocalError when the agent has ended."""
@@ -126,11 +127,18 @@ class LocalPack:
             "PATH": search_path(),
             "TMPDIR": str(self._folder),
             CONFIG_VARIABLE: self._config.model_dump_json(),
-            TOKEN_VARIABLE: self._token,
+            TOKEN_FILE_VARIABLE: str(self._token_file()),
             ADDRESS_VARIABLE: ADDRESS,
             AGENT_PORT_VARIABLE: str(self._ports.agent),
             ROUTER_PORT_VARIABLE: str(self._ports.router),
         }
+
+    def _token_file(self) -> Path:
+        """For nobody else on this host to read."""
+        path = self._folder / "token"
+        path.touch(mode=0o600)
+        path.write_text(self._token)
+        return path
 
     async def _clean_up(self) -> None:
         await self._session.close()
