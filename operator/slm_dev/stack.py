@@ -63,7 +63,7 @@ class Program:
     ) -> None:
         self.name = name
         self._folder = folder
-        self._command = [sys.executable, "-m", *arguments]
+        self.command = [sys.executable, "-m", *arguments]
         self._environment = environment
         self._starts = 0
         self._process: GuardedProcess | None = None
@@ -72,7 +72,7 @@ class Program:
         """Starts the process without waiting for it to be of use."""
         self._starts += 1
         log = self._folder / f"{self.name}-{self._starts}.log"
-        self._process = GuardedProcess(self._command, self._folder, log, self._environment)
+        self._process = GuardedProcess(self.command, self._folder, log, self._environment)
 
     async def kill(self) -> None:
         """Ends the process by SIGKILL, as a crash would."""
@@ -84,6 +84,11 @@ class Program:
         process, self._process = self._process, None
         if process is not None:
             await uninterrupted(process.stop)
+
+    def log(self) -> str:
+        """What all starts wrote."""
+        logs = (self._folder / f"{self.name}-{n}.log" for n in range(1, self._starts + 1))
+        return "".join(log.read_text(errors="replace") for log in logs)
 
     def log_tail(self) -> str:
         """The end of what the last start wrote."""
@@ -153,6 +158,11 @@ class Stack:
     def operator_kubeconfig(self) -> Path:
         """Of the operator, with its rights."""
         return self._control_plane.kubeconfig("operator")
+
+    @property
+    def key(self) -> str:
+        """The operator's key."""
+        return self._key_file.read_text()
 
     @property
     def operator_url(self) -> str:

@@ -38,6 +38,7 @@ from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
 
 KEY_VARIABLE = "SLM_OPERATOR_KEY"
+KEY_FILE_VARIABLE = "SLM_OPERATOR_KEY_FILE"
 ACTIVATOR_PORTS = "20000-20999"
 LEASE_NAME = "slm-operator"
 NAMESPACE_NAME = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -148,7 +149,7 @@ def start(
     key_file: Annotated[
         str,
         typer.Option(
-            envvar="SLM_OPERATOR_KEY_FILE",
+            envvar=KEY_FILE_VARIABLE,
             help="Holds the key from which the agents' tokens are derived; a changed file counts "
             f"at once. [default: the key is the variable {KEY_VARIABLE}]",
         ),

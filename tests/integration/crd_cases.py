@@ -23,6 +23,21 @@ def with_uri(uri: str) -> Object:
     return {"model": {"uri": uri}}
 
 
+BEYOND_A_PACK: dict[str, Any] = {
+    "hostNetwork": True,
+    "hostPID": True,
+    "hostIPC": True,
+    "hostUsers": True,
+    "serviceAccountName": "admin",
+    "automountServiceAccountToken": True,
+    "securityContext": {"runAsUser": 0},
+    "containers": [{"name": "x", "image": "x"}],
+    "initContainers": [{"name": "x", "image": "x"}],
+    "nodeName": "control-plane",
+    "shareProcessNamespace": True,
+}
+"""What a Pod can ask for, and no podTemplate."""
+
 ACCEPTED = [
     pytest.param(with_uri("hf://HuggingFaceTB/SmolLM2-135M-Instruct"), id="hub"),
     pytest.param(with_uri("file:///models/opt-1.3b"), id="directory"),
@@ -249,6 +264,53 @@ REFUSED = [
                 {"resources": {"limits": {"nvidia.com/gpu": 2}}},
                 ['unknown field "spec.podTemplate.resources.limits.nvidia.com/gpu"'],
             ),
+            *(
+                (
+                    f"{field} of the Pod",
+                    {field: value},
+                    [f'unknown field "spec.podTemplate.{field}'],
+                )
+                for field, value in BEYOND_A_PACK.items()
+            ),
+            (
+                "directory of the node",
+                {"volumes": [{"name": "m", "mountPath": "/m", "hostPath": {"path": "/"}}]},
+                ['unknown field "spec.podTemplate.volumes[0].hostPath"'],
+            ),
+            (
+                "token of the API server",
+                {"volumes": [{"name": "m", "mountPath": "/m", "projected": {"sources": []}}]},
+                ['unknown field "spec.podTemplate.volumes[0].projected"'],
+            ),
+            (
+                "Secret of another namespace",
+                {"volumes": [{"name": "m", "mountPath": "/m", "secret": {"secretName": "a/b"}}]},
+                ["it is 'a/b'", "correct it"],
+            ),
+            (
+                "another service's token as a volume",
+                {
+                    "volumes": [
+                        {"name": "m", "mountPath": "/m", "secret": {"secretName": "x-agent-token"}}
+                    ]
+                },
+                ["it is 'x-agent-token'", "hold the tokens by which the operator commands packs"],
+            ),
+            (
+                "another service's token to pull with",
+                {"imagePullSecrets": [{"name": "x-agent-token"}]},
+                ["it is 'x-agent-token'", "name another Secret"],
+            ),
+            (
+                "mount over the agent's token",
+                {"volumes": [{"name": "m", "mountPath": "/run/slm", "emptyDir": {}}]},
+                ["mountPath is '/run/slm'", "use another path"],
+            ),
+            (
+                "priority of the node's own Pods",
+                {"priorityClassName": "system-node-critical"},
+                ["it is 'system-node-critical'", "name another PriorityClass"],
+            ),
             (
                 "volume without a source",
                 {"volumes": [{"name": "m", "mountPath": "/m"}]},
@@ -300,6 +362,16 @@ REFUSED = [
         {"model": {"uri": "hf://a/b", "revision": "--port=1"}},
         ["spec.model.revision", "it is '--port=1': use letters"],
         id="revision that looks like an argument",
+    ),
+    pytest.param(
+        {
+            "model": {
+                "uri": "hf://a/b",
+                "credentialsSecretRef": {"name": "other-agent-token", "key": "token"},
+            }
+        },
+        ["credentialsSecretRef.name", "it is 'other-agent-token'", "name another Secret"],
+        id="another service's token as credentials",
     ),
     pytest.param(
         {"model": {"uri": "hf://a/b", "credentialsSecretRef": {"name": "x"}}},

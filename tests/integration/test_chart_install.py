@@ -22,7 +22,8 @@ from kubectl_rig import Kubectl
 from slm_dev.controlplane import ControlPlane
 from slm_dev.stack import Program
 from slm_operator.api.models import GROUP, PLURAL
-from slm_operator.main import KEY_LENGTH, KEY_VARIABLE
+from slm_operator.keys import KEY_LENGTH
+from slm_operator.main import KEY_VARIABLE
 
 WAIT_SECONDS = 90.0
 CRD = f"{PLURAL}.{GROUP}"

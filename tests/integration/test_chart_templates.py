@@ -26,7 +26,8 @@ from helm_rig import (
 from slm_operator import main
 from slm_operator.activator import __main__ as activator_main
 from slm_operator.activator.wire import CONTROL_PORT, TOKEN_LENGTH, TOKEN_VARIABLE
-from slm_operator.main import KEY_LENGTH, KEY_VARIABLE
+from slm_operator.keys import KEY_LENGTH
+from slm_operator.main import KEY_FILE_VARIABLE
 from slm_operator.render.children import MANAGED_BY, MANAGED_BY_LABEL
 from slm_worker.wire import AGENT_PORT, ROUTER_PORT
 
@@ -291,9 +292,17 @@ def test_the_crd_is_a_template_that_stays(defaults: Rendered) -> None:
 def test_both_programs_read_one_secret(defaults: Rendered) -> None:
     secret = defaults.one("Secret", f"{RELEASE}-key")
     assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-    keys = {e["name"]: e["valueFrom"]["secretKeyRef"]["key"] for e in defaults.container()["env"]}
-    assert set(keys) == {KEY_VARIABLE, TOKEN_VARIABLE}
-    assert set(keys.values()) == set(secret["data"])
+    env = {e["name"]: e for e in defaults.container()["env"]}
+    assert set(env) == {KEY_FILE_VARIABLE, TOKEN_VARIABLE}
+    taken = env[TOKEN_VARIABLE]["valueFrom"]["secretKeyRef"]["key"]
+    volume = key_volume(defaults)
+    (item,) = volume["items"]
+    assert {taken, item["key"]} == set(secret["data"])
+    (mount,) = [m for m in defaults.container()["volumeMounts"] if m["name"] == "key"]
+    assert "subPath" not in mount, "the kubelet would never bring a newer key"
+    assert env[KEY_FILE_VARIABLE]["value"] == f"{mount['mountPath']}/{item['path']}"
+    assert volume["secretName"] == secret["metadata"]["name"]
+    assert volume["defaultMode"] == 0o440
     assert all(len(each) >= max(KEY_LENGTH, TOKEN_LENGTH) for each in secret["data"].values())
     (token,) = defaults.container(ACTIVATOR)["env"]
     assert (token["name"], token["valueFrom"]["secretKeyRef"]["name"]) == (
@@ -307,7 +316,15 @@ def test_a_secret_of_ones_own_is_used_and_none_made() -> None:
     assert found.of("Secret") == []
     for name in (RELEASE, ACTIVATOR):
         for each in found.container(name)["env"]:
-            assert each["valueFrom"]["secretKeyRef"]["name"] == "mine"
+            assert "value" in each or each["valueFrom"]["secretKeyRef"]["name"] == "mine"
+    assert key_volume(found)["secretName"] == "mine"
+
+
+def key_volume(found: Rendered) -> Object:
+    spec = found.one("Deployment", RELEASE)["spec"]["template"]["spec"]
+    (volume,) = [v for v in spec["volumes"] if v["name"] == "key"]
+    secret: Object = volume["secret"]
+    return secret
 
 
 # Activator

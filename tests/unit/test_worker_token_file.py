@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,9 @@ def garbled(file: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [gone, emptied, garbled])
-def test_while_the_file_holds_no_token_the_last_one_counts(spoil, file: Path) -> None:  # type: ignore[no-untyped-def]
+def test_while_the_file_holds_no_token_the_last_one_counts(
+    spoil: Callable[[Path], None], file: Path
+) -> None:
     token = TokenFile(file)
     spoil(file)
     assert token.current() == FIRST

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from slm_operator.api import pod_rules, rules
 from slm_operator.api.base import ApiModel
-from slm_operator.api.pod_template import ObjectName, PodTemplate
+from slm_operator.api.pod_template import PodTemplate, SecretName
 from slm_operator.api.status import SLMServiceStatus
 from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK, MpsFallback
 
@@ -43,7 +43,7 @@ ModelText = Annotated[
 class SecretKeyRef(ApiModel):
     """A key of a Secret in the service's namespace."""
 
-    name: ObjectName
+    name: SecretName
     """Name of the Secret."""
     key: Annotated[
         str,

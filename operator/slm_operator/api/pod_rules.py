@@ -48,6 +48,23 @@ def _of_form(pattern: str, remedy: str) -> Rule:
 OBJECT_NAME = _of_form(
     SUBDOMAIN, "a name in Kubernetes has lower case letters, digits, dashes and dots: correct it"
 )
+NOT_A_TOKEN = rule(
+    f"!self.endsWith('{TOKEN_SECRET_SUFFIX}')",
+    '"it is \'" + self + '
+    + text(
+        f"': Secrets whose names end with {TOKEN_SECRET_SUFFIX} hold the tokens by which the "
+        "operator commands packs: name another Secret"
+    ),
+)
+"""Who may create services, but read no Secrets, shall not come by the tokens of the others."""
+NOT_OF_THE_SYSTEM = rule(
+    "!self.startsWith('system-')",
+    '"it is \'" + self + '
+    + text(
+        "': the system's own classes let a pack displace what keeps the node alive: name another "
+        "PriorityClass"
+    ),
+)
 LABEL_TEXT = _of_form(
     LABEL_VALUE,
     "a label's value has letters, digits, dashes, dots and underscores, and begins and ends with a "

@@ -22,6 +22,14 @@ ObjectName = Annotated[
     str,
     Field(min_length=1, max_length=253, json_schema_extra=validations(pod_rules.OBJECT_NAME)),
 ]
+SecretName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=253,
+        json_schema_extra=validations(pod_rules.OBJECT_NAME, pod_rules.NOT_A_TOKEN),
+    ),
+]
 LabelValue = Annotated[
     str, Field(max_length=63, json_schema_extra=validations(pod_rules.LABEL_TEXT))
 ]
@@ -110,7 +118,7 @@ class ConfigMapSource(ApiModel):
 class SecretSource(ApiModel):
     """A Secret of the service's namespace."""
 
-    secret_name: ObjectName
+    secret_name: SecretName
     """Its name."""
 
 
@@ -148,10 +156,10 @@ class Volume(ApiModel):
     empty_dir: EmptyDirSource | None = None
 
 
-class LocalReference(ApiModel):
-    """An object of the service's namespace."""
+class PullSecret(ApiModel):
+    """A Secret of the service's namespace."""
 
-    name: ObjectName
+    name: SecretName
     """Its name."""
 
 
@@ -177,10 +185,20 @@ class PodTemplate(ApiModel):
     ] = ()
     """Further volumes."""
     image_pull_secrets: Annotated[
-        tuple[LocalReference, ...], Field(max_length=16, json_schema_extra=_keyed_by("name"))
+        tuple[PullSecret, ...], Field(max_length=16, json_schema_extra=_keyed_by("name"))
     ] = ()
     """Secrets with credentials of registries, for engine.image and oci:// models."""
-    priority_class_name: ObjectName | None = None
+    priority_class_name: (
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=253,
+                json_schema_extra=validations(pod_rules.OBJECT_NAME, pod_rules.NOT_OF_THE_SYSTEM),
+            ),
+        ]
+        | None
+    ) = None
     """PriorityClass of the Pods."""
     runtime_class_name: ObjectName | None = None
     """RuntimeClass of the Pods, such as nvidia."""
