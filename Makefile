@@ -11,7 +11,7 @@ LOCKED := --universal --python-version 3.11 --generate-hashes \
 LOCK := $(BIN)/uv pip compile pyproject.toml $(LOCKED)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-vllm system demo test test-unit test-integration test-gpu lint format bench bench-gpu crds chart images lock clean
+.PHONY: help setup setup-vllm system demo test test-unit test-integration test-gpu lint format bench bench-gpu crds chart dashboards images lock clean
 
 help: ## Show what each target does.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ chart: $(INSTALLED) ## Write the chart's README and the descriptions in its sche
 
 images: $(INSTALLED) ## Build the container images into the cache, without a registry (root; a minute).
 	@$(BIN)/python -m slm_dev.images
+
+dashboards: $(INSTALLED) ## Generate the chart's Grafana dashboards.
+	@$(BIN)/python -m slm_dev.dashboards
 
 lock: $(INSTALLED) ## Pin the requirements anew, with hashes.
 	@$(BIN)/pip install --quiet uv

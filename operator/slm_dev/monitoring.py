@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -64,3 +66,58 @@ RECORDED: Mapping[str, str] = {r["record"]: r["expr"] for r in _rules() if "reco
 def alert(name: str) -> Alert:
     """Raises StopIteration for one that there is not."""
     return next(one for one in ALERTS if one.name == name)
+
+
+def queries() -> tuple[Query, ...]:
+    """Every query of every dashboard, with Grafana's variables in it."""
+    return tuple(one for path in DASHBOARD_FILES for one in _queries(path))
+
+
+def _queries(path: Path) -> Iterator[Query]:
+    shown = json.loads(path.read_text())
+    for panel in shown["panels"]:
+        for target in panel["targets"]:
+            yield Query(path.name, panel["title"], target["expr"])
+    for annotation in shown["annotations"]["list"]:
+        yield Query(path.name, annotation["name"], annotation["expr"])
+    for variable in shown["templating"]["list"]:
+        if variable["type"] == "query":
+            asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"])
+            if asked is None:
+                raise ValueError(f"{path.name}: {variable['definition']} is no label_values()")
+            yield Query(path.name, variable["name"], f"count by ({asked[2]}) ({asked[1]})")
+
+
+def filled(expression: str, namespace: str, name: str, rate_interval: str = "1m") -> str:
+    """With Grafana's variables replaced, as it would for one service."""
+    for variable, value in (
+        ("$__rate_interval", rate_interval),
+        ("$namespace", namespace),
+        ("$name", name),
+    ):
+        expression = expression.replace(variable, value)
+    return expression
+
+
+class Selector(NamedTuple):
+    metric: str
+    labels: frozenset[str]
+    """Names of those that it selects by."""
+
+
+_SELECTOR = re.compile(r"\b((?:namespace_name:)?slm_[\w:]+)(\{[^}]*\})?")
+_GROUPING = re.compile(r"\b(?:by|on)\s*\(([^)]*)\)")
+
+
+def selectors(expression: str) -> frozenset[Selector]:
+    """The series that an expression reads, whatever it compares them with."""
+    return frozenset(
+        Selector(metric, frozenset(re.findall(r"(\w+)\s*[=!]", labels or "")))
+        for metric, labels in _SELECTOR.findall(expression)
+    )
+
+
+def groupings(expression: str) -> frozenset[str]:
+    """Labels that an expression groups or joins by."""
+    named = ",".join(_GROUPING.findall(expression))
+    return frozenset(re.findall(r"\w+", named))
