@@ -11,7 +11,7 @@ LOCKED := --universal --python-version 3.11 --generate-hashes \
 LOCK := $(BIN)/uv pip compile pyproject.toml $(LOCKED)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-vllm system demo test test-unit test-integration test-gpu lint format bench bench-gpu crds chart dashboards images lock clean
+.PHONY: help setup setup-vllm system demo test test-unit test-integration test-gpu lint format audit bench bench-gpu crds chart dashboards images lock clean
 
 help: ## Show what each target does.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports.
 format: $(INSTALLED) ## Format the code.
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
+
+audit: $(INSTALLED) ## Check pins, hashes and licences of the dependencies, and known holes where pip-audit is.
+	@$(BIN)/python -m slm_dev.audit
 
 bench: $(INSTALLED) ## Run a benchmark: make bench NAME=router_overhead. Without NAME: list them.
 	@$(if $(NAME),$(BIN)/python -m benchmarks.$(NAME),$(BIN)/python -m benchmarks)

@@ -7,7 +7,8 @@ import typer
 from typer.testing import CliRunner
 
 from slm_operator import main
-from slm_operator.main import KEY_LENGTH, KEY_VARIABLE
+from slm_operator.keys import KEY_LENGTH
+from slm_operator.main import KEY_VARIABLE
 
 
 @pytest.mark.parametrize("namespace", ["a,b", "A", "", "-a", "a" * 64, "a b"])
