@@ -51,13 +51,13 @@ def faults_of_pins(files: Mapping[str, str]) -> list[str]:
 def licences(distribution: Distribution) -> set[str]:
     """As its metadata name them; empty when they name none."""
     metadata = distribution.metadata
-    if "License-Expression" in metadata:
-        expression = metadata["License-Expression"]
+    expression = str(metadata.json.get("license_expression", ""))
+    if expression:
         return {part.strip("() ") for part in re.split(r" (?:AND|OR) ", expression)}
     classifiers = metadata.get_all("Classifier") or []
     found = {c.split(" :: ")[-1] for c in classifiers if c.startswith("License :: ")}
     # Older packages have it in a field of free text, in which some write the whole licence.
-    text = metadata["License"] if "License" in metadata else ""
+    text = str(metadata.json.get("license", ""))
     return found or ({text} if 0 < len(text) <= MAX_NAME else set())
 
 
