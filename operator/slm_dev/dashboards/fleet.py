@@ -18,7 +18,7 @@ ROWS: tuple[tuple[Panel, ...], ...] = (
         panel(
             "Services by condition that is False",
             "none",
-            ("count by (type, reason) (slm_service_condition == 0)", "{{type}} {{reason}}"),
+            ("sum by (type) (1 - slm_service_condition)", "{{type}}"),
         ),
         panel(
             "Packs",
