@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pynvml
 
+from benchmarks.gpu.lengths import TRACE
 from benchmarks.gpu.models import MODELS
 from benchmarks.gpu.points import DEFAULT_POINTS
 from benchmarks.gpu.summary import write
@@ -55,7 +56,7 @@ def main() -> None:
     command = f"python -m benchmarks.gpu --model {arguments.model} --rounds {arguments.rounds}"
     asyncio.run(sweep(settings, windows, arguments.tokenizer, command))
     name = f"gpu_{arguments.model.replace('.', '_').replace('-', '_')}"
-    print(write(windows, name).choice.sentence)
+    print(write(windows / TRACE, name).choice.sentence)
 
 
 if __name__ == "__main__":

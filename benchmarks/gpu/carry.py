@@ -1,4 +1,4 @@
-"""Brings vLLM, HAProxy and this project to a machine without a network, in parts of at most 60 MiB.
+"""Brings vLLM and HAProxy to a machine without a network, in parts of at most 44 MiB.
 
     python -m benchmarks.gpu.carry pack                      # here: fills .gpu-carry/
     python3 -m benchmarks.gpu.carry unpack --into DIR        # there, after each part or all of them
@@ -26,10 +26,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PARTS = ROOT / ".gpu-carry"
-PART_BYTES = 60 * 2**20
-"""Some room is left below the 64 MiB that travel at once."""
+PART_BYTES = 44 * 2**20
+"""With the checkout they travel together, and 64 MiB at once at most."""
 MANIFEST = "manifest.json"
-ARCHIVE = "archive.tar"
+ARCHIVE = "archive.tar.xz"
 PYTHON_VERSION = "3.12"
 PLATFORMS = (
     *(f"manylinux_2_{minor}_x86_64" for minor in (39, 35, 34, 31, 28, 27, 26, 24, 17, 12, 5)),
@@ -37,6 +37,15 @@ PLATFORMS = (
 )
 """pip matches each by its name, and takes no newer one for an older."""
 PROGRAM = "haproxy"
+LEFT_OUT = (
+    "vllm/_moe_C.abi3.so",
+    "vllm/vllm_flash_attn/_vllm_fa2_C.abi3.so",
+    "vllm/vllm-rs",
+    "vllm/third_party/deep_gemm",
+    "vllm/vllm_flash_attn/cute",
+)
+"""Of vLLM's wheel what a dense model on Hopper does not run: kernels for mixtures of experts, for
+GPUs before and after it, and a front end of its own. They are most of the wheel."""
 OF_EVERY_LINUX = re.compile(r"/(ld-linux|libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+)\b")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -108,26 +117,40 @@ def pack(tokenizer: Path | None) -> None:
     """Downloads, builds, collects and splits. Raises CalledProcessError and CarryError."""
     shutil.rmtree(PARTS, ignore_errors=True)
     load = PARTS / "load"
-    wheels = load / "wheels"
-    wheels.mkdir(parents=True)
+    site = load / "site"
+    site.mkdir(parents=True)
     platforms = [argument for name in PLATFORMS for argument in ("--platform", name)]
+    # The agent asks for its own version, so the project travels as a distribution too.
     _run(
-        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
-        *("--python-version", PYTHON_VERSION, "--implementation", "cp", *platforms),
-        *("--dest", str(wheels), "--requirement", str(REQUIREMENTS)),
+        *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+        *("--wheel-dir", str(load), str(ROOT)),
     )
+    (own,) = load.glob("*.whl")
     _run(
-        *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"),
-        *("--wheel-dir", str(wheels), str(ROOT)),
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"),
+        *("--only-binary=:all:", "--python-version", PYTHON_VERSION, "--implementation", "cp"),
+        *(*platforms, "--target", str(site), "--requirement", str(REQUIREMENTS)),
+        str(own),
     )
+    own.unlink()
+    shutil.rmtree(site / "bin")
+    for name in LEFT_OUT:
+        path = site / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     _collect_program(load / "programs")
     if tokenizer is not None:
         (load / "tokenizer").mkdir()
         for name in TOKENIZER_FILES:
             if (tokenizer / name).exists():
                 shutil.copy(tokenizer / name, load / "tokenizer")
-    with tarfile.open(PARTS / ARCHIVE, "w") as archive:
-        archive.add(load, arcname=".")
+    _run(
+        "tar",
+        "--create",
+        "--use-compress-program=xz -T0 -2",
+        f"--file={PARTS / ARCHIVE}",
+        f"--directory={load}",
+        ".",
+    )
     shutil.rmtree(load)
     parts = split(PARTS / ARCHIVE, PARTS)
     (PARTS / ARCHIVE).unlink()
@@ -138,7 +161,7 @@ def pack(tokenizer: Path | None) -> None:
 def unpack(into: Path) -> None:
     """Raises CarryError."""
     parts = manifest(PARTS)
-    if (into / "wheels").exists():
+    if (into / "site").exists():
         print("unpacked already")
         return
     missing = collect(parts, PARTS, into / "parts")
@@ -153,25 +176,33 @@ def unpack(into: Path) -> None:
 
 
 def install(into: Path) -> None:
-    """Raises CalledProcessError and CarryError."""
-    wheels = sorted((into / "wheels").glob("*.whl"))
-    if not wheels:
-        raise CarryError(f"no wheels in {into}: unpack all parts first")
+    """Raises CarryError."""
     site = into / "site"
-    _run(
-        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"),
-        *("--no-compile", "--no-cache-dir", "--upgrade", "--target", str(site), *map(str, wheels)),
-    )
-    # The program finds its libraries beside it, and nobody else does: they are of another system.
+    if not site.exists():
+        raise CarryError(f"no {site}: unpack all parts first")
     programs = into / "programs"
-    wrapper = programs / "bin" / PROGRAM
-    wrapper.parent.mkdir(exist_ok=True)
-    wrapper.write_text(
-        f'#!/bin/sh\nLD_LIBRARY_PATH={programs / "lib"} exec {programs / PROGRAM} "$@"\n'
+    # A program finds its libraries beside it, and nobody else does: they are of another system.
+    _write_program(
+        programs / "bin" / PROGRAM,
+        f'#!/bin/sh\nLD_LIBRARY_PATH={programs / "lib"} exec {programs / PROGRAM} "$@"\n',
     )
-    wrapper.chmod(0o755)
+    _write_program(
+        programs / "bin" / "vllm",
+        f"#!{sys.executable}\nimport sys\n"
+        "from vllm.entrypoints.cli.main import main\n"
+        # Its engine is spawned, which imports this program anew.
+        'if __name__ == "__main__":\n    sys.exit(main())\n',
+    )
     print(f"export PYTHONPATH={ROOT}:{ROOT}/worker:{ROOT}/operator:{site}")
-    print(f"export PATH={wrapper.parent}:{site}/bin:$PATH")
+    print(f"export PATH={programs / 'bin'}:$PATH")
+    # vLLM takes flashinfer for there on Hopper, unless told.
+    print("export VLLM_USE_FLASHINFER_SAMPLER=0")
+
+
+def _write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 def _collect_program(into: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import itertools
 import random
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -40,6 +41,25 @@ def read_lengths(max_model_len: int, file: Path = SAMPLE) -> tuple[Length, ...]:
         for one in lengths
         if one.output_tokens > 0 and one.prompt_tokens + one.output_tokens <= max_model_len
     )
+
+
+TRACE = "trace"
+
+
+def lengths_of(workload: str, max_model_len: int) -> tuple[Length, ...]:
+    """``trace``: those of SOURCE; ``111+292``: always so many prompt and output tokens.
+
+    Raises ValueError.
+    """
+    if workload == TRACE:
+        return read_lengths(max_model_len)
+    found = re.fullmatch(r"([1-9]\d*)\+([1-9]\d*)", workload)
+    if found is None:
+        raise ValueError(f"workload {workload!r}: write {TRACE}, or PROMPT+OUTPUT such as 111+292")
+    length = Length(int(found[1]), int(found[2]))
+    if length.prompt_tokens + length.output_tokens > max_model_len:
+        raise ValueError(f"workload {workload!r}: the model takes {max_model_len} tokens at most")
+    return (length,)
 
 
 class TraceLoad:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slm_operator.pareto.points import Probe
 from slm_worker.wire import Counters, Histogram
 
 MICROJOULES = 1000
@@ -15,18 +17,31 @@ MICROJOULES = 1000
 @dataclass(frozen=True, order=True)
 class Point:
     replicas: int
+    """In rotation: those that requests are sent to."""
     max_num_seqs: int
+    layout_replicas: int
+    """Started; more than are in rotation is how the operator searches, without a restart."""
 
     def __str__(self) -> str:
-        return f"{self.replicas}x{self.max_num_seqs}"
+        name = f"{self.replicas}x{self.max_num_seqs}"
+        return name if self.replicas == self.layout_replicas else f"{name}of{self.layout_replicas}"
+
+    @property
+    def probe(self) -> Probe:
+        return Probe(self.layout_replicas, self.replicas, self.max_num_seqs)
 
     @classmethod
     def parse(cls, text: str) -> Point:
-        """``2x256``: two replicas of 256 sequences. Raises ValueError."""
-        replicas, separator, seqs = text.partition("x")
-        if not separator or not replicas.isdigit() or not seqs.isdigit():
+        """``2x256``: two replicas of 256 sequences; ``2x256of4``: two in rotation of four that are
+        started. Raises ValueError."""
+        found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:of([1-9]\d*))?", text)
+        if found is None:
             raise ValueError(f"point {text!r}: write REPLICASxSEQUENCES, such as 2x256")
-        return cls(int(replicas), int(seqs))
+        replicas, max_num_seqs = int(found[1]), int(found[2])
+        layout_replicas = int(found[3] or replicas)
+        if layout_replicas < replicas:
+            raise ValueError(f"point {text!r}: {replicas} in rotation of {layout_replicas} started")
+        return cls(replicas, max_num_seqs, layout_replicas)
 
 
 DEFAULT_POINTS = tuple(map(Point.parse, ("1x256", "1x96", "1x512", "2x256", "3x256", "4x256")))
@@ -35,7 +50,10 @@ DEFAULT_POINTS = tuple(map(Point.parse, ("1x256", "1x96", "1x512", "2x256", "3x2
 
 def schedule(points: Sequence[Point], rounds: int) -> tuple[Point, ...]:
     """Every round goes through the points, each second one backwards, and the first point comes
-    again at the end of all: its windows tell a drift of the machine from a gain."""
+    again at the end of all: its windows tell a drift of the machine from a gain. Points that repeat
+    one already are taken as they are."""
+    if len(set(points)) < len(points):
+        return tuple(points) * rounds
     order: list[Point] = []
     for number in range(rounds):
         order += points if number % 2 == 0 else reversed(points)

@@ -41,6 +41,7 @@ class Summary:
     simulated: bool
     title: str
     sharing: str
+    lengths: str
 
 
 def read(folder: Path) -> list[Record]:
@@ -53,7 +54,7 @@ def summarize(records: Sequence[Record]) -> Summary:
     windows: dict[Point, list[Record]] = defaultdict(list)
     spoilt = []
     for record in records:
-        point = Point(record["replicas"], record["max_num_seqs"])
+        point = Point(record["replicas"], record["max_num_seqs"], record["layout_replicas"])
         if record["window"]["spoilt"]:
             spoilt.append(f"{point}: {record['window']['spoilt']}")
         else:
@@ -69,26 +70,28 @@ def summarize(records: Sequence[Record]) -> Summary:
         simulated=any(record["simulated"] for record in records),
         title=f"{first['model']} on {first['gpu']['name']}",
         sharing="; ".join(sorted(shared)) or "alone",
+        lengths=first["lengths"],
     )
 
 
 def figures(summary: Summary) -> dict[str, report.Figure]:
     """Means over the windows of each point, and what each is to one replica at its best batch."""
-    of = {verdict.point.probe: verdict.point for verdict in summary.choice.verdicts}
+    means = {point: _mean(point, windows) for point, windows in summary.windows.items()}
     best_single = max(
-        (point.output_tokens_per_second for probe, point in of.items() if probe.replicas == 1),
+        (mean.output_tokens_per_second for point, mean in means.items() if point.replicas == 1),
         default=None,
     )
     found: dict[str, report.Figure] = {
         "simulated": summary.simulated,
         "model_and_gpu": summary.title,
+        "lengths": summary.lengths,
         "weights": "dummy: their values change neither throughput nor power",
         "sharing": summary.sharing,
         "windows": sum(map(len, summary.windows.values())),
         "windows_spoilt": len(summary.spoilt),
     }
     for point, windows in summary.windows.items():
-        mean = of[Probe(point.replicas, point.replicas, point.max_num_seqs)]
+        mean = means[point]
         each = [one["window"]["tokens_per_second"] for one in windows]
         found |= {
             f"{point}_tokens_per_second": mean.output_tokens_per_second,
@@ -116,7 +119,7 @@ def plot(summary: Summary) -> str:
                     if with_power
                     else float(verdict.point.probe.replicas)
                 ),
-                label=f"{verdict.point.probe.replicas}×{verdict.point.probe.max_num_seqs}",
+                label=_label(verdict.point.probe),
                 on_frontier=verdict.on_frontier,
                 chosen=verdict.chosen,
             )
@@ -142,11 +145,16 @@ def write(folder: Path, name: str, results: Path = report.RESULTS) -> Summary:
     return summary
 
 
+def _label(probe: Probe) -> str:
+    name = f"{probe.replicas}×{probe.max_num_seqs}"
+    return name if probe.committed else f"{name} of {probe.layout_replicas}"
+
+
 def _mean(point: Point, records: Sequence[Record]) -> OperatingPoint:
     windows = [record["window"] for record in records]
     rates = [one["tokens_per_second"] for one in windows]
     return OperatingPoint(
-        probe=Probe(point.replicas, point.replicas, point.max_num_seqs),
+        probe=point.probe,
         output_tokens_per_second=fmean(rates),
         confidence_tokens_per_second=(max(rates) - min(rates)) / 2,
         power_watts=_mean_of(windows, "watts"),

@@ -3,9 +3,10 @@
     python -m benchmarks.gpu.sweep --model opt-1.3b --into DIR [--stand-ins]
 
 The real agent with NVML, MPS and vLLM; with ``--stand-ins`` all three are played below it, and
-every figure says simulated. Each window is a file of its own in DIR as soon as it is over. A sweep
-ends before ``--budget-seconds`` are over, with exit code 3 while windows are missing, and goes on
-from there when it is called again. ``python -m benchmarks.gpu.summary DIR`` makes table and plot.
+every figure says simulated. Each window is a file of its own in DIR/WORKLOAD when it is over. A
+sweep ends before ``--budget-seconds`` are over, with exit code 3 while windows are missing, and
+goes on from there when it is called again. ``python -m benchmarks.gpu.summary DIR/WORKLOAD`` makes
+table and plot.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks.gpu.lengths import SOURCE, TraceLoad, read_lengths
+from benchmarks.gpu.lengths import SOURCE, TRACE, TraceLoad, lengths_of
 from benchmarks.gpu.models import MAX_MODEL_LEN, MODELS, write_model
 from benchmarks.gpu.points import DEFAULT_POINTS, Point, Window, schedule, window
 from benchmarks.gpu.stand_ins import stand_ins
@@ -44,6 +45,7 @@ from slm_worker.wire import (
 
 EXIT_INCOMPLETE = 3
 ENGINE_ARGUMENTS = ("--load-format=dummy", f"--max-model-len={MAX_MODEL_LEN}")
+"""Prefix caching stays on, as vLLM has it: prompts are random words, so nothing is found twice."""
 SWITCH_SECONDS = 60.0
 """What one replica's start is taken for, until one was seen."""
 
@@ -57,6 +59,8 @@ class Settings:
     window_seconds: float
     budget_seconds: float
     simulated: bool
+    workloads: tuple[str, ...] = (TRACE,)
+    """Lengths of prompts and answers, as `lengths_of` reads them."""
     seed: int = 0
 
 
@@ -70,39 +74,50 @@ class Sweep:
         self._command = command
         self._began = time.monotonic()
         self._start_seconds = 0.0 if settings.simulated else SWITCH_SECONDS
+        self._layout: tuple[int, int] | None = None
 
-    def missing(self) -> list[tuple[int, Point]]:
-        """Windows that are still to be measured, by their place in the schedule."""
+    def missing(self) -> list[tuple[Path, Point, str]]:
+        """Windows that are still to be measured: the file, the point and the workload of each."""
         order = schedule(self._settings.points, self._settings.rounds)
         return [
-            (number, point)
+            (file, point, workload)
             for number, point in enumerate(order)
-            if not self._file(number, point).exists()
+            for workload in self._settings.workloads
+            if not (file := self._into / workload / f"{number:02d}-{point}.json").exists()
         ]
 
     async def run(self, pack: Pack) -> None:
         """Measures until all is done or the budget would be overrun. Raises what the pack does."""
-        for number, point in self.missing():
-            needed = point.replicas * self._start_seconds
+        for file, point, workload in self.missing():
+            needed = self._switch_seconds(point)
             needed += self._settings.warmup_seconds + self._settings.window_seconds
             if time.monotonic() - self._began + needed > self._settings.budget_seconds:
                 return
-            measured, record = await self._measure(pack, point)
-            print(f"  window {number}, {point}: {measured}", flush=True)
-            self._file(number, point).write_text(json.dumps(record, indent=2) + "\n")
+            measured, record = await self._measure(pack, point, workload)
+            print(f"  {workload} {file.stem}: {measured}", flush=True)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(record, indent=2) + "\n")
 
-    async def _measure(self, pack: Pack, point: Point) -> tuple[Window, Mapping[str, object]]:
+    def _switch_seconds(self, point: Point) -> float:
+        """How long it takes to come to a point from the layout that runs now."""
+        same = self._layout == (point.layout_replicas, point.max_num_seqs)
+        return 0.0 if same else point.layout_replicas * self._start_seconds
+
+    async def _measure(
+        self, pack: Pack, point: Point, workload: str
+    ) -> tuple[Window, Mapping[str, object]]:
         settings = self._settings
         began = time.monotonic()
-        await pack.plan(point.replicas, point.replicas, max_num_seqs=point.max_num_seqs)
+        await pack.plan(point.layout_replicas, point.replicas, max_num_seqs=point.max_num_seqs)
         state = await pack.until(lambda state: state.settled)
+        self._layout = (point.layout_replicas, point.max_num_seqs)
         switch_seconds = time.monotonic() - began
         starts = [one.start_seconds for one in state.replicas if one.start_seconds is not None]
         self._start_seconds = max(starts, default=self._start_seconds)
         load = TraceLoad(
             url=pack.url,
             model_name=settings.model,
-            lengths=read_lengths(MAX_MODEL_LEN),
+            lengths=lengths_of(workload, MAX_MODEL_LEN),
             rng=random.Random(settings.seed),
         )
         clients = saturating_concurrency(point.replicas, max_in_flight(point.max_num_seqs))
@@ -116,11 +131,12 @@ class Sweep:
         record: dict[str, object] = {
             "simulated": settings.simulated,
             "model": settings.model,
+            "layout_replicas": point.layout_replicas,
             "replicas": point.replicas,
             "max_num_seqs": point.max_num_seqs,
             "sharing": sharing(state),
             "weights": "dummy",
-            "lengths": SOURCE,
+            "lengths": SOURCE if workload == TRACE else workload,
             "clients": clients,
             "window": asdict(measured),
             "requests_failed": len(load.failures),
@@ -137,9 +153,6 @@ class Sweep:
             "command": self._command,
         }
         return measured, record
-
-    def _file(self, number: int, point: Point) -> Path:
-        return self._into / f"{number:02d}-{point}.json"
 
 
 def sharing(state: PackState) -> str:
@@ -204,6 +217,7 @@ def main() -> None:
     parser.add_argument("--model", choices=list(MODELS), default="opt-1.3b")
     parser.add_argument("--into", type=Path, required=True, help="folder of the windows")
     parser.add_argument("--points", nargs="+", type=Point.parse, default=list(DEFAULT_POINTS))
+    parser.add_argument("--workloads", nargs="+", default=[TRACE], help="trace, 111+292, ...")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--warmup-seconds", type=float, default=20.0)
     parser.add_argument("--window-seconds", type=float, default=45.0)
@@ -219,6 +233,7 @@ def main() -> None:
         window_seconds=arguments.window_seconds,
         budget_seconds=arguments.budget_seconds,
         simulated=arguments.stand_ins,
+        workloads=tuple(arguments.workloads),
     )
     command = " ".join(["python -m benchmarks.gpu.sweep", *sys.argv[1:]])
     if not asyncio.run(sweep(settings, arguments.into, arguments.tokenizer, command)):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks.gpu.lengths import TRACE
 from benchmarks.gpu.points import Point, schedule
 from benchmarks.gpu.summary import read, write
 from benchmarks.gpu.sweep import Settings, sweep
 
-POINTS = (Point(1, 32), Point(2, 32))
+POINTS = (Point(1, 32, 1), Point(2, 32, 2), Point(1, 32, 2))
 
 
 def settings(budget_seconds: float) -> Settings:
@@ -25,15 +26,16 @@ def settings(budget_seconds: float) -> Settings:
 
 
 async def test_a_sweep_measures_every_point_and_names_all_of_it_simulated(tmp_path: Path) -> None:
-    windows = tmp_path / "windows"
-    assert not await sweep(settings(budget_seconds=0.0), windows, None, "none")
+    into = tmp_path / "windows"
+    windows = into / TRACE
+    assert not await sweep(settings(budget_seconds=0.0), into, None, "none")
     assert read(windows) == []
-    assert await sweep(settings(budget_seconds=300.0), windows, None, "all")
+    assert await sweep(settings(budget_seconds=300.0), into, None, "all")
 
     records = read(windows)
-    order = [Point(one["replicas"], one["max_num_seqs"]) for one in records]
+    order = [Point(one["replicas"], one["max_num_seqs"], one["layout_replicas"]) for one in records]
     assert tuple(order) == schedule(POINTS, 1)
-    assert [one["sharing"] for one in records] == ["alone", "MPS", "alone"]
+    assert [one["sharing"] for one in records] == ["alone", "MPS", "MPS", "alone"]
     for one in records:
         assert one["simulated"] is True and "SIMULATED" in one["gpu"]["name"]
         assert one["window"]["spoilt"] == "" and one["requests_failed"] == 0

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.gpu.carry import CarryError, collect, join, manifest, shared_libraries, split
-from benchmarks.gpu.lengths import read_lengths
+from benchmarks.gpu.lengths import Length, lengths_of, read_lengths
 from benchmarks.gpu.models import LEAST_VOCABULARY, MODELS, write_model
 from benchmarks.gpu.points import Point, quantile, schedule, window
 from benchmarks.gpu.summary import NothingMeasuredError, figures, plot, read, summarize
@@ -20,7 +20,7 @@ from benchmarks.gpu.vllm_standin import translated
 from slm_worker.model_files import read_footprint
 from slm_worker.wire import Counters, EngineConfig, Histogram, ModelRef
 
-A, B, C = Point(1, 256), Point(1, 512), Point(2, 256)
+A, B, C = Point(1, 256, 1), Point(1, 512, 1), Point(2, 256, 2)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,19 @@ def test_the_first_point_is_measured_again_at_the_end(
     assert schedule((A, B, C), rounds) == order
 
 
-@pytest.mark.parametrize("text", ["2", "x256", "2x", "ax256", "2x-1"])
+def test_points_that_repeat_one_are_taken_as_they_are() -> None:
+    assert schedule((A, C, A, B), 1) == (A, C, A, B)
+
+
+def test_a_point_may_be_a_rotation_of_a_larger_layout() -> None:
+    point = Point.parse("2x256of4")
+    assert point == Point(2, 256, 4) and str(point) == "2x256of4" and str(C) == "2x256"
+    assert not point.probe.committed and C.probe.committed
+    with pytest.raises(ValueError, match="3 in rotation of 2 started"):
+        Point.parse("3x256of2")
+
+
+@pytest.mark.parametrize("text", ["2", "x256", "2x", "ax256", "2x-1", "0x1", "2x256of"])
 def test_a_point_is_written_as_replicas_times_sequences(text: str) -> None:
     assert Point.parse("2x256") == C
     with pytest.raises(ValueError, match="REPLICASxSEQUENCES"):
@@ -122,6 +134,20 @@ def test_every_length_of_the_trace_fits_the_model() -> None:
     assert all(one.prompt_tokens + one.output_tokens <= 2048 for one in lengths)
 
 
+def test_a_workload_is_the_trace_or_one_length() -> None:
+    assert lengths_of("111+292", 2048) == (Length(111, 292),)
+    assert lengths_of("trace", 2048) == read_lengths(2048)
+
+
+@pytest.mark.parametrize(
+    ("workload", "why"),
+    [("111", "PROMPT[+]OUTPUT"), ("0+5", "PROMPT[+]OUTPUT"), ("2000+100", "2048 tokens at most")],
+)
+def test_a_workload_that_is_none_is_refused(workload: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        lengths_of(workload, 2048)
+
+
 @given(data=st.binary(min_size=1, max_size=200), part_bytes=st.integers(1, 64))
 def test_parts_make_up_the_whole_again(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, part_bytes: int
@@ -167,9 +193,11 @@ def record(point: Point, tokens_per_second: float, **more: Any) -> Mapping[str, 
     return {
         "simulated": True,
         "model": "opt-1.3b",
+        "layout_replicas": point.layout_replicas,
         "replicas": point.replicas,
         "max_num_seqs": point.max_num_seqs,
         "sharing": "MPS" if point.replicas > 1 else "alone",
+        "lengths": "trace",
         "gpu": {"name": "a GPU"},
         "window": {**measured.__dict__, **more},
         "date": "2026-01-01T00:00:00+00:00",

@@ -28,6 +28,7 @@ RECORDED = {
     "hub-unreachable": Recorded("ModelUnreachable", "couldn't connect"),
     "kv-too-small": Recorded("OutOfMemory", "No available memory for the cache blocks"),
     "kv-short": Recorded("KVCacheTooSmall", "estimated maximum model length is 768"),
+    "package-missing-h200": Recorded("PackageMissing", "No module named 'flashinfer'"),
     "port-taken": Recorded("PortTaken", "Address already in use"),
     "sleep-mode": Recorded("SleepUnsupported", "Sleep mode is not supported"),
 }
@@ -336,5 +337,9 @@ def test_without_a_known_cause_the_last_errors_are_quoted_in_short() -> None:
     words = last_words("INFO fine\nRuntimeError: a surprise " + "x" * 2000 + "\nINFO bye")
     assert words.startswith("RuntimeError: a surprise")
     assert len(words) == MAX_QUOTED_ERROR_CHARACTERS
+    traceback = (
+        "(EngineCore pid=2) KeyError: 'a surprise'\n(APIServer pid=1)     raise RuntimeError("
+    )
+    assert last_words(traceback + AFTERMATH) == "(EngineCore pid=2) KeyError: 'a surprise'"
     assert last_words("INFO one\nINFO two") == "INFO one | INFO two"
     assert last_words("") == "no output"

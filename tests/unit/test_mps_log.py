@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,3 +110,11 @@ def test_a_log_does_not_grow_without_end(tmp_path_factory: pytest.TempPathFactor
     assert log.stat().st_size == 0
     log.write_text("after\n")
     assert follower.new_lines().lines == ("after",)
+
+
+def test_clients_that_come_and_go_on_a_real_h200_are_no_fault() -> None:
+    """Driver 580 while two engines failed of their own; 806 says that a client left."""
+    log = Path(__file__).parents[1] / "fixtures" / "mps" / "driver-580-h200-server.log"
+    lines = log.read_text().splitlines()
+    assert sum("assuming client" in line for line in lines) == 4
+    assert fault_in(lines) is None

@@ -151,6 +151,11 @@ CAUSES = (
         r"Bfloat16 is only supported on GPUs",
     ),
     _cause(
+        "PackageMissing",
+        "use a worker image whose Python packages are whole; the line names the one that is absent",
+        r"ModuleNotFoundError: No module named",
+    ),
+    _cause(
         "PortTaken",
         "the next start takes another port",
         r"address already in use",
@@ -203,6 +208,7 @@ CAUSES = (
     ),
 )
 
+_NAMED_ERROR = re.compile(r"\b\w+(Error|Exception): ")
 _GENERAL_ERROR = re.compile(r"error|exception|traceback|fatal|assert", re.IGNORECASE)
 _NO_CAUSE = re.compile(r"See root cause above|This can cause fd limit errors")
 """Lines that speak of errors and name none."""
@@ -218,8 +224,15 @@ def find_cause(log_tail: str) -> tuple[str, str] | None:
 
 
 def last_words(log_tail: str) -> str:
-    """The last lines that speak of an error, or else the last lines."""
-    return quoted(matching_lines(log_tail, _GENERAL_ERROR)[-2:] or _lines(log_tail)[-3:])
+    """The last lines that name an error, else those that speak of one, or else the last lines.
+
+    A traceback of many processes ends in frames such as ``raise RuntimeError(``, which say nothing.
+    """
+    for pattern in (_NAMED_ERROR, _GENERAL_ERROR):
+        found = matching_lines(log_tail, pattern)
+        if found:
+            return quoted(list(dict.fromkeys(found))[-2:])
+    return quoted(_lines(log_tail)[-3:])
 
 
 def matching_lines(log_tail: str, pattern: re.Pattern[str]) -> list[str]:
