@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ from slm_dev.images.base import BASES, BUILD, EPOCH_SECONDS, RUNTIME
 from slm_dev.images.buildah import Buildah
 from slm_dev.images.context import WHEELS, as_parts, context_files, stage
 from slm_dev.images.ingredients import ensure, ensure_bases, ensure_wheels
-from slm_dev.images.oci import Layout, archive_digest, write_archive
+from slm_dev.images.oci import archive_digest, write_archive
 from slm_dev.images.sbom import write_sbom
 from slm_dev.vllm_cpu.cache import Progress, content_key
 from slm_dev.vllm_cpu.commands import Run, run_command
 from slm_dev.vllm_cpu.errors import SetupError
+
+TARGETS = ("operator", "worker")
 
 PROGRAMS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "unshare": "util-linux"}
 """Programs that a build needs, with the Debian package of each."""
@@ -56,27 +58,37 @@ def find_or_build(progress: Progress, run: Run = run_command) -> Images:
     key = content_key(*as_parts([*context_files(), *code]))
 
     def make(scratch: Path) -> None:
-        _require_machine()
-        with ThreadPoolExecutor() as threads:
-            bases_found = threads.submit(ensure_bases, BASES, progress, run)
-            wheels = threads.submit(ensure_wheels, progress, run).result()
-            bases = bases_found.result()
-        stage(scratch / "context", wheels)
-        buildah = Buildah(scratch / "store", run)
-        for name, layout in bases.items():
-            buildah.load(layout, name)
-        digests = {name: layout.digest for name, layout in bases.items()}
-        for target in ("operator", "worker"):
-            progress(f"building the {target}'s image")
-            name = _name(target, key)
-            buildah.build(scratch / "context", target, name, build_arguments(digests))
-            _write(buildah.export(name, scratch / f"{target}-layout"), name, scratch / target)
-            shutil.rmtree(scratch / f"{target}-layout")
-        shutil.rmtree(scratch / "context")
-        shutil.rmtree(scratch / "store")
+        build(scratch, TARGETS, key, progress, run)
 
     folder = ensure(f"images-{key}", make, progress)
     return Images(_read(folder, "operator", key), _read(folder, "worker", key))
+
+
+def build(
+    folder: Path, targets: Sequence[str], tag: str, progress: Progress, run: Run = run_command
+) -> None:
+    """Build ``targets`` into ``folder``, an archive and a bill each. Raises SetupError."""
+    _require_machine()
+    with ThreadPoolExecutor() as threads:
+        bases_found = threads.submit(ensure_bases, BASES, progress, run)
+        wheels = threads.submit(ensure_wheels, progress, run).result()
+        bases = bases_found.result()
+    context, store, exported = folder / "context", folder / "store", folder / "exported"
+    stage(context, wheels)
+    buildah = Buildah(store, run)
+    for name, layout in bases.items():
+        buildah.load(layout, name)
+    arguments = build_arguments({name: layout.digest for name, layout in bases.items()})
+    for target in targets:
+        progress(f"building the {target}'s image")
+        name = _name(target, tag)
+        buildah.build(context, target, name, arguments)
+        layout = buildah.export(name, exported)
+        write_archive(layout, name, folder / f"{target}.tar", EPOCH_SECONDS)
+        write_sbom(layout, name, folder / f"{target}.cdx.json")
+        shutil.rmtree(exported)
+    shutil.rmtree(context)
+    shutil.rmtree(store)
 
 
 def build_arguments(digests: Mapping[str, str]) -> dict[str, str]:
@@ -91,11 +103,6 @@ def build_arguments(digests: Mapping[str, str]) -> dict[str, str]:
     arguments = {f"{role}_IMAGE": base.name for role, base in chosen.items()}
     arguments |= {f"{role}_DIGEST": digests[base.name] for role, base in chosen.items()}
     return {**arguments, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": f"/context/{WHEELS}"}
-
-
-def _write(layout: Layout, name: str, stem: Path) -> None:
-    write_archive(layout, name, stem.with_suffix(".tar"), EPOCH_SECONDS)
-    write_sbom(layout, name, stem.with_suffix(".cdx.json"))
 
 
 def _read(folder: Path, target: str, key: str) -> Image:
