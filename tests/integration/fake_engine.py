@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 from aiohttp import web
+
+from ports import free_port
 
 CHUNKS = 20
 
@@ -86,10 +87,3 @@ class FakeEngine:
         await response.write(b"data: [DONE]\n\n")
         self.served += 1
         return response
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

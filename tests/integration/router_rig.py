@@ -9,7 +9,8 @@ from pathlib import Path
 
 import aiohttp
 
-from fake_engine import FakeEngine, free_port
+from fake_engine import FakeEngine
+from ports import free_port
 from slm_worker.routing.config import DEFAULT_TIMEOUTS, ClientTimeouts
 from slm_worker.routing.router import Router
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +18,7 @@ import aiohttp
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from ports import free_port
 from slm_worker.engine.base import EngineCommand, ReplicaSpec
 from slm_worker.engine.simulated import SimulatedEngine
 from slm_worker.gpu.simulated import SimulatedDevice
@@ -29,12 +29,6 @@ from slm_worker.wire import ModelRef
 MODEL = ModelRef(uri="hf://facebook/opt-1.3b", name="opt")
 WAIT_SECONDS = 60.0
 FAST_START = ("--start-seconds", "0")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 async def until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ports import free_port
 from simulated_pack import (
     FAST_START,
     RunningEngine,
-    free_port,
     launched,
     serving,
     simulated_device,

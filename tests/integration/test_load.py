@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from fake_engine import free_port
+from ports import free_port
 from slm_worker.load import SaturatingLoad
 
 

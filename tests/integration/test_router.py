@@ -12,7 +12,8 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from fake_engine import CHUNKS, free_port
+from fake_engine import CHUNKS
+from ports import free_port
 from router_rig import Client, Rig, four_engines, new_router, queued, serves_more, works_on
 from slm_worker.routing.config import MAX_REQUEST_BYTES
 

@@ -13,7 +13,8 @@ import aiohttp
 import psutil
 import pytest
 
-from fake_engine import FakeEngine, free_port
+from fake_engine import FakeEngine
+from ports import free_port
 from router_rig import Client, Rig, four_engines, new_router, queued, until, works_on
 from slm_worker.routing.router import Router, RouterError
 from slm_worker.wire import Routing

@@ -13,11 +13,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from ports import free_port
 from simulated_pack import (
     FAST_START,
     RunningEngine,
     daemon_of,
-    free_port,
     launched,
     serving,
     simulated_device,

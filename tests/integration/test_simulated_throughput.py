@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ports import free_port
 from simulated_pack import (
     RunningEngine,
     closed_loop,
-    free_port,
     serving,
     simulated_device,
     spec,

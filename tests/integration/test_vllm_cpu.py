@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -16,18 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from ports import free_port
 from slm_dev.vllm_cpu.install import SERVE_ARGUMENTS, ensure_environment
 from slm_dev.vllm_cpu.model import ensure_model
 
 START_SECONDS = 300
 STOP_SECONDS = 20
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def get(url: str) -> str:
