@@ -17,6 +17,27 @@ from slm_dev.controlplane import ControlPlane, find_or_build
 from slm_dev.stack import Stack, StackSettings
 from slm_operator.cluster.profiles import CONFIG_MAP
 
+LONGEST = (
+    "test_demo.py",
+    "test_operator_vllm.py",
+    "test_operator_search.py",
+    "test_operator_faults.py",
+    "test_agent.py",
+    "test_operator_lifecycle.py",
+    "test_operator_bad_input.py",
+    "test_operator_live.py",
+    "test_operator_demand.py",
+    "test_operator_profiles.py",
+    "test_api_faults.py",
+    "test_leader_election.py",
+)
+"""The files that take a minute and more, the longest first: begun last, one would run on alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[ControlPlane]:

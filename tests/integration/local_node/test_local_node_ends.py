@@ -69,8 +69,15 @@ async def test_deletion_asks_the_main_process_alone_then_kills_everything(
 
     assert events.read_text().split() == ["hook", "main"]
     assert not marked_processes(created["metadata"]["uid"])
-    with pytest.raises(FileNotFoundError):
-        node.logs(cluster.namespace, "stubborn")
+    await until("its logs are gone", lambda: not has_logs(node, cluster.namespace, "stubborn"))
+
+
+def has_logs(node: LocalNode, namespace: str, name: str) -> bool:
+    try:
+        node.logs(namespace, name)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 async def test_a_killed_main_process_leaves_no_child_and_is_restarted(
