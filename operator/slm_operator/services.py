@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 API_VERSION = f"{GROUP}/{VERSION}"
 RESTART_SECONDS = 3.0
+SERVED_SECONDS = 1.0
+"""Between two looks for a resource that is not there yet."""
 VERSION_SECONDS = 5.0
 """Between two looks at the version of all that is stored."""
 SETTLE_SECONDS = 5.0
@@ -50,11 +52,28 @@ async def follow(kube: Kube, loops: Loops, namespaces: Sequence[str] = ()) -> No
     async with asyncio.TaskGroup() as tasks:
         looking = (
             tasks.create_task(_forget(kube, loops, listed, namespaces)),
-            tasks.create_task(_notice_older_store(kube, loops, restored, namespaces)),
+            tasks.create_task(_notice_breaks(kube, loops, restored, namespaces)),
         )
+        await _until_served(kube)
         await _watch(loops, listed, restored, namespaces)
         for task in looking:
             task.cancel()
+
+
+async def _until_served(kube: Kube) -> None:
+    """Waits until the API server tells of the resource. Kopf, told too early, may never ask again:
+    a new resource shows in what is served a moment after the last event that it goes by."""
+    told = False
+    while True:
+        try:
+            if await kube.serves(API_VERSION, KIND):
+                return
+            if not told:
+                log.warning("the cluster knows no %s yet: apply crds/ or install the chart", KIND)
+                told = True
+        except KubeError as error:
+            log.warning("whether %s is served is not known: %s", KIND, error)
+        await asyncio.sleep(SERVED_SECONDS)
 
 
 async def _watch(
@@ -144,23 +163,29 @@ async def _until_any_ends(tasks: Collection[asyncio.Task[Any]]) -> None:
             task.result()
 
 
-async def _notice_older_store(
+async def _notice_breaks(
     kube: Kube, loops: Loops, restored: asyncio.Event, namespaces: Sequence[str] = ()
 ) -> None:
     """Sets ``restored`` when what is stored was restored from an older copy. Kopf goes on watching
     from the version that it has reached, through any outage, and hears nothing until the store
-    gets there; begun anew, it lists what is there."""
-    newest = 0
+    gets there; begun anew, it lists what is there. So too when the resource itself was gone."""
+    newest, gone = 0, False
     while True:
         await asyncio.sleep(VERSION_SECONDS)
         newest = max(newest, loops.newest_version)
         try:
             version = await kube.version(API_VERSION, KIND, (*namespaces, "")[0])
-        except KubeError:
+            back = gone and await kube.serves(API_VERSION, KIND)
+        except KubeError as error:
+            gone = gone or error.status == 404
             continue  # whoever needs the API server says so
         if version < newest:
             log.warning("what is stored was restored: version %d after %d", version, newest)
             loops.newest_version = 0
+            restored.set()
+        if back:
+            log.warning("%s is served again", KIND)
+            gone = False
             restored.set()
         newest = version
 

@@ -21,6 +21,13 @@ class Api:
         self.refusal: KubeError | None = None
         self.asked = 0
         self.versions: list[int | KubeError] = []
+        self.served: list[bool | KubeError] = [True]
+
+    async def serves(self, api_version: str, kind: str) -> bool:
+        answer = self.served.pop(0) if len(self.served) > 1 else self.served[0]
+        if isinstance(answer, KubeError):
+            raise answer
+        return answer
 
     async def version(self, api_version: str, kind: str, namespace: str = "") -> int:
         answer = self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
@@ -64,6 +71,7 @@ async def forgetting(api: Api, loops: Loops, *namespaces: str) -> AsyncIterator[
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(subject, "VERSION_SECONDS", 0.0)
+    monkeypatch.setattr(subject, "SERVED_SECONDS", 0.0)
 
 
 async def test_what_is_gone_after_a_new_list_is_ended_and_what_is_there_stays() -> None:
@@ -162,6 +170,35 @@ async def test_watching_goes_on_after_a_fault_or_a_restored_store_until_kopf_is_
 
 
 AWAY = KubeError(0, "Unreachable", "away")
+UNKNOWN = KubeError(404, "NotFound", "the server could not find the requested resource")
+
+
+async def test_kopf_begins_once_the_resource_is_served() -> None:
+    api = Api()
+    api.served = [False, AWAY, False, True]
+    async with asyncio.timeout(5):
+        await subject._until_served(api)  # type: ignore[arg-type]
+    assert api.served == [True]
+
+
+@pytest.mark.parametrize(
+    ("served", "begun_anew"),
+    [([False, True], True), ([False], False)],
+    ids=["back", "not told yet"],
+)
+async def test_kopf_begins_anew_once_a_resource_that_was_gone_is_served_again(
+    served: list[bool | KubeError], begun_anew: bool
+) -> None:
+    api, told = Api(), asyncio.Event()
+    api.versions, api.served = [7, UNKNOWN, 8], served
+    noticing = asyncio.create_task(
+        subject._notice_breaks(api, Loops(), told)  # type: ignore[arg-type]
+    )
+    await asyncio.sleep(0.02)
+    assert told.is_set() == begun_anew
+    noticing.cancel()
+    with suppress(asyncio.CancelledError):
+        await noticing
 
 
 @pytest.mark.parametrize(
@@ -181,7 +218,7 @@ async def test_a_version_that_goes_back_tells_that_an_older_copy_was_restored(
     api, loops, told = Api(), Loops(), asyncio.Event()
     api.versions, loops.newest_version = versions, seen
     noticing = asyncio.create_task(
-        subject._notice_older_store(api, loops, told)  # type: ignore[arg-type]
+        subject._notice_breaks(api, loops, told)  # type: ignore[arg-type]
     )
     await asyncio.sleep(0.02)
     assert told.is_set() == restored

@@ -166,6 +166,16 @@ class Kube:
             if not after:
                 return found
 
+    async def serves(self, api_version: str, kind: str) -> bool:
+        """Whether the API server tells its clients of this kind."""
+        try:
+            answer = json.loads(await self._text("GET", f"/apis/{api_version}"))
+        except KubeError as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(one["kind"] == kind for one in answer["resources"])
+
     async def version(self, api_version: str, kind: str, namespace: str = "") -> int:
         """Of all that is stored, as it is now, asked by a list of one namespace, or of all; it goes
         back when an older copy is restored."""
