@@ -17,7 +17,7 @@ JOBS ?= 4
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-vllm $(BUILT) system demo test test-unit test-integration test-gpu lint format audit bench bench-gpu crds chart dashboards images lock clean
+.PHONY: help setup setup-vllm $(BUILT) system demo test test-unit test-integration test-gpu test-cluster cluster cluster-down setup-cluster lint format audit bench bench-gpu crds chart dashboards images lock clean
 
 help: ## Show what each target does.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,15 @@ control-plane:
 
 vllm:
 	@$(BIN)/python -m slm_dev.vllm_cpu
+
+setup-cluster: $(INSTALLED) ## Install and build what a real cluster needs (root; once: some ten minutes).
+	@$(BIN)/python -m slm_dev.cluster setup
+
+cluster: $(INSTALLED) ## Start a real Kubernetes node with containers and simulated GPUs (root).
+	@$(BIN)/python -m slm_dev.cluster up
+
+cluster-down: $(INSTALLED) ## Remove every trace of that cluster from this host.
+	@$(BIN)/python -m slm_dev.cluster down
 
 system:
 	@$(PYTHON) operator/slm_dev/system.py
@@ -54,6 +63,9 @@ test-unit: $(INSTALLED) ## Run the unit tests: seconds, no process started.
 
 test-integration: setup-vllm ## Run the integration tests alone, JOBS=4 files at a time.
 	@$(BIN)/python -m pytest tests/integration --durations=20 $(SIDE_BY_SIDE)
+
+test-cluster: $(INSTALLED) ## Run the tests on a real cluster of this host, which they start and remove (root).
+	@$(BIN)/python -m pytest tests/cluster
 
 test-gpu: $(INSTALLED) ## Run the tests that need a GPU and vLLM for it; `make test` leaves them out.
 	@$(BIN)/python -m pytest tests/gpu

@@ -124,7 +124,7 @@ def test_changed_source_builds_anew(
     module = tmp_path / "module"
     for name in ("go.mod", "go.sum", "main.go"):
         put_program(module, name, "changed")
-    monkeypatch.setattr(controlplane_build, "_MODULE", module)
+    monkeypatch.setattr(controlplane_build, "MODULE", module)
     assert find(machine) != first
 
 

@@ -7,16 +7,16 @@ from slm_dev import go_build
 from slm_dev.go_build import GoBuildError, GoProgram, GoToolchain
 
 OLDEST_GO = (1, 24)
-_MODULE = Path(__file__).parent / "gomod"
-_KUBERNETES_VERSION = "v1.34.4"
+MODULE = Path(__file__).parent / "gomod"
+VERSION = "v1.34.4"
 # Unstamped, the API server calls itself v0.0.0-master, and clients refuse to talk to it.
 _STAMPS = {
-    "k8s.io/component-base/version.gitVersion": _KUBERNETES_VERSION,
+    "k8s.io/component-base/version.gitVersion": VERSION,
     "k8s.io/component-base/version.gitMajor": "1",
     "k8s.io/component-base/version.gitMinor": "34",
-    "k8s.io/client-go/pkg/version.gitVersion": _KUBERNETES_VERSION,
+    "k8s.io/client-go/pkg/version.gitVersion": VERSION,
 }
-_FLAGS = (
+FLAGS = (
     "-trimpath",
     "-buildvcs=false",
     "-mod=readonly",
@@ -28,7 +28,7 @@ ControlPlaneBuildError = GoBuildError
 
 def go_toolchain() -> GoToolchain | None:
     """Return the Go toolchain on PATH, or None if there is none of at least `OLDEST_GO`."""
-    return go_build.go_toolchain(OLDEST_GO, _MODULE)
+    return go_build.go_toolchain(OLDEST_GO, MODULE)
 
 
 def build(toolchain: GoToolchain, programs: Sequence[str], progress: Callable[[str], None]) -> Path:
@@ -39,12 +39,12 @@ def build(toolchain: GoToolchain, programs: Sequence[str], progress: Callable[[s
     """
     program = GoProgram(
         name="controlplane",
-        module=_MODULE,
+        module=MODULE,
         sources=("go.mod", "go.sum", "main.go"),
-        arguments=_FLAGS,
+        arguments=FLAGS,
         links=tuple(programs),
         title="the control plane programs",
-        contents=f"etcd and Kubernetes {_KUBERNETES_VERSION}, about ten minutes on two cores,",
+        contents=f"etcd and Kubernetes {VERSION}, about ten minutes on two cores,",
         retry="python -m slm_dev.controlplane",
     )
     return go_build.build(toolchain, program, progress)

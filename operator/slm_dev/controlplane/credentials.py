@@ -8,9 +8,10 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 UserName = Literal["admin", "operator", "node"]
+_Key = TypeVar("_Key", bound=str)
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,15 @@ _P256_DER_HEAD = bytes.fromhex("30310201010420")
 _P256_DER_TAIL = bytes.fromhex("a00a06082a8648ce3d030107")
 
 
-def random_tokens() -> dict[UserName, str]:
+def random_tokens(users: Mapping[_Key, User]) -> dict[_Key, str]:
     """Return a new token for each user."""
-    return {user: secrets.token_urlsafe(32) for user in USERS}
+    return {user: secrets.token_urlsafe(32) for user in users}
 
 
-def write_token_file(path: Path, tokens: Mapping[UserName, str]) -> None:
+def write_token_file(path: Path, users: Mapping[_Key, User], tokens: Mapping[_Key, str]) -> None:
     """Write the API server's static token file."""
     lines = []
-    for key, user in USERS.items():
+    for key, user in users.items():
         fields = [tokens[key], user.name, user.name]
         if user.groups:
             fields.append('"' + ",".join(user.groups) + '"')
@@ -62,7 +63,7 @@ def write_service_account_key(path: Path) -> None:
     _write_private(path, f"-----BEGIN EC PRIVATE KEY-----\n{body}\n-----END EC PRIVATE KEY-----\n")
 
 
-def write_kubeconfig(path: Path, user: UserName, url: str, authority: Path, token: str) -> None:
+def write_kubeconfig(path: Path, user: str, url: str, authority: Path, token: str) -> None:
     """Write a kubeconfig file (as JSON, which is YAML) for one user.
 
     It names the file `authority`: clients would unpack embedded data into temporary files, and one

@@ -9,11 +9,12 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from slm_dev.controlplane import credentials
+from slm_dev.controlplane import commands, credentials
 from slm_dev.controlplane.binaries import Binaries
 from slm_dev.controlplane.credentials import UserName
 from slm_dev.controlplane.process import GuardedProcess
@@ -26,11 +27,6 @@ _PORT_TRIES = 5
 _PORTS = range(20000, 30000)
 _HOST = "127.0.0.1"
 _DEFAULT_NAMESPACE = "/api/v1/namespaces/default"
-_ETCD_DATA = "etcd"
-# Socket files in etcd's working folder: etcd asks for no password, and only the folder's owner
-# can open them. It insists on the form host:port even so.
-_ETCD_CLIENT_URL = "unix://localhost:1"
-_ETCD_PEER_URL = "unix://localhost:2"
 
 
 class ControlPlaneStartError(RuntimeError):
@@ -54,7 +50,7 @@ class ControlPlane:
     def __init__(self, binaries: Binaries, audit_log: Path | None = None) -> None:
         self._binaries = binaries
         self._audit_log = audit_log.absolute() if audit_log else None
-        self._tokens = credentials.random_tokens()
+        self._tokens = credentials.random_tokens(credentials.USERS)
         self._folder: Path | None = None
         self._port = 0
         self._etcd: GuardedProcess | None = None
@@ -92,9 +88,10 @@ class ControlPlane:
             raise RuntimeError("This control plane is already started; call stop() first.")
         folder = self._folder = Path(tempfile.mkdtemp(prefix="slm-controlplane-"))
         try:
-            credentials.write_token_file(folder / "tokens.csv", self._tokens)
+            credentials.write_token_file(folder / "tokens.csv", credentials.USERS, self._tokens)
             credentials.write_service_account_key(folder / "service-account.key")
-            self._write_audit_policy(folder)
+            policy = json.dumps(commands.AUDIT_POLICY)
+            (folder / "audit-policy.json").write_text(policy)
             self._start_etcd(folder)
             self._start_apiserver_on_a_free_port()
             self._write_kubeconfigs(folder)
@@ -161,12 +158,12 @@ class ControlPlane:
         self.stop_apiserver()
         if self._etcd is not None:
             self._etcd.stop()
-        work(folder / _ETCD_DATA)
+        work(folder / commands.ETCD_DATA)
         self._start_etcd(folder)
         self.start_apiserver()
 
     def _start_etcd(self, folder: Path) -> None:
-        self._etcd = GuardedProcess(self._etcd_command(), folder, folder / "etcd.log")
+        self._etcd = GuardedProcess(commands.etcd(self._binaries), folder, folder / "etcd.log")
 
     def _running_folder(self) -> Path:
         if self._folder is None:
@@ -225,61 +222,18 @@ class ControlPlane:
         except (OSError, http.client.HTTPException):
             return False
 
-    def _etcd_command(self) -> list[str]:
-        return [
-            str(self._binaries.etcd),
-            f"--data-dir={_ETCD_DATA}",
-            f"--listen-client-urls={_ETCD_CLIENT_URL}",
-            f"--advertise-client-urls={_ETCD_CLIENT_URL}",
-            f"--listen-peer-urls={_ETCD_PEER_URL}",
-            f"--initial-advertise-peer-urls={_ETCD_PEER_URL}",
-            f"--initial-cluster=default={_ETCD_PEER_URL}",
-            "--unsafe-no-fsync",
-        ]
-
     def _apiserver_command(self, port: int) -> list[str]:
-        command = [
-            str(self._binaries.kube_apiserver),
-            f"--etcd-servers={_ETCD_CLIENT_URL}",
-            f"--secure-port={port}",
-            f"--bind-address={_HOST}",
-            f"--advertise-address={_HOST}",
+        command = commands.kube_apiserver(self._binaries, IPv4Address(_HOST), port)
+        command += [
             # Loopback addresses are not valid endpoints of the `kubernetes` Service.
             "--endpoint-reconciler-type=none",
-            "--cert-dir=certificates",
-            "--token-auth-file=tokens.csv",
-            "--authorization-mode=Node,RBAC",
             # It refuses every pod whose namespace has no default service account, and only a
             # controller manager makes those.
             "--disable-admission-plugins=ServiceAccount",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-account-key-file=service-account.key",
-            "--service-account-signing-key-file=service-account.key",
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--allow-privileged",
-            # With a handful of clients it only costs CPU.
-            "--enable-priority-and-fairness=false",
-            # Otherwise a stop waits up to a minute for clients to end their watches.
-            "--shutdown-watch-termination-grace-period=1s",
         ]
         if self._audit_log is not None:
-            command += [
-                "--audit-policy-file=audit-policy.json",
-                f"--audit-log-path={self._audit_log}",
-                # Megabytes; the default rotates at 100, and counts would have to join the parts.
-                "--audit-log-maxsize=10000",
-            ]
+            command += commands.audit(self._audit_log)
         return command
-
-    def _write_audit_policy(self, folder: Path) -> None:
-        policy = {
-            "apiVersion": "audit.k8s.io/v1",
-            "kind": "Policy",
-            # Only the end of each request, so that one request is one line.
-            "omitStages": ["RequestReceived", "ResponseStarted"],
-            "rules": [{"level": "Metadata"}],
-        }
-        (folder / "audit-policy.json").write_text(json.dumps(policy))
 
     def _write_kubeconfigs(self, folder: Path) -> None:
         authority = _certificate(folder)

@@ -1,0 +1,46 @@
+"""What the tests on a real cluster share: one cluster of this host, for all of them."""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from pods import GPUS
+
+from slm_dev.cluster import Cluster, find_or_build, host_lock, obstacles
+
+KEEP_VARIABLE = "SLM_CLUSTER_KEEP"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A new cluster with two simulated GPUs, removed at the end.
+
+    With SLM_CLUSTER_KEEP=1 one that runs is used, and is left running.
+    """
+    problems = obstacles()
+    if problems:
+        pytest.skip("no real cluster here: " + "; ".join(problems))
+    keep = bool(os.environ.get(KEEP_VARIABLE))
+    with host_lock(print):
+        running = Cluster(find_or_build(print))
+        if running.running() and not keep:
+            pytest.fail(
+                "A cluster runs on this host: `make cluster-down` removes it, and "
+                f"{KEEP_VARIABLE}=1 makes the tests use it."
+            )
+        try:
+            running.start(GPUS)
+            yield running
+        finally:
+            if not keep:
+                running.remove()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """The name of a new namespace, deleted after the test with all that is in it."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
