@@ -6,6 +6,7 @@ them over connections that they keep. Each scenario goes on until it is over and
 were sent. Run with ``python -m benchmarks.rollout``; ``--requests`` of each scenario.
 
 - ``rollout``: an engine argument changes, and three packs are replaced, each new one first.
+- ``rollout_full``: the same with as many packs as the node takes, so that each makes room first.
 - ``scale_down``: from three packs to one.
 - ``evictions``: each of three packs is evicted as by ``kubectl drain``, within the
   PodDisruptionBudget; there is one node, so they return to it.
@@ -32,7 +33,7 @@ from benchmarks.rollout_rig.eviction import evict_all
 from benchmarks.rollout_rig.front import Front
 from slm_dev.controlplane import find_or_build
 from slm_dev.local_node.api import ApiServer
-from slm_dev.stack import Program, Stack
+from slm_dev.stack import Program, Stack, StackSettings
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
 from slm_operator.render.children import INSTANCE_LABEL
 
@@ -42,6 +43,8 @@ SELECTOR = f"{INSTANCE_LABEL}={SERVICE}"
 REQUESTS = 100_000
 CLIENTS = 48
 PACKS = 3
+MOST_PODS = PACKS + 1
+"""That the node runs: one more than the packs, but for the rollout without room."""
 POLL_SECONDS = 0.5
 TIMEOUT_SECONDS = 600.0
 ELECTION = ("--leader-election", "--lease-namespace=default")
@@ -52,7 +55,6 @@ SPEC: dict[str, Any] = {
     "replicasPerPack": 1,
     "packs": PACKS,
 }
-OTHER_ARGUMENTS = {"engine": SPEC["engine"] | {"args": ["--start-seconds=0.6"]}}
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class Rig:
         }
         await self._stack.apply(yaml.safe_dump(manifest))
 
+    async def scale(self, packs: int) -> None:
+        """Until so many packs serve."""
+        await self.apply(packs=packs)
+        await self.settled(packs)
+
     async def settled(self, packs: int) -> None:
         """Until the service is what its spec asks for, with so many packs, and no Pod ends."""
 
@@ -107,6 +114,11 @@ class Rig:
             seconds = clock() - began
             await clients.until_sent(self._requests)
         return Outcome(name, count, seconds)
+
+
+def engine(*args: str) -> dict[str, Any]:
+    """A change of the template."""
+    return {"engine": SPEC["engine"] | {"args": list(args)}}
 
 
 def serves(service: SLMService, packs: int) -> bool:
@@ -147,24 +159,30 @@ async def rig(stack: Stack, requests: int) -> AsyncIterator[Rig]:
 async def measure(requests: int) -> list[Outcome]:
     """All scenarios, on one stack. Raises TimeoutError where a step does not end."""
     binaries = await asyncio.to_thread(find_or_build, print)
-    async with Stack(binaries) as stack, rig(stack, requests) as made:
+    settings = StackSettings(most_pods=MOST_PODS)
+    async with Stack(binaries, settings) as stack, rig(stack, requests) as made:
 
         async def roll_out() -> None:
-            await made.apply(**OTHER_ARGUMENTS)
+            await made.apply(**engine("--start-seconds=0.6"))
             await made.settled(PACKS)
 
+        async def roll_out_in_place() -> None:
+            await made.apply(**engine("--start-seconds=0.5"))
+            await made.settled(MOST_PODS)
+
         async def scale_down() -> None:
-            await made.apply(packs=1)
-            await made.settled(1)
+            await made.scale(1)
 
         async def evict() -> None:
             await evict_all(made.api, SERVICE, SELECTOR)
             await made.settled(PACKS)
 
         outcomes = [await made.under_load("rollout", roll_out)]
+        await made.scale(MOST_PODS)
+        outcomes.append(await made.under_load("rollout_full", roll_out_in_place))
+        await made.scale(PACKS)
         outcomes.append(await made.under_load("scale_down", scale_down))
-        await made.apply(packs=PACKS)
-        await made.settled(PACKS)
+        await made.scale(PACKS)
         outcomes.append(await made.under_load("evictions", evict))
         async with two_operators(stack) as leader:
 

@@ -20,6 +20,7 @@ from slm_dev.controlplane import Binaries, ControlPlane
 from slm_dev.controlplane.process import GuardedProcess
 from slm_dev.local_node import logs
 from slm_dev.local_node.addresses import AddressPool
+from slm_dev.local_node.registration import MOST_PODS
 from slm_operator.api.crd import crd
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
 from slm_operator.cluster.agents import Agents
@@ -53,6 +54,8 @@ class StackSettings:
     """Folders with further programs of the worker image."""
     images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Further images that Pods can name, each with its environment."""
+    most_pods: int = MOST_PODS
+    """That the node runs at the same time."""
 
 
 class Program:
@@ -328,6 +331,7 @@ class Stack:
             f"--kubeconfig={self._control_plane.kubeconfig('node')}",
             f"--scheduler-kubeconfig={self.kubeconfig}",
             f"--root={self._node_root}",
+            f"--pods={self._settings.most_pods}",
             *(
                 f"--image={image}={name}={value}"
                 for image, environment in images.items()

@@ -125,6 +125,14 @@ def test_extended_resources_are_held_until_a_pod_has_finished(
     assert (insufficient(gpu_pod("1"), placed, {"nvidia.com/gpu": 2}) is None) is fits
 
 
+def test_a_node_takes_so_many_pods() -> None:
+    pods = [gpu_pod("0"), gpu_pod("0") | {"status": {"phase": "Succeeded"}}]
+    assert insufficient(gpu_pod("0"), pods, {"pods": 2}) is None
+    assert insufficient(gpu_pod("0"), pods, {"pods": 1}) == (
+        "0/1 nodes are available: 1 Too many pods."
+    )
+
+
 def test_each_lacking_resource_is_named() -> None:
     pod = gpu_pod("1k")
     pod["spec"]["containers"][0]["resources"]["requests"]["example.com/nic"] = "1"

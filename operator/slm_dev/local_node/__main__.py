@@ -15,6 +15,7 @@ from pathlib import Path
 from slm_dev.local_node.addresses import DEFAULT_NETWORK
 from slm_dev.local_node.environment import LocalImage
 from slm_dev.local_node.node import LocalNode
+from slm_dev.local_node.registration import MOST_PODS
 
 
 def parse_images(texts: list[str]) -> dict[str, LocalImage]:
@@ -61,6 +62,7 @@ async def run(arguments: argparse.Namespace) -> None:
         root=arguments.root,
         network=arguments.network,
         extended_resources=arguments.resources,
+        most_pods=arguments.pods,
     ) as node:
         print("ready", flush=True)
         stopping = asyncio.create_task(stop.wait())
@@ -95,6 +97,9 @@ def main() -> None:
         default=[],
         metavar="NAME=COUNT",
         help="an extended resource that the node offers, as nvidia.com/gpu=1; repeatable",
+    )
+    parser.add_argument(
+        "--pods", type=int, default=MOST_PODS, metavar="COUNT", help="most Pods at the same time"
     )
     parser.add_argument("--network", type=IPv4Network, default=DEFAULT_NETWORK)
     parser.add_argument("--root", type=Path, required=True, help="a folder for this node alone")

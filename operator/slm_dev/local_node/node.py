@@ -20,6 +20,7 @@ from slm_dev.local_node.container import Surroundings, Timing
 from slm_dev.local_node.environment import LocalImage
 from slm_dev.local_node.pod import NODE_LOST, PodRunner, delete_pod, write_status
 from slm_dev.local_node.scheduler import Scheduler
+from slm_dev.local_node.scheduling import PODS
 from slm_dev.local_node.spec import Json, ObjectKind, PodSpec, parse_pod
 
 NODE_NAME = "local"
@@ -53,6 +54,7 @@ class LocalNode:
             sockets below it.
         network: loopback addresses for Pods.
         extended_resources: what the node offers beyond CPU and memory, such as nvidia.com/gpu.
+        most_pods: that run at the same time.
         timing: for tests.
     """
 
@@ -65,6 +67,7 @@ class LocalNode:
         root: Path,
         network: IPv4Network = DEFAULT_NETWORK,
         extended_resources: Mapping[str, int] | None = None,
+        most_pods: int = registration.MOST_PODS,
         timing: Timing | None = None,
     ) -> None:
         self._kubeconfig = kubeconfig
@@ -73,6 +76,7 @@ class LocalNode:
         self._root = root.absolute()
         self._addresses = AddressPool(network)
         self._extended = dict(extended_resources or {})
+        self._most_pods = most_pods
         self._timing = timing or Timing()
         self._runners: dict[str, PodRunner] = {}
         # Pods that an earlier node left behind, and whether they are being deleted.
@@ -95,10 +99,11 @@ class LocalNode:
             stack.enter_context(_exclusive_folder(self._root))
             self._api = await stack.enter_async_context(ApiServer(self._kubeconfig))
             scheduler_api = await stack.enter_async_context(ApiServer(self._scheduler_kubeconfig))
-            await registration.register(self._api, NODE_NAME, self._extended)
+            await registration.register(self._api, NODE_NAME, self._extended, self._most_pods)
             self._resources = stack.pop_all()
         self._around = Surroundings(self._images, self._read_object, self._timing, self._root)
-        scheduler = Scheduler(scheduler_api, NODE_NAME, self._extended)
+        capacity = {PODS: self._most_pods, **self._extended}
+        scheduler = Scheduler(scheduler_api, NODE_NAME, capacity)
         self._service_tasks = [self._task(scheduler.run()), self._task(self._follow_pods())]
         return self
 

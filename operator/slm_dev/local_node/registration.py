@@ -9,10 +9,13 @@ from slm_dev.local_node.api import MERGE_PATCH, ApiError, ApiServer
 from slm_dev.local_node.spec import Json
 from slm_dev.local_node.status import condition, timestamp
 
-_MOST_PODS = 110
+MOST_PODS = 110
+"""The kubelet's default."""
 
 
-async def register(api: ApiServer, name: str, extended: Mapping[str, int]) -> None:
+async def register(
+    api: ApiServer, name: str, extended: Mapping[str, int], most_pods: int = MOST_PODS
+) -> None:
     """Makes the Node, or takes over the one that an earlier run left, and sets it ready.
 
     There is no heartbeat: nothing in a control plane without a controller manager looks for one.
@@ -41,7 +44,7 @@ async def register(api: ApiServer, name: str, extended: Mapping[str, int]) -> No
         **dict.fromkeys(known.get("capacity", {})),
         "cpu": str(os.cpu_count() or 1),
         "memory": str(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
-        "pods": str(_MOST_PODS),
+        "pods": str(most_pods),
         **{resource: str(count) for resource, count in extended.items()},
     }
     status = {

@@ -1,7 +1,8 @@
 """Whether a Pod fits on the one node. Pure.
 
-Only extended resources (names with a domain, such as nvidia.com/gpu) are counted: CPU and memory
-are shared by all processes of the host anyway. Selectors, affinities and taints are not looked at.
+Only Pods and extended resources (names with a domain, such as nvidia.com/gpu) are counted: CPU and
+memory are shared by all processes of the host anyway. Selectors, affinities and taints are not
+looked at.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,18 +23,31 @@ def extended_requests(pod: Json) -> dict[str, int]:
     return total
 
 
+PODS = "pods"
+"""The resource of which each Pod takes one."""
+
+
 def insufficient(pod: Json, placed: Iterable[Json], capacity: Mapping[str, int]) -> str | None:
     """Why the Pod does not fit beside those placed already; None if it does.
 
-    The words are those of a scheduler. A placed Pod that has finished holds nothing.
+    The words are those of a scheduler. A placed Pod that has finished holds nothing. A capacity
+    that names no ``pods`` takes any number.
     """
     free = dict(capacity)
     for other in placed:
         if other.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
-            for name, count in extended_requests(other).items():
+            for name, count in _requests(other, capacity).items():
                 free[name] = free.get(name, 0) - count
-    wanted = extended_requests(pod)
+    wanted = _requests(pod, capacity)
     lacking = sorted(name for name, count in wanted.items() if count > free.get(name, 0))
     if not lacking:
         return None
-    return f"0/1 nodes are available: {', '.join(f'1 Insufficient {name}' for name in lacking)}."
+    return f"0/1 nodes are available: {', '.join(map(_lack, lacking))}."
+
+
+def _requests(pod: Json, capacity: Mapping[str, int]) -> dict[str, int]:
+    return extended_requests(pod) | ({PODS: 1} if PODS in capacity else {})
+
+
+def _lack(name: str) -> str:
+    return "1 Too many pods" if name == PODS else f"1 Insufficient {name}"
