@@ -92,7 +92,7 @@ async def agent_answers(stack: Stack, service: Service, token: str) -> int:
 async def test_no_secret_is_in_anything_that_operator_and_agent_tell(
     operator_stack: Stack, guarded: Service
 ) -> None:
-    """After a start, a rotation, a refused token and an engine's death."""
+    """After a start, a refused token and an engine's death."""
     token = await stored_token(operator_stack)
     stranger = {"data": {"token": base64.b64encode(b"x" * 32).decode()}}
     secret = {"apiVersion": "v1", "kind": "Secret"} | {
