@@ -176,6 +176,20 @@ async def test_another_operator_leads_after_a_cut_a_kill_and_a_pause(
         a.send(signal.SIGTERM)
         await pair.takes_over(b, "ended")
         await acts(service, replicasPerPack=1)
+        await service.serves(1)
+
+        # The API server is away from all of them. Nobody leads, nobody acts, the pack serves on.
+        plans = plans_of(operator_stack, await service.now())
+        proxy.cut()
+        await until("nobody leads", b.ended)
+        await service.apply(replicasPerPack=2)
+        await users.served(1)
+        assert plans_of(operator_stack, await service.now()) == plans
+        proxy.mend()
+        await b.program.stop()
+        b.program.launch()
+        await until("it leads again", b.leads)
+        await service.serves(2)
     assert pair.both_led == 0
     assert users.failed == 0, users.failures
     assert pair.takeovers["ended"] < min(
