@@ -17,7 +17,7 @@ JOBS ?= 4
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-vllm $(BUILT) system demo test test-unit test-integration test-gpu test-cluster cluster cluster-down setup-cluster lint format audit bench bench-gpu crds chart dashboards images lock clean
+.PHONY: help setup setup-vllm $(BUILT) system demo test test-unit test-integration test-gpu test-cluster cluster cluster-down setup-cluster lint format audit bench bench-gpu crds chart docs dashboards images lock clean
 
 help: ## Show what each target does.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ crds: $(INSTALLED) ## Generate crds/, and the chart's copy of it, from the API m
 
 chart: $(INSTALLED) ## Write the chart's README and the descriptions in its schema from values.yaml.
 	@$(BIN)/python -m slm_dev.chart
+
+docs: $(INSTALLED) ## Write docs/reference from the models and the command lines.
+	@$(BIN)/python -m slm_dev.reference
 
 images: $(INSTALLED) ## Build the container images into the cache, without a registry (root; a minute).
 	@$(BIN)/python -m slm_dev.images

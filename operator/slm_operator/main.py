@@ -157,7 +157,7 @@ def start(
     health_address: Annotated[str, typer.Option(help="Where /healthz and /metrics listen.")] = (
         "0.0.0.0"  # noqa: S104 - probes come from the node
     ),
-    health_port: Annotated[int, typer.Option(min=1, max=65535)] = 8081,
+    health_port: Annotated[int, typer.Option(min=1, max=65535, help="The port of both.")] = 8081,
     min_window_seconds: Annotated[
         float, typer.Option(min=1, help="Shortest window that counts as a measurement.")
     ] = 30.0,

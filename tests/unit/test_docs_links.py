@@ -18,12 +18,15 @@ PAGES = [
     *sorted((ROOT / "benchmarks").rglob("*.md")),
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"`[^`\n]+`|^    .*$", re.MULTILINE)
+"""Also what is indented, as all code in blocks here is."""
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def links(page: Path) -> list[str]:
     """Those that stay in the repository."""
-    return [link for link in LINK.findall(page.read_text()) if "://" not in link]
+    text = CODE.sub("", page.read_text())
+    return [link for link in LINK.findall(text) if "://" not in link]
 
 
 def anchors(page: Path) -> set[str]:
