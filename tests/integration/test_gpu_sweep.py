@@ -10,7 +10,9 @@ from benchmarks.gpu.points import Point, schedule
 from benchmarks.gpu.summary import read, write
 from benchmarks.gpu.sweep import Settings, sweep
 
-POINTS = (Point(1, 32, 1), Point(2, 32, 2), Point(1, 32, 2))
+POINTS = (Point(1, 8, 1), Point(2, 8, 2), Point(1, 8, 2))
+"""Small batches, which one process of clients keeps full beside other work too."""
+
 
 
 def settings(budget_seconds: float) -> Settings:

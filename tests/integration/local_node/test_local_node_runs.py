@@ -125,7 +125,7 @@ async def test_what_the_node_cannot_give_is_refused_by_name(
     cluster: Cluster, node: LocalNode
 ) -> None:
     asking = pod("asking")
-    asking["spec"]["volumes"] = [{"name": "keys", "secret": {"secretName": "keys"}}]
+    asking["spec"]["volumes"] = [{"name": "keys", "configMap": {"name": "keys"}}]
     await cluster.create(asking)
 
     found = await cluster.until("asking", waits_because("CreateContainerConfigError"))
