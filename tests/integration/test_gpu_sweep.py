@@ -14,7 +14,6 @@ POINTS = (Point(1, 8, 1), Point(2, 8, 2), Point(1, 8, 2))
 """Small batches, which one process of clients keeps full beside other work too."""
 
 
-
 def settings(budget_seconds: float) -> Settings:
     return Settings(
         model="qwen2.5-0.5b",
