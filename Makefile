@@ -15,6 +15,8 @@ BUILT := control-plane vllm
 # for what its tests share; the longest come first (tests/integration/conftest.py).
 JOBS ?= 4
 SIDE_BY_SIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# A variable of the shell is not enough: another cluster is meant only where it is named here.
+IN_CLUSTER = $(if $(filter command,$(origin KUBECONFIG)),install --kubeconfig '$(KUBECONFIG)' --registry '$(REGISTRY)',up)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup setup-vllm $(BUILT) system demo test test-unit test-integration test-gpu test-cluster cluster cluster-down setup-cluster lint format audit bench bench-gpu crds chart docs dashboards images lock clean
@@ -34,11 +36,11 @@ control-plane:
 vllm:
 	@$(BIN)/python -m slm_dev.vllm_cpu
 
-setup-cluster: $(INSTALLED) ## Install and build what a real cluster needs (root; once: some ten minutes).
+setup-cluster: $(INSTALLED) ## Install and build what a real cluster needs, images and helm too (root; once: some ten minutes).
 	@$(BIN)/python -m slm_dev.cluster setup
 
-cluster: $(INSTALLED) ## Start a real Kubernetes node with containers and simulated GPUs (root).
-	@$(BIN)/python -m slm_dev.cluster up
+cluster: $(INSTALLED) ## Start a real Kubernetes with simulated GPUs and install the chart (root). KUBECONFIG=...: in your cluster, once asked.
+	@$(BIN)/python -m slm_dev.cluster $(IN_CLUSTER)
 
 cluster-down: $(INSTALLED) ## Remove every trace of that cluster from this host.
 	@$(BIN)/python -m slm_dev.cluster down
