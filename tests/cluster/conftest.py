@@ -1,15 +1,27 @@
 """What the tests on a real cluster share: one cluster of this host, for all of them."""
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 
 import pytest
 from pods import GPUS
+from product import Product
 
+from slm_dev import helm, images
 from slm_dev.cluster import Cluster, find_or_build, host_lock, obstacles
+from slm_dev.release import Release
 
 KEEP_VARIABLE = "SLM_CLUSTER_KEEP"
+ORDER = ("test_e2e.py", "test_security.py", "test_chaos.py", "test_uninstall.py", "test_node.py")
+"""Those that need the product first; then the one that uninstalls it, and the one that removes the
+cluster from under it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(ORDER)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(ORDER)))
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +56,15 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
+@pytest.fixture(scope="session")
+def product(cluster: Cluster) -> Product:
+    """The operator, installed by helm with images of this checkout."""
+    built = images.find_or_build(print)
+    release = Release(helm.find_or_build(print), cluster.kubeconfig)
+    for image in (built.operator, built.worker):
+        cluster.import_image(image.archive)
+    product = Product(cluster, release, built, time.monotonic())
+    release.install(product.values)
+    return product
