@@ -19,7 +19,7 @@ SIDE_BY_SIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 IN_CLUSTER = $(if $(filter command,$(origin KUBECONFIG)),install --kubeconfig '$(KUBECONFIG)' --registry '$(REGISTRY)',up)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-vllm $(BUILT) system demo test test-unit test-integration test-gpu test-cluster cluster cluster-down setup-cluster lint format audit bench bench-gpu crds chart docs dashboards images lock clean
+.PHONY: help setup setup-vllm $(BUILT) system demo test test-unit test-integration test-gpu test-cluster cluster cluster-down setup-cluster lint format audit bench bench-gpu crds chart docs mistakes dashboards images lock clean
 
 help: ## Show what each target does.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +103,9 @@ docs: $(INSTALLED) ## Write docs/reference from the models and the command lines
 
 images: $(INSTALLED) ## Build the container images into the cache, without a registry (root; a minute).
 	@$(BIN)/python -m slm_dev.images
+
+mistakes: $(INSTALLED) ## Make the mistakes of docs/mistakes.md again, and write its tables anew.
+	@SLM_WRITE_MISTAKES=1 $(BIN)/python -m pytest tests/integration/test_mistakes.py
 
 dashboards: $(INSTALLED) ## Generate the chart's Grafana dashboards.
 	@$(BIN)/python -m slm_dev.dashboards

@@ -135,7 +135,7 @@ async def test_missing_credentials_and_then_a_taken_port(
     model = SIMULATED["model"] | {"credentialsSecretRef": {"name": "hub", "key": "token"}}
     service = await new_service(fixed(model=model))
     await service.condition(
-        "Ready", "False", "CreateContainerConfigError", 'secret "hub" not found'
+        "Ready", "False", "CreateContainerConfigError", 'secret "hub" not found; create'
     )
     address = (await service.pod())["status"]["podIP"]
     with socket.create_server((address, AGENT_PORT)):
@@ -170,7 +170,7 @@ async def test_a_worker_image_without_haproxy(new_service: NewService, bare_prog
 
 async def test_a_worker_image_that_nobody_has(new_service: NewService) -> None:
     service = await new_service(fixed(**engine(image="elsewhere:1")))
-    await service.condition("Ready", "False", "ImagePullBackOff", "elsewhere:1", "kubectl logs")
+    await service.condition("Ready", "False", "ImagePullBackOff", "elsewhere:1", "engine.image")
     await service.condition("GPUAllocated", "True", "Allocated")
 
     await service.apply(**engine())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from slm_operator.cluster.pods import read_pack
 from slm_operator.render.children import PACK_LABEL, TEMPLATE_HASH
 
@@ -48,6 +50,49 @@ def test_an_unschedulable_pod_says_what_the_scheduler_said() -> None:
     assert trouble.reason == "Unschedulable"
     assert "Insufficient nvidia.com/gpu" in trouble.message
     assert "Free a GPU" in trouble.message
+
+
+@pytest.mark.parametrize(
+    ("said", "remedies"),
+    [
+        ("1 Insufficient nvidia.com/gpu", ["Free a GPU"]),
+        ("2 Insufficient memory", ["spec.podTemplate.resources.requests"]),
+        (
+            "1 node(s) had untolerated taint {nvidia.com/gpu: present}, 2 Insufficient "
+            "nvidia.com/gpu",
+            ["Free a GPU", "spec.podTemplate.tolerations"],
+        ),
+        ("1 node(s) didn't match Pod's node affinity/selector", ["spec.podTemplate.nodeSelector"]),
+        ('persistentvolumeclaim "models" not found', ["Create or bind the claim"]),
+        ("pod has unbound immediate PersistentVolumeClaims", ["Create or bind the claim"]),
+        ("1 Too many pods", ["Free a GPU"]),
+    ],
+)
+def test_what_to_do_follows_from_what_the_scheduler_said(said: str, remedies: list[str]) -> None:
+    waiting = {"type": "PodScheduled", "status": "False", "message": f"0/3 nodes: {said}."}
+    trouble = read_pack(pod({"phase": "Pending", "conditions": [waiting]})).scheduling
+    assert trouble is not None
+    told = trouble.message.removeprefix(f"0/3 nodes: {said}. ")
+    assert [remedy for remedy in remedies if remedy not in told] == []
+    assert told.count(". ") == len(remedies) - 1, told
+
+
+@pytest.mark.parametrize(
+    ("reason", "field"),
+    [
+        ("CreateContainerConfigError", "spec.model.credentialsSecretRef"),
+        ("ErrImagePull", "spec.engine.image"),
+        ("ImagePullBackOff", "spec.podTemplate.imagePullSecrets"),
+    ],
+)
+def test_a_container_that_never_ran_sends_nobody_to_its_log(reason: str, field: str) -> None:
+    waiting = {"state": {"waiting": {"reason": reason, "message": "not found"}}}
+    trouble = read_pack(pod({"phase": "Pending", "containerStatuses": [waiting]})).container
+    assert trouble is not None
+    assert trouble.reason == reason
+    assert trouble.message.startswith("not found; ")
+    assert field in trouble.message
+    assert "kubectl logs" not in trouble.message
 
 
 def test_a_crash_loop_names_the_last_end_and_where_to_look() -> None:

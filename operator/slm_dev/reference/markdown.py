@@ -12,8 +12,8 @@ def page(title: str, *parts: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *(map(cell, row) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [f"| {' | '.join(map(cell, row))} |" for row in rows]
+    return "\n".join((f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *lines))
 
 
 def cell(text: str) -> str:

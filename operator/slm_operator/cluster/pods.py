@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,32 @@ from slm_operator.decide.snapshot import Pack, Trouble
 from slm_operator.render.children import PACK_LABEL, TEMPLATE_HASH
 
 _WAITING_IS_NORMAL = {"ContainerCreating", "PodInitializing"}
+_NO_IMAGE = (
+    "correct spec.engine.image (the operator's --worker-image where it is empty), or name the "
+    "registry's Secret in spec.podTemplate.imagePullSecrets"
+)
+_NEVER_RAN = {
+    "CreateContainerConfigError": "create what is missing in the service's namespace, or correct "
+    "what names it, such as spec.model.credentialsSecretRef; the pack goes on by itself",
+    "ErrImageNeverPull": _NO_IMAGE,
+    "ErrImagePull": _NO_IMAGE,
+    "ImagePullBackOff": _NO_IMAGE,
+    "InvalidImageName": _NO_IMAGE,
+}
+"""What to do where a container did not run, so that it has no log: by the kubelet's reasons."""
+_NO_GPU = (
+    "Free a GPU, add a node, or lower spec.packs (spec.autoscaling.maxPacks where demand decides)."
+)
+_NO_PLACE = {
+    r"Insufficient \S+/": _NO_GPU,
+    r"Insufficient (cpu|memory|ephemeral-storage)": "Lower spec.podTemplate.resources.requests, or "
+    "add a node.",
+    r"untolerated taint": "Bear the taint with spec.podTemplate.tolerations.",
+    r"node affinity/selector": "Correct spec.podTemplate.nodeSelector, or label a node.",
+    r"persistentvolumeclaim": "Create or bind the claim, or correct spec.model.uri or "
+    "spec.podTemplate.volumes.",
+}
+"""What to do by what the scheduler says (kube-scheduler 1.34: the reasons of its plugins)."""
 
 
 def read_pack(pod: Object) -> Pack:
@@ -60,10 +87,11 @@ def _scheduling(condition: dict[str, Any] | None) -> Trouble | None:
     if condition is None or condition.get("status") != "False":
         return None
     text = condition.get("message") or "no node takes the pack"
+    remedies = [
+        remedy for said, remedy in _NO_PLACE.items() if re.search(said, text, re.IGNORECASE)
+    ]
     return Trouble(
-        condition.get("reason") or "Unschedulable",
-        f"{text} Free a GPU, add a node, or lower spec.packs "
-        "(spec.autoscaling.maxPacks where demand decides).",
+        condition.get("reason") or "Unschedulable", " ".join([text, *(remedies or [_NO_GPU])])
     )
 
 
@@ -72,10 +100,12 @@ def _container(pod: str, status: dict[str, Any]) -> Trouble | None:
         state = container.get("state") or {}
         waiting = state.get("waiting") or {}
         if waiting and waiting.get("reason") not in _WAITING_IS_NORMAL:
+            reason = waiting.get("reason") or "ContainerWaiting"
+            remedy = _NEVER_RAN.get(reason, f"see `kubectl logs {pod} --previous`")
             return Trouble(
-                waiting.get("reason") or "ContainerWaiting",
+                reason,
                 f"{waiting.get('message') or 'the container does not start'}"
-                f"{_last_end(container)}; see `kubectl logs {pod} --previous`",
+                f"{_last_end(container)}; {remedy}",
             )
         if "terminated" in state:
             return Trouble(
