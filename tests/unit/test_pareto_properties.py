@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builders import point
@@ -95,7 +95,16 @@ def test_no_point_is_better_in_both_ways_with_no_more_replicas(
             assert not (significantly_more(chosen, p) and significantly_thriftier(chosen, p))
 
 
+LEAST_IS_IN_DOUBT = [
+    point(1, 1.0, 2.0, confidence=0.0),
+    point(2, 1.0, 1.0, confidence=1.0),
+    point(3, 1.0, 1.0, confidence=0.0),
+]
+"""Within the noise of the second the first would do, but the third undercuts it for sure."""
+
+
 @given(curves)
+@example(LEAST_IS_IN_DOUBT)
 def test_the_least_energy_is_chosen_within_the_noise(points: list[OperatingPoint]) -> None:
     chosen = choose(points, Objective(kind="MinEnergyPerToken")).chosen
     assert not any(significantly_thriftier(chosen, p) for p in points)

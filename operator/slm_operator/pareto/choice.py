@@ -226,9 +226,9 @@ def _most_throughput(
 
 
 def _least_energy(points: Sequence[OperatingPoint]) -> OperatingPoint:
-    """Of those within the noise of the least, the fewest replicas; of these the thriftiest."""
-    least = thriftiest(points)
-    tied = [p for p in points if not significantly_thriftier(p, least)]
+    """Of those that no point undercuts by more than the noise, the fewest replicas; of these the
+    thriftiest. Not the least alone is asked: where it is in doubt, a sure one may undercut more."""
+    tied = [p for p in points if not any(significantly_thriftier(p, q) for q in points)]
     return min(tied, key=lambda p: (p.probe.replicas, joules(p), p.probe.max_num_seqs))
 
 
