@@ -36,7 +36,8 @@ from benchmarks.standin_packs import WRITES_AT_A_TIME, StandInPacks
 from slm_dev.controlplane import ControlPlane, find_or_build
 from slm_dev.local_node.api import MERGE_PATCH, ApiServer
 from slm_operator.api.models import GROUP, KIND, PLURAL, VERSION
-from slm_operator.cluster.kube import Kube, KubeError, Page
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube, Page
 
 NAME = "scale"
 SIZES = "100,300,1000"

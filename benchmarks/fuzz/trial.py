@@ -10,7 +10,8 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from slm_operator.api.models import SLMService
-from slm_operator.cluster.kube import Kube, KubeError, Object, Query, path
+from slm_operator.cluster.connection import KubeError, Query
+from slm_operator.cluster.kube import Kube, Object, path
 from slm_operator.decide.decision import decide
 from slm_operator.decide.snapshot import Pack, Snapshot
 from slm_operator.pareto.window import WindowRules
@@ -35,7 +36,7 @@ class DryRun(Kube):
 
     async def try_out(self, obj: Object, namespace: str) -> Object:
         where = path(obj["apiVersion"], obj["kind"], namespace)
-        return await self._call("POST", where, body=obj, query=TRY_OUT)
+        return await self._connection.call("POST", where, body=obj, query=TRY_OUT)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from slm_dev.local_node.registration import MOST_PODS
 from slm_operator.api.crd import crd
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
 from slm_operator.cluster.agents import Agents
-from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube
 from slm_operator.keys import Keys
 from slm_operator.render.children import pack_name
 from slm_worker.wire import PackState

@@ -22,8 +22,9 @@ from slm_operator.api.models import GROUP, KIND, VERSION, SLMService, SLMService
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.activator import ActivatorClient
 from slm_operator.cluster.agents import AgentError, Agents
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.events import Events
-from slm_operator.cluster.kube import Kube, KubeError, Object
+from slm_operator.cluster.kube import Kube, Object
 from slm_operator.cluster.profiles import Profiles
 from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision, decide

@@ -12,7 +12,8 @@ import logging
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
-from slm_operator.cluster.kube import KubeError, Object
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Object
 from slm_operator.cluster.packs import Owner, Packs
 from slm_operator.controller import Controller
 from slm_operator.gate import Gate

@@ -24,7 +24,8 @@ from slm_operator import logs, services
 from slm_operator.activator.wire import TOKEN_LENGTH, TOKEN_VARIABLE
 from slm_operator.cluster.activator import ActivatorClient
 from slm_operator.cluster.agents import Agents, open_session
-from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube
 from slm_operator.cluster.lease import Election, leading
 from slm_operator.cluster.packs import Packs
 from slm_operator.cluster.permit import Permit

@@ -17,7 +17,8 @@ import kopf
 from kopf._cogs.structs.references import NAMESPACES, Insights, NamespaceName
 
 from slm_operator.api.models import GROUP, KIND, PLURAL, VERSION
-from slm_operator.cluster.kube import PAGE_OBJECTS, WATCH_SECONDS, Kube, KubeError
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import PAGE_OBJECTS, WATCH_SECONDS, Kube
 from slm_operator.loops import Loops
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from slm_dev.stack import Stack
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
 from slm_operator.api.status import Condition
 from slm_operator.cluster.agents import AgentError
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 from slm_worker.wire import ROUTER_PORT, PackState
 
 SAMPLE_SECONDS = 3.0

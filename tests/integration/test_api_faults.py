@@ -17,7 +17,8 @@ import pytest_asyncio
 from api_proxy import ApiProxy, Fault, api_proxy, forgets, hangs_up, nothing, refuses, slow
 from operator_rig import NewService, Service, fixed, until
 from slm_dev.stack import Stack
-from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -12,7 +12,7 @@ from benchmarks.fuzz.trial import DryRun, run
 from operator_rig import NewService, fixed, until
 from slm_dev.stack import Stack
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -26,7 +26,7 @@ from operator_rig import (
 )
 from slm_dev.stack import Stack
 from slm_operator.api.crd import crd
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 from slm_worker.wire import AGENT_PORT
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -26,7 +26,7 @@ from operator_rig import (
 )
 from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 from slm_worker.routing.limits import max_in_flight
 from slm_worker.wire import PackState
 

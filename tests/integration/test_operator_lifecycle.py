@@ -11,7 +11,7 @@ from operator_rig import PASSES, NewService, Service, counted, engine, fixed, ku
 from slm_dev.stack import Stack
 from slm_operator.api.crd import crd
 from slm_operator.api.models import GROUP, KIND, VERSION
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

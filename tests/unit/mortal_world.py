@@ -13,7 +13,7 @@ from typing import Any
 from builders import H100_OPT_1_3B, pack_state
 from slm_operator.api.models import GROUP, KIND, VERSION
 from slm_operator.cluster.agents import AgentError
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.pods import read_pack
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.snapshot import Pack

@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 from cli_builders import found, object_of, searching
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cli.app import app
-from slm_operator.cluster.kube import Kube, KubeError, Object, Objects
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube, Object, Objects
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

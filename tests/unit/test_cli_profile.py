@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from slm_operator.cli.app import app
-from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube
 from slm_operator.decide.profile_record import Profile, encode
 from test_decide_profile import learned
 

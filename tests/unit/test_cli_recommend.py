@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cli_builders import found, object_of, searching
-from slm_operator.cluster.kube import KubeError, Object
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Object
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.search import SearchSpace
 from test_cli_app import Cluster, slmctl

@@ -8,8 +8,8 @@ import pytest
 
 from builders import service
 from slm_operator.cluster import events as subject
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.events import BURST, REFILL_SECONDS, REPEATED_SECONDS, Events
-from slm_operator.cluster.kube import KubeError
 from slm_operator.decide.decision import Event
 
 STARTING = Event("Warning", "AgentUnreachable", "the agent does not answer")

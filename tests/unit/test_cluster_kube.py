@@ -15,7 +15,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
-from slm_operator.cluster.kube import IN_FLIGHT, MOST_RETRY_AFTER_SECONDS, Kube, KubeError
+from slm_operator.cluster.connection import IN_FLIGHT, MOST_RETRY_AFTER_SECONDS, KubeError
+from slm_operator.cluster.kube import Kube
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.lease import (
     DURATION_SECONDS,
     LOOK_SECONDS,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from slm_operator.cluster import following
-from slm_operator.cluster.kube import KubeError, Object, Page
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Object, Page
 from slm_operator.cluster.packs import Packs
 
 

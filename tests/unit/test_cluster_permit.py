@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube
 from slm_operator.cluster.permit import NotLeadingError, Permit
 from slm_worker.wire import LEADER_EPOCH_HEADER
 

@@ -13,7 +13,7 @@ from builders import pack_state
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.agents import AgentError
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.pods import read_pack
 from slm_operator.controller import (
     BACKOFF_SECONDS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slm_operator.api.models import SLMService
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.pods import read_pack
 from slm_operator.cluster.ports import Ports
 from slm_operator.controller import Controller, Settings

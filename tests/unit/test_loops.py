@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from builders import pack
 from slm_operator import loops as subject
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.packs import Packs
 from slm_operator.decide.snapshot import Pack
 from slm_operator.gate import Gate

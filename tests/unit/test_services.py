@@ -10,7 +10,7 @@ import kopf
 import pytest
 
 from slm_operator import services as subject
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 
 
 class Api:

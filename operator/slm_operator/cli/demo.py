@@ -24,7 +24,7 @@ from slm_operator.cli.outcome import DemoFailedError, Options, Outcome, Requests
 from slm_operator.cli.preparation import EXAMPLES, Prepared, prepare
 from slm_operator.cli.progress import Look, View, view
 from slm_operator.cluster.agents import AgentError
-from slm_operator.cluster.kube import KubeError
+from slm_operator.cluster.connection import KubeError
 from slm_worker.wire import ROUTER_PORT, PackState
 
 LIMIT_SECONDS = {"simulated": 8 * 60.0, "vllm": 20 * 60.0}

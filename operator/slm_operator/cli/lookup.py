@@ -11,13 +11,8 @@ from typing import TypeVar
 from kubernetes.aio import config
 
 from slm_operator.api.models import GROUP, KIND, VERSION
-from slm_operator.cluster.kube import (
-    UNUSABLE_CONFIGURATION,
-    Kube,
-    KubeError,
-    Object,
-    Objects,
-)
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import UNUSABLE_CONFIGURATION, Kube, Object, Objects
 from slm_operator.cluster.profiles import CONFIG_MAP
 
 API_VERSION = f"{GROUP}/{VERSION}"

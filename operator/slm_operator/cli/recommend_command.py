@@ -22,7 +22,8 @@ from slm_operator.cli.terminal import (
     print_json,
     say,
 )
-from slm_operator.cluster.kube import Kube, KubeError, Object
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube, Object
 from slm_operator.decide.calibrate import resting_probe
 
 FIELD_MANAGER = "slmctl-recommend"

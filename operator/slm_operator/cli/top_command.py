@@ -25,7 +25,8 @@ from slm_operator.cli.terminal import (
     fail,
     print_json,
 )
-from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube
 from slm_worker.wire import AGENT_PORT
 
 

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from slm_operator.activator.wire import HELD_PATH, ROUTES_PATH, Door, Held, Route
 from slm_operator.api.models import SLMService
-from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube
 from slm_operator.cluster.ports import Ports
 from slm_operator.decide.snapshot import Activation, Pack, Trouble
 

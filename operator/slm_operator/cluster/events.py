@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
-from slm_operator.cluster.kube import Kube, KubeError
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube
 from slm_operator.decide.decision import Event
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Protocol
 
-from slm_operator.cluster.kube import Kube, KubeError, Object
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube, Object
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-from slm_operator.cluster.kube import Kube, KubeError, Object
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube, Object
 from slm_operator.cluster.permit import Permit, boottime
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from slm_operator.api.models import GROUP
-from slm_operator.cluster.kube import Kube, KubeError, Object
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube, Object
 from slm_operator.decide.profile_record import Profile, encode, merged, oldest, same_findings
 from slm_operator.decide.snapshot import StoredProfile
 from slm_operator.render.children import MANAGED_BY, MANAGED_BY_LABEL
