@@ -18,6 +18,7 @@ from slm_dev.stack import Stack, StackSettings
 from slm_operator.cluster.profiles import CONFIG_MAP
 
 LONGEST = (
+    "test_demo_disturbed.py",
     "test_demo.py",
     "test_operator_vllm.py",
     "test_operator_search.py",
