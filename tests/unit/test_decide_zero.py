@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from builders import pack_state, service
+from demand_fleet import NOW, RULES, Fleet, following, message, scaling
 from slm_operator.api.models import SLMService
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.snapshot import Activation, Memory, Snapshot, Trouble
 from slm_worker.wire import Layout
-from test_decide_demand import NOW, RULES, Fleet, following, message, scaling
 
 LOOKS = 300 / SAMPLE_SECONDS
 """Of the whole stabilisation period."""
