@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builders import pack, pack_state, service
+from decide_world import World, look
 from slm_operator.decide.decision import Decision
 from slm_operator.decide.expectation import expected_layout
 from slm_operator.decide.snapshot import Memory
@@ -15,7 +16,6 @@ from slm_worker.model_files import PUBLISHED_CONFIGS
 from slm_worker.planning.catalogue import called, gpus
 from slm_worker.planning.outlook import BATCHES, outlook
 from slm_worker.wire import EngineConfig, Outlook, Packing
-from test_decide import World, look
 
 OPT = PUBLISHED_CONFIGS["facebook/opt-1.3b"]
 VLLM = EngineConfig(kind="vLLM")

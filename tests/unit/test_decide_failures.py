@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from builders import pack, service
+from decide_world import World, condition, look
 from slm_operator.api.models import SLMService
 from slm_operator.decide.decision import Decision
 from slm_operator.decide.snapshot import Memory
 from slm_operator.pareto.window import WindowRules
 from slm_worker.wire import PackState, Problem, ReplicaPhase
-from test_decide import World, condition, look
 
 LONG = WindowRules(min_seconds=30, max_seconds=60, warmup_seconds=1)
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from builders import service
+from decide_world import World, condition
 from slm_operator.api.models import SLMService
 from slm_operator.decide.limits import PREEMPTION_STORM, limits, objective
 from slm_operator.pareto.objective import Limits, Objective
-from test_decide import World, condition
 
 
 def scaled(**autoscaling: Any) -> SLMService:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import pack, pack_state, service
+from decide_world import World
 from slm_operator.api.models import SLMService
 from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision
@@ -28,7 +29,6 @@ from slm_operator.decide.profile_record import (
 )
 from slm_operator.decide.snapshot import Snapshot, StoredProfile
 from slm_worker.wire import Load
-from test_decide import World
 
 NOW = "2026-01-01T01:00:00Z"
 SEARCH_SECONDS = 60

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from builders import service
+from decide_world import World, condition
 from slm_operator.api.status import PowerStatus
 from slm_operator.decide.limits import limits
 from slm_operator.decide.power import claim
 from slm_operator.pareto.power_share import GIVE_BACK_SECONDS
 from slm_operator.power_ledger import PowerLedger
-from test_decide import World, condition
 
 ONE, TWO = 335, 443
 """W of one and of two replicas of the published measurements; two is the knee."""
