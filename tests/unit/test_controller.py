@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +9,15 @@ import pytest
 from prometheus_client import generate_latest
 
 from builders import pack_state
-from slm_operator.api.models import SLMService
+from controller_builders import OBJECT, Operator, running_pod
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.agents import AgentError
 from slm_operator.cluster.connection import KubeError
-from slm_operator.cluster.pods import read_pack
-from slm_operator.controller import (
-    BACKOFF_SECONDS,
-    UNREADABLE_RETRY_SECONDS,
-    Controller,
-    Settings,
-)
+from slm_operator.controller import BACKOFF_SECONDS, UNREADABLE_RETRY_SECONDS
 from slm_operator.keys import Keys, Tokens, agent_token
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.objective import Limits
-from slm_operator.render import children
-from slm_worker.wire import PackState, Plan
 
-OBJECT: dict[str, Any] = {
-    "metadata": {"name": "chat", "namespace": "default", "uid": "u1", "generation": 1},
-    "spec": {
-        "model": {"uri": "hf://facebook/opt-1.3b"},
-        "engine": {"kind": "Simulated", "maxNumSeqs": 256},
-        "gpu": {"kind": "Simulated"},
-    },
-}
 FIGURES: dict[str, Any] = {
     "replicasPerPack": 2,
     "maxNumSeqs": 256,
@@ -53,113 +36,6 @@ FRONTIER_POINT = FIGURES | {
     "why": "the most throughput",
 }
 POWER_GAUGE = 'slm_operating_point_power_watts{name="chat",namespace="default"}'
-
-
-class FakeKube:
-    """Records what is written; ``refuse`` decides what is answered with ``refusal``."""
-
-    def __init__(self) -> None:
-        self.done: list[str] = []
-        self.statuses: list[dict[str, Any]] = []
-        self.secrets: list[dict[str, str]] = []
-        self.refuse: Callable[[str], bool] = lambda _: False
-        self.refusal = KubeError(403, "Forbidden", "not allowed")
-        self.owners: list[dict[str, Any]] | None = None
-        """What children are answered to be owned by; None: what they were sent with."""
-        self.profiles: dict[str, str] | None = None
-        """What the ConfigMap of profiles holds; None: there is none."""
-
-    def _record(self, what: str) -> None:
-        if self.refuse(what):
-            raise self.refusal
-        self.done.append(what)
-
-    async def get(self, api: str, kind: str, name: str, namespace: str) -> Any:
-        self._record(f"get {kind} {name}")
-        if self.profiles is None:
-            raise KubeError(404, "NotFound", name)
-        return {"data": self.profiles}
-
-    async def apply(
-        self, obj: Any, *, subresource: str = "", force: bool = False, manager: str = ""
-    ) -> Any:
-        self._record(f"apply {obj['kind']} {subresource}".strip())
-        if obj["kind"] == "Secret":
-            self.secrets.append(obj["stringData"])
-        if subresource:
-            self.statuses.append(obj["status"])
-        metadata = {"uid": f"{obj['kind']}-uid", **obj["metadata"]}
-        if self.owners is not None:
-            metadata["ownerReferences"] = self.owners
-        return {**obj, "metadata": metadata}
-
-    async def create(self, obj: Any) -> Any:
-        self._record(f"event {obj['reason']}")
-
-    async def delete(
-        self, api: str, kind: str, name: str, namespace: str, *, uid: str = ""
-    ) -> None:
-        self._record(f"delete {kind} {name} {uid}")
-
-
-class FakeAgents:
-    def __init__(self) -> None:
-        self.plans: list[Plan] = []
-        self.asked_with: list[Tokens] = []
-        self.answer: PackState | AgentError = pack_state()
-        self.refusal: AgentError | None = None
-
-    async def state(self, address: str, tokens: Tokens) -> PackState:
-        self.asked_with.append(tokens)
-        if isinstance(self.answer, AgentError):
-            raise self.answer
-        return self.answer
-
-    async def put_plan(self, address: str, tokens: Tokens, plan: Plan) -> None:
-        if self.refusal is not None:
-            raise self.refusal
-        self.plans.append(plan)
-
-
-class Operator:
-    def __init__(
-        self, cluster_power_budget_watts: int | None = None, keys: Keys | None = None
-    ) -> None:
-        self.kube, self.agents, self.metrics = FakeKube(), FakeAgents(), Metrics()
-        self.controller = Controller(
-            self.kube,  # type: ignore[arg-type]
-            self.agents,  # type: ignore[arg-type]
-            Settings(
-                "w", keys or Keys("k" * 32), cluster_power_budget_watts=cluster_power_budget_watts
-            ),
-            self.metrics,
-            lambda: "2026-01-01T00:00:00Z",
-        )
-
-    async def reconcile(self, *pods: dict[str, Any], **changes: Any) -> float:
-        return await self.controller.reconcile(OBJECT | changes, map(read_pack, pods))
-
-    def exposed(self) -> str:
-        return generate_latest(self.metrics.registry).decode()
-
-    def ready(self) -> dict[str, Any]:
-        found: dict[str, Any] = next(
-            c for c in self.kube.statuses[-1]["conditions"] if c["type"] == "Ready"
-        )
-        return found
-
-
-def running_pod() -> dict[str, Any]:
-    service = SLMService.from_object(OBJECT)
-    pod = children.pack_pod(service, 0, "w")
-    pod["metadata"]["uid"] = "p0"
-    pod["status"] = {
-        "phase": "Running",
-        "podIP": "127.0.0.9",
-        "containerStatuses": [{"started": True, "state": {"running": {}}}],
-        "conditions": [{"type": "Ready", "status": "True"}],
-    }
-    return pod
 
 
 @pytest.fixture
@@ -415,72 +291,6 @@ async def test_before_a_pack_is_created_its_secret_is_written_again(operator: Op
     await operator.reconcile()
     written = operator.kube.done
     assert written.index("apply Secret") < written.index("apply Pod")
-
-
-async def test_deletion_removes_the_children_that_were_applied(operator: Operator) -> None:
-    await operator.reconcile()
-    operator.kube.done.clear()
-    await operator.controller.finalize(OBJECT, [read_pack(running_pod())])
-    assert operator.kube.done == [
-        "delete Pod chat-pack-0 p0",
-        "delete Secret chat-agent-token Secret-uid",
-        "delete Service chat Service-uid",
-        "delete Service chat-packs Service-uid",
-        "delete PodDisruptionBudget chat PodDisruptionBudget-uid",
-    ]
-
-
-async def test_deletion_asks_once_and_waits_for_no_pod(operator: Operator) -> None:
-    ending = running_pod()
-    ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert await operator.controller.finalize(OBJECT, [read_pack(running_pod())])
-    assert not await operator.controller.finalize(OBJECT, [read_pack(ending)])
-    assert operator.kube.done == ["delete Pod chat-pack-0 p0"]
-
-
-async def test_the_pack_of_a_former_service_of_the_name_goes_before_its_own_comes(
-    operator: Operator,
-) -> None:
-    former = running_pod()
-    former["metadata"]["ownerReferences"][0]["uid"] = "u0"
-    await operator.reconcile(former)
-    assert "delete Pod chat-pack-0 p0" in operator.kube.done
-    assert "apply Pod" not in operator.kube.done
-    assert operator.agents.plans == []
-    await operator.reconcile()
-    assert "apply Pod" in operator.kube.done
-
-
-async def test_the_end_of_a_service_spares_the_packs_of_its_successor(operator: Operator) -> None:
-    successor = running_pod()
-    successor["metadata"]["ownerReferences"][0]["uid"] = "u2"
-    assert not await operator.controller.finalize(OBJECT, [read_pack(successor)])
-    assert operator.kube.done == []
-
-
-async def test_deletion_leaves_a_foreign_service_of_that_name(operator: Operator) -> None:
-    operator.kube.refusal = KubeError(409, "Conflict", "spec.selector belongs to helm")
-    operator.kube.refuse = lambda what: what == "apply Service"
-    await operator.reconcile()
-    operator.kube.done.clear()
-    await operator.controller.finalize(OBJECT, [])
-    assert operator.kube.done == ["delete Secret chat-agent-token Secret-uid"]
-
-
-@pytest.mark.parametrize("owner", [{"uid": "other", "controller": True}, {"uid": "u1"}])
-async def test_deletion_leaves_what_another_controls(
-    operator: Operator, owner: dict[str, Any]
-) -> None:
-    operator.kube.owners = [owner]
-    await operator.reconcile()
-    operator.kube.done.clear()
-    await operator.controller.finalize(OBJECT, [])
-    assert operator.kube.done == []
-
-
-async def test_an_object_that_cannot_be_read_can_be_deleted(operator: Operator) -> None:
-    await operator.controller.finalize(OBJECT | {"spec": {}}, [read_pack(running_pod())])
-    assert operator.kube.done == ["delete Pod chat-pack-0 p0"]
 
 
 async def test_a_profile_is_looked_for_once_when_a_search_begins(operator: Operator) -> None:

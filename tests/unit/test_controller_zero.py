@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller_builders import OBJECT, FakeAgents, FakeKube
 from slm_operator.api.models import SLMService
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.pods import read_pack
@@ -13,7 +14,6 @@ from slm_operator.decide.snapshot import Activation, Pack
 from slm_operator.keys import Keys
 from slm_operator.metrics import Metrics
 from slm_operator.render.children import template_hash
-from test_controller import OBJECT, FakeAgents, FakeKube
 
 SLEEPY = OBJECT | {
     "spec": OBJECT["spec"]

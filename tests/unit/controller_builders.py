@@ -1,0 +1,135 @@
+"""An operator that writes to a fake API server and asks fake agents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import generate_latest
+
+from builders import pack_state
+from slm_operator.api.models import SLMService
+from slm_operator.cluster.agents import AgentError
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.pods import read_pack
+from slm_operator.controller import Controller, Settings
+from slm_operator.keys import Keys, Tokens
+from slm_operator.metrics import Metrics
+from slm_operator.render import children
+from slm_worker.wire import PackState, Plan
+
+OBJECT: dict[str, Any] = {
+    "metadata": {"name": "chat", "namespace": "default", "uid": "u1", "generation": 1},
+    "spec": {
+        "model": {"uri": "hf://facebook/opt-1.3b"},
+        "engine": {"kind": "Simulated", "maxNumSeqs": 256},
+        "gpu": {"kind": "Simulated"},
+    },
+}
+
+
+class FakeKube:
+    """Records what is written; ``refuse`` decides what is answered with ``refusal``."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.statuses: list[dict[str, Any]] = []
+        self.secrets: list[dict[str, str]] = []
+        self.refuse: Callable[[str], bool] = lambda _: False
+        self.refusal = KubeError(403, "Forbidden", "not allowed")
+        self.owners: list[dict[str, Any]] | None = None
+        """What children are answered to be owned by; None: what they were sent with."""
+        self.profiles: dict[str, str] | None = None
+        """What the ConfigMap of profiles holds; None: there is none."""
+
+    def _record(self, what: str) -> None:
+        if self.refuse(what):
+            raise self.refusal
+        self.done.append(what)
+
+    async def get(self, api: str, kind: str, name: str, namespace: str) -> Any:
+        self._record(f"get {kind} {name}")
+        if self.profiles is None:
+            raise KubeError(404, "NotFound", name)
+        return {"data": self.profiles}
+
+    async def apply(
+        self, obj: Any, *, subresource: str = "", force: bool = False, manager: str = ""
+    ) -> Any:
+        self._record(f"apply {obj['kind']} {subresource}".strip())
+        if obj["kind"] == "Secret":
+            self.secrets.append(obj["stringData"])
+        if subresource:
+            self.statuses.append(obj["status"])
+        metadata = {"uid": f"{obj['kind']}-uid", **obj["metadata"]}
+        if self.owners is not None:
+            metadata["ownerReferences"] = self.owners
+        return {**obj, "metadata": metadata}
+
+    async def create(self, obj: Any) -> Any:
+        self._record(f"event {obj['reason']}")
+
+    async def delete(
+        self, api: str, kind: str, name: str, namespace: str, *, uid: str = ""
+    ) -> None:
+        self._record(f"delete {kind} {name} {uid}")
+
+
+class FakeAgents:
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+        self.asked_with: list[Tokens] = []
+        self.answer: PackState | AgentError = pack_state()
+        self.refusal: AgentError | None = None
+
+    async def state(self, address: str, tokens: Tokens) -> PackState:
+        self.asked_with.append(tokens)
+        if isinstance(self.answer, AgentError):
+            raise self.answer
+        return self.answer
+
+    async def put_plan(self, address: str, tokens: Tokens, plan: Plan) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.plans.append(plan)
+
+
+class Operator:
+    def __init__(
+        self, cluster_power_budget_watts: int | None = None, keys: Keys | None = None
+    ) -> None:
+        self.kube, self.agents, self.metrics = FakeKube(), FakeAgents(), Metrics()
+        self.controller = Controller(
+            self.kube,  # type: ignore[arg-type]
+            self.agents,  # type: ignore[arg-type]
+            Settings(
+                "w", keys or Keys("k" * 32), cluster_power_budget_watts=cluster_power_budget_watts
+            ),
+            self.metrics,
+            lambda: "2026-01-01T00:00:00Z",
+        )
+
+    async def reconcile(self, *pods: dict[str, Any], **changes: Any) -> float:
+        return await self.controller.reconcile(OBJECT | changes, map(read_pack, pods))
+
+    def exposed(self) -> str:
+        return generate_latest(self.metrics.registry).decode()
+
+    def ready(self) -> dict[str, Any]:
+        found: dict[str, Any] = next(
+            c for c in self.kube.statuses[-1]["conditions"] if c["type"] == "Ready"
+        )
+        return found
+
+
+def running_pod() -> dict[str, Any]:
+    service = SLMService.from_object(OBJECT)
+    pod = children.pack_pod(service, 0, "w")
+    pod["metadata"]["uid"] = "p0"
+    pod["status"] = {
+        "phase": "Running",
+        "podIP": "127.0.0.9",
+        "containerStatuses": [{"started": True, "state": {"running": {}}}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    return pod

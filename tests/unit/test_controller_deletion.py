@@ -1,0 +1,82 @@
+"""What a pass and a service's end delete, and what they spare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from controller_builders import OBJECT, Operator, running_pod
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.pods import read_pack
+
+
+@pytest.fixture
+def operator() -> Operator:
+    return Operator()
+
+
+async def test_deletion_removes_the_children_that_were_applied(operator: Operator) -> None:
+    await operator.reconcile()
+    operator.kube.done.clear()
+    await operator.controller.finalize(OBJECT, [read_pack(running_pod())])
+    assert operator.kube.done == [
+        "delete Pod chat-pack-0 p0",
+        "delete Secret chat-agent-token Secret-uid",
+        "delete Service chat Service-uid",
+        "delete Service chat-packs Service-uid",
+        "delete PodDisruptionBudget chat PodDisruptionBudget-uid",
+    ]
+
+
+async def test_deletion_asks_once_and_waits_for_no_pod(operator: Operator) -> None:
+    ending = running_pod()
+    ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert await operator.controller.finalize(OBJECT, [read_pack(running_pod())])
+    assert not await operator.controller.finalize(OBJECT, [read_pack(ending)])
+    assert operator.kube.done == ["delete Pod chat-pack-0 p0"]
+
+
+async def test_the_pack_of_a_former_service_of_the_name_goes_before_its_own_comes(
+    operator: Operator,
+) -> None:
+    former = running_pod()
+    former["metadata"]["ownerReferences"][0]["uid"] = "u0"
+    await operator.reconcile(former)
+    assert "delete Pod chat-pack-0 p0" in operator.kube.done
+    assert "apply Pod" not in operator.kube.done
+    assert operator.agents.plans == []
+    await operator.reconcile()
+    assert "apply Pod" in operator.kube.done
+
+
+async def test_the_end_of_a_service_spares_the_packs_of_its_successor(operator: Operator) -> None:
+    successor = running_pod()
+    successor["metadata"]["ownerReferences"][0]["uid"] = "u2"
+    assert not await operator.controller.finalize(OBJECT, [read_pack(successor)])
+    assert operator.kube.done == []
+
+
+async def test_deletion_leaves_a_foreign_service_of_that_name(operator: Operator) -> None:
+    operator.kube.refusal = KubeError(409, "Conflict", "spec.selector belongs to helm")
+    operator.kube.refuse = lambda what: what == "apply Service"
+    await operator.reconcile()
+    operator.kube.done.clear()
+    await operator.controller.finalize(OBJECT, [])
+    assert operator.kube.done == ["delete Secret chat-agent-token Secret-uid"]
+
+
+@pytest.mark.parametrize("owner", [{"uid": "other", "controller": True}, {"uid": "u1"}])
+async def test_deletion_leaves_what_another_controls(
+    operator: Operator, owner: dict[str, Any]
+) -> None:
+    operator.kube.owners = [owner]
+    await operator.reconcile()
+    operator.kube.done.clear()
+    await operator.controller.finalize(OBJECT, [])
+    assert operator.kube.done == []
+
+
+async def test_an_object_that_cannot_be_read_can_be_deleted(operator: Operator) -> None:
+    await operator.controller.finalize(OBJECT | {"spec": {}}, [read_pack(running_pod())])
+    assert operator.kube.done == ["delete Pod chat-pack-0 p0"]
