@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from pods import GPUS
-from product import Product
+from product import Product, restrict
 
 from slm_dev import helm, images
 from slm_dev.cluster import Cluster, find_or_build, host_lock, obstacles
-from slm_dev.release import Release
+from slm_dev.release import NAMESPACE, Release
 
 KEEP_VARIABLE = "SLM_CLUSTER_KEEP"
 ORDER = ("test_e2e.py", "test_security.py", "test_chaos.py", "test_uninstall.py", "test_node.py")
@@ -65,6 +65,7 @@ def product(cluster: Cluster) -> Product:
     release = Release(helm.find_or_build(print), cluster.kubeconfig)
     for image in (built.operator, built.worker):
         cluster.import_image(image.archive)
+    restrict(cluster, NAMESPACE)
     product = Product(cluster, release, built, time.monotonic())
     release.install(product.values)
     return product

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 
 from slm_dev.clients import Clients, Counts
-from slm_dev.cluster import Cluster, KubectlError, WaitError, until
+from slm_dev.cluster import Cluster, WaitError, until
 from slm_dev.images import Images
 from slm_dev.release import NAMESPACE, Release, values_of
 
@@ -51,10 +52,14 @@ class Product:
         }
 
     def apply_example(self, file: str, name: str, namespace: str, **spec: Any) -> None:
-        """Apply an example as a user does, under another name and with fields of its own."""
+        """Apply an example as a user does, under another name and with fields of its own.
+
+        A field that is None is left out.
+        """
         example: Json = yaml.safe_load((EXAMPLES / file).read_text())
         example["metadata"] = {"name": name}
-        example["spec"] = {**example["spec"], **spec}
+        fields = {**example["spec"], **spec}
+        example["spec"] = {key: value for key, value in fields.items() if value is not None}
         self.cluster.kubectl("-n", namespace, "apply", "-f", "-", text=yaml.safe_dump(example))
 
     def status(self, name: str, namespace: str) -> Json:
@@ -71,60 +76,54 @@ class Product:
         pods: list[Json] = json.loads(listed)["items"]
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
-    def operator_pods(self) -> list[str]:
-        """Names of the operator's Pods."""
-        selector = "app.kubernetes.io/component=operator"
-        listed = self.cluster.kubectl("-n", NAMESPACE, "get", "pods", "-l", selector, "-o", "json")
-        return [pod["metadata"]["name"] for pod in json.loads(listed)["items"]]
-
     def leader(self) -> str:
         """The name of the operator's Pod that acts."""
+        return self.lease_holder().rpartition("_")[0]
+
+    def lease_holder(self) -> str:
+        """Who acts: a Pod's name, and what tells its process from one before."""
         lease = self.cluster.get("lease/slm-operator", NAMESPACE)
         holder: str = lease["spec"]["holderIdentity"]
-        return holder.rpartition("_")[0]
-
-    def await_status(
-        self, what: str, name: str, namespace: str, seconds: float = READY_SECONDS, **wanted: Any
-    ) -> None:
-        """Wait until the fields of a service's status are as wanted. Raises WaitError."""
-
-        def missing() -> str:
-            try:
-                status = self.status(name, namespace)
-            except KubectlError as error:
-                return str(error)
-            differing = {key: status.get(key) for key in wanted if status.get(key) != wanted[key]}
-            return "" if not differing else f"{differing}; {told(status)}"
-
-        until(what, missing, seconds)
+        return holder
 
     def ask_from_a_pod(self, name: str, namespace: str, timeout_seconds: int = 180) -> str:
         """Let a client's Pod ask a service for one completion; return what it prints."""
-        client = f"client-{name}"
         url = f"http://{name}.{namespace}.svc"
-        self.cluster.apply(self.client(client, namespace, url, name, timeout_seconds))
+        arguments = [f"--url={url}", f"--model={name}", f"--timeout-seconds={timeout_seconds}"]
+        return self.run_in_a_pod(namespace, "-m", "slm_operator.ask", *arguments)
+
+    def run_in_a_pod(self, namespace: str, *arguments: str) -> str:
+        """Run Python in a Pod of its own and return what it prints. Raises WaitError."""
+        pod = f"client-{uuid.uuid4().hex[:6]}"
+        image = self.images.operator.name
+        self.cluster.apply(restricted_pod(pod, namespace, image, ["python", *arguments]))
+
+        def phase() -> str:
+            found: str = self.cluster.get(f"pod/{pod}", namespace)["status"]["phase"]
+            return found
 
         def missing() -> str:
-            phase: str = self.cluster.get(f"pod/{client}", namespace)["status"]["phase"]
-            return "" if phase in ("Succeeded", "Failed") else f"it is {phase}"
+            return "" if phase() in ("Succeeded", "Failed") else f"it is {phase()}"
 
-        until(f"the end of {client}", missing, timeout_seconds + READY_SECONDS)
-        said = self.cluster.kubectl("-n", namespace, "logs", client)
-        ended = self.cluster.get(f"pod/{client}", namespace)["status"]["phase"]
-        self.cluster.kubectl("-n", namespace, "delete", "pod", client)
+        until(f"the end of {pod}", missing, 2 * READY_SECONDS)
+        said = self.cluster.kubectl("-n", namespace, "logs", pod)
+        ended = phase()
+        self.cluster.kubectl("-n", namespace, "delete", "pod", pod)
         if ended != "Succeeded":
             raise WaitError(said)
         return said
 
-    def client(self, pod: str, namespace: str, url: str, model: str, seconds: int) -> Json:
-        """A client's Pod, which asks for one completion and ends."""
-        arguments = [f"--url={url}", f"--model={model}", f"--timeout-seconds={seconds}"]
-        return restricted_pod(
-            pod,
-            namespace,
-            self.images.operator.name,
-            ["python", "-m", "slm_operator.ask", *arguments],
-        )
+
+def restrict(cluster: Cluster, namespace: str) -> None:
+    """Make a namespace, if it is not there, that admits Pods of the restricted standard alone."""
+    labels = {f"pod-security.kubernetes.io/{each}": "restricted" for each in ("enforce", "warn")}
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": namespace, "labels": labels},
+        }
+    )
 
 
 def restricted_pod(name: str, namespace: str, image: str, command: list[str]) -> Json:

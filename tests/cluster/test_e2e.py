@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from product import READY_SECONDS, Json, Product, await_completions, load
+from product import READY_SECONDS, Json, Product, await_completions, load, restrict
 
 from slm_dev.cluster import Cluster, KubectlError, until
 from slm_dev.release import NAME, NAMESPACE
@@ -23,7 +23,7 @@ SEARCH_SECONDS = 300.0
 def home(cluster: Cluster) -> Iterator[str]:
     """The namespace of the service, which the tests of this file share."""
     name = f"end-to-end-{uuid.uuid4().hex[:6]}"
-    cluster.kubectl("create", "namespace", name)
+    restrict(cluster, name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 

@@ -111,6 +111,8 @@ def kubelet(layout: Layout) -> Json:
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "healthzPort": 0,
+        # How soon Pods see that a Secret of theirs has changed; the default is a minute.
+        "syncFrequency": "10s",
         # The defaults spare a large cluster's API server.
         "kubeAPIQPS": 100,
         "kubeAPIBurst": 200,

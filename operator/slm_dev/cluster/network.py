@@ -8,7 +8,8 @@ from ipaddress import IPv4Network
 from slm_dev.cluster.layout import Layout
 from slm_dev.cluster.requirements import search_path
 
-_COMMENT = "slm-cluster"
+COMMENT = "slm-cluster"
+"""Of all its rules in iptables, by which they are removed."""
 # kube-proxy's and the kubelet's chains.
 _CHAINS = re.compile(r"(?:^:|^-A |-j )KUBE-")
 
@@ -41,7 +42,7 @@ def create(layout: Layout) -> None:
 def rules(layout: Layout) -> list[list[str]]:
     """What a host that forwards nothing by default has to let pass, and the Pods' way out."""
     pods = str(layout.pods)
-    mark = ["-m", "comment", "--comment", _COMMENT]
+    mark = ["-m", "comment", "--comment", COMMENT]
     return [
         ["-I", "FORWARD", "-s", pods, *mark, "-j", "ACCEPT"],
         ["-I", "FORWARD", "-d", pods, *mark, "-j", "ACCEPT"],
@@ -69,7 +70,7 @@ def without_cluster(saved: str) -> str:
 def _of_cluster(line: str) -> bool:
     rule = re.sub(r"^\[\d+:\d+\] ", "", line)
     words = rule.split()
-    return bool(_CHAINS.search(rule)) or _COMMENT in words
+    return bool(_CHAINS.search(rule)) or COMMENT in words
 
 
 def run(*command: str, text: str | None = None) -> str:
