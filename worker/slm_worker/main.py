@@ -1,7 +1,4 @@
-"""``python -m slm_worker``: the agent of one pack.
-
-Exit codes: 0 after SIGTERM or SIGINT, 2 for wrong settings, 3 when the API's port is taken.
-"""
+"""Wires the agent of one pack, and serves until it is told to end."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import logging
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from functools import partial
@@ -43,16 +39,16 @@ EXIT_PORT_TAKEN = 3
 log = logging.getLogger("slm_worker")
 
 
-def main() -> None:
+def run() -> int:
+    """Serve until SIGTERM or SIGINT, and return the process's exit code."""
     configure_logs()
     try:
         settings = read_settings(os.environ)
         with tempfile.TemporaryDirectory(prefix=RUN_DIR_PREFIX) as run_dir:
-            code = asyncio.run(_serve(settings, Path(run_dir)))
+            return asyncio.run(_serve(settings, Path(run_dir)))
     except SettingsError as error:
         log.error("%s", error)
-        code = EXIT_SETTINGS
-    sys.exit(code)
+        return EXIT_SETTINGS
 
 
 async def _serve(settings: AgentSettings, run_dir: Path) -> int:
@@ -148,7 +144,3 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
         ),
         clock=time.monotonic,
     )
-
-
-if __name__ == "__main__":
-    main()
