@@ -16,6 +16,7 @@ Values = dict[str, Any]
 
 CHART = Path(__file__).parents[2] / "charts" / "slm-operator"
 RELEASE = "slm-operator"
+ACTIVATOR = f"{RELEASE}-activator"
 NAMESPACE = "slm-system"
 MONITORING = ("--api-versions", "monitoring.coreos.com/v1")
 """A cluster that knows the kinds of the Prometheus operator."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from typer import Typer
 from typer.main import get_command
 
 from helm_rig import (
+    ACTIVATOR,
     CHART,
     MONITORING,
     NAMESPACE,
@@ -19,7 +19,6 @@ from helm_rig import (
     Object,
     Rendered,
     Values,
-    refusal,
     render,
     run_helm,
 )
@@ -29,11 +28,8 @@ from slm_operator.activator.wire import CONTROL_PORT, TOKEN_LENGTH, TOKEN_VARIAB
 from slm_operator.keys import KEY_LENGTH
 from slm_operator.main import KEY_FILE_VARIABLE
 from slm_operator.render.children import MANAGED_BY, MANAGED_BY_LABEL
-from slm_worker.wire import AGENT_PORT, ROUTER_PORT
 
-ACTIVATOR = f"{RELEASE}-activator"
 RIGHTS = CHART / "files" / "operator-rbac.yaml"
-PROMETHEUS = {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}
 
 
 @pytest.fixture(scope="module")
@@ -353,153 +349,6 @@ def test_without_activator_nothing_speaks_of_it() -> None:
     assert not any(TOKEN_VARIABLE in json.dumps(each) for each in found)
 
 
-def test_ports_in_the_wrong_order_are_refused() -> None:
-    said = refusal({"activator": {"ports": {"first": 30000, "last": 20000}}})
-    assert "activator.ports.last 20000 is below activator.ports.first 30000" in said
-
-
-# Network policies
-
-
-def ports(rules: list[Object]) -> set[int]:
-    return {each["port"] for rule in rules for each in rule["ports"]}
-
-
-def test_none_are_made_unless_asked_for(defaults: Rendered) -> None:
-    assert defaults.of("NetworkPolicy") == []
-
-
-def test_nobody_reaches_the_operator_but_prometheus() -> None:
-    found = render({"networkPolicy": {"enabled": True}}).one("NetworkPolicy")
-    assert found["spec"]["ingress"] == []
-    values = {"networkPolicy": {"enabled": True, "prometheus": [PROMETHEUS]}}
-    found = render(values).one("NetworkPolicy")
-    assert found["spec"]["ingress"] == [
-        {"from": [PROMETHEUS], "ports": [{"port": 8081, "protocol": "TCP"}]}
-    ]
-
-
-def test_the_operator_reaches_dns_api_server_agents_and_activator_alone() -> None:
-    values = {"networkPolicy": {"enabled": True, "apiServerPorts": [6443]}}
-    egress = render(values).one("NetworkPolicy")["spec"]["egress"]
-    assert ports(egress) == {53, 6443, AGENT_PORT, CONTROL_PORT}
-
-
-def test_packs_take_clients_on_the_router_and_only_ours_on_the_agent() -> None:
-    client = {"podSelector": {"matchLabels": {"app": "web"}}}
-    values = {
-        "networkPolicy": {
-            "enabled": True,
-            "packNamespaces": ["a", "b"],
-            "clients": [client],
-            "prometheus": [PROMETHEUS],
-        }
-    }
-    found = render(values)
-    assert found.names("NetworkPolicy").count(f"{RELEASE}-packs") == 2
-    spec = found.one("NetworkPolicy", f"{RELEASE}-packs", "b")["spec"]
-    router, agent = spec["ingress"]
-    assert (ports([router]), ports([agent])) == ({ROUTER_PORT}, {AGENT_PORT})
-    assert router["from"][0] == client
-    peer = found.one("Deployment", ACTIVATOR)["spec"]["selector"]
-    assert [each["podSelector"] for each in router["from"][1:]] == [peer]
-    operator, prometheus = agent["from"]
-    assert operator["podSelector"] == found.one("Deployment")["spec"]["selector"]
-    assert operator["namespaceSelector"]["matchLabels"] == {
-        "kubernetes.io/metadata.name": NAMESPACE
-    }
-    assert prometheus == PROMETHEUS
-
-
-def test_clients_reach_the_activators_ports_and_the_operator_its_control() -> None:
-    found = render({"networkPolicy": {"enabled": True}})
-    clients, control = found.one("NetworkPolicy", ACTIVATOR)["spec"]["ingress"]
-    assert clients == {"ports": [{"port": 20000, "endPort": 20999, "protocol": "TCP"}]}
-    assert ports([control]) == {CONTROL_PORT}
-    selector = found.one("Deployment")["spec"]["selector"]
-    assert [each["podSelector"] for each in control["from"]] == [selector]
-
-
-# Monitoring
-
-
-@pytest.mark.parametrize("value", ["serviceMonitor", "podMonitor", "rules"])
-def test_monitors_need_a_cluster_that_knows_them(value: str) -> None:
-    said = refusal({"monitoring": {value: {"enabled": True}}})
-    assert f"monitoring.{value}.enabled is true, but the cluster does not know" in said
-    assert "monitoring.coreos.com/v1" in said
-
-
-def test_monitors_find_what_is_there() -> None:
-    labels = {"release": "prometheus"}
-    monitor = {"enabled": True, "interval": "5s", "labels": labels}
-    values = {"monitoring": {"serviceMonitor": monitor, "podMonitor": monitor}}
-    found = render(values, *MONITORING)
-    for name, service in ((RELEASE, f"{RELEASE}-metrics"), (ACTIVATOR, ACTIVATOR)):
-        spec = found.one("ServiceMonitor", name)["spec"]
-        target = found.one("Service", service)
-        wanted = spec["selector"]["matchLabels"].items()
-        assert wanted <= target["metadata"]["labels"].items()
-        (endpoint,) = spec["endpoints"]
-        assert endpoint["interval"] == "5s"
-        assert endpoint["port"] in {each["name"] for each in target["spec"]["ports"]}
-    packs = found.one("PodMonitor", f"{RELEASE}-packs")
-    assert packs["metadata"]["labels"]["release"] == "prometheus"
-    assert packs["spec"]["namespaceSelector"] == {"any": True}
-
-
-def test_every_file_of_rules_and_dashboards_is_brought() -> None:
-    values = {"monitoring": {"rules": {"enabled": True}, "dashboards": {"enabled": True}}}
-    found = render(values, *MONITORING)
-    rules = {
-        f"{RELEASE}-{path.stem}": yaml.safe_load(path.read_text())
-        for path in (CHART / "files" / "rules").glob("*.yaml")
-    }
-    assert rules
-    assert {e["metadata"]["name"]: e["spec"] for e in found.of("PrometheusRule")} == rules
-    dashboards = [path.name for path in (CHART / "files" / "dashboards").glob("*.json")]
-    brought = [name for each in found.of("ConfigMap") for name in each["data"]]
-    assert sorted(brought) == sorted(dashboards)
-
-
-@pytest.fixture
-def with_files(tmp_path: Path) -> Path:
-    """The chart with one file of rules and one dashboard."""
-    chart = tmp_path / "chart"
-    for path in CHART.rglob("*"):
-        if path.is_file() and path.parent.name not in ("rules", "dashboards"):
-            copy = chart / path.relative_to(CHART)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
-    for folder in ("rules", "dashboards"):
-        (chart / "files" / folder).mkdir()
-    (chart / "files/rules/packs.yaml").write_text(
-        "groups:\n  - name: a\n    rules:\n      - alert: B\n        expr: up == 0\n"
-        '        annotations: {summary: "{{ $labels.name }} is down"}\n'
-    )
-    (chart / "files/dashboards/service.json").write_text('{"title": "{{name}}"}\n')
-    return chart
-
-
-def test_rules_and_dashboards_are_passed_on_unread(with_files: Path) -> None:
-    values = {
-        "monitoring": {
-            "rules": {"enabled": True, "labels": {"a": "b"}},
-            "dashboards": {"enabled": True, "namespace": "grafana"},
-        }
-    }
-    found = render(values, *MONITORING, chart=with_files)
-    (rule,) = found.of("PrometheusRule")
-    assert rule["metadata"]["name"] == f"{RELEASE}-packs"
-    assert rule["metadata"]["labels"]["a"] == "b"
-    (alert,) = rule["spec"]["groups"][0]["rules"]
-    assert alert["annotations"]["summary"] == "{{ $labels.name }} is down"
-    (dashboard,) = found.of("ConfigMap")
-    assert dashboard["metadata"]["namespace"] == "grafana"
-    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert json.loads(dashboard["data"]["service.json"]) == {"title": "{{name}}"}
-
-
 # helm test
 
 
@@ -512,39 +361,3 @@ def test_the_test_asks_the_service_that_it_makes(defaults: Rendered) -> None:
     where = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
     assert f"--url=http://{where}" in container["args"]
     assert f"--model={service['metadata']['name']}" in container["args"]
-
-
-# Bad values
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"imgae": {}}, "additional properties 'imgae' not allowed"),
-        ({"operator": {"replica": 2}}, "at '/operator': additional properties 'replica'"),
-        ({"operator": {"replicas": 0}}, "at '/operator/replicas': minimum: got 0, want 1"),
-        ({"operator": {"replicas": "2"}}, "at '/operator/replicas': got string, want integer"),
-        ({"operator": {"logFormat": "xml"}}, "at '/operator/logFormat': value must be one of"),
-        ({"operator": {"clusterPowerBudgetWatts": 0}}, "at '/operator/clusterPowerBudgetWatts'"),
-        (
-            {"operator": {"resources": {"limits": {"memory": "1Gb"}}}},
-            "/operator/resources/limits/memory",
-        ),
-        ({"operator": {"tolerations": [{"efect": "a"}]}}, "at '/operator/tolerations/0'"),
-        ({"operator": {"extraArgs": ["--a", "b"]}}, "at '/operator/extraArgs/1'"),
-        ({"image": {"digest": "latest"}}, "at '/image/digest': 'latest' does not match"),
-        ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy'"),
-        ({"worker": {"image": {"pullPolicy": "Always"}}}, "at '/worker/image'"),
-        ({"watchNamespaces": "a"}, "at '/watchNamespaces': got string, want array"),
-        ({"watchNamespaces": ["A"]}, "at '/watchNamespaces/0'"),
-        ({"networkPolicy": {"clients": [{}]}}, "at '/networkPolicy/clients/0'"),
-        ({"activator": {"ports": {"first": 80}}}, "at '/activator/ports/first'"),
-        (
-            {"monitoring": {"podMonitor": {"interval": "15"}}},
-            "at '/monitoring/podMonitor/interval'",
-        ),
-    ],
-    ids=lambda each: each if isinstance(each, str) else "",
-)
-def test_bad_values_are_refused_by_name(values: Values, said: str) -> None:
-    assert said in refusal(values)

@@ -1,0 +1,68 @@
+"""Whom the chart's network policies let talk to whom."""
+
+from __future__ import annotations
+
+from helm_rig import ACTIVATOR, NAMESPACE, RELEASE, Object, render
+from slm_operator.activator.wire import CONTROL_PORT
+from slm_worker.wire import AGENT_PORT, ROUTER_PORT
+
+PROMETHEUS = {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}
+
+
+def ports(rules: list[Object]) -> set[int]:
+    return {each["port"] for rule in rules for each in rule["ports"]}
+
+
+def test_none_are_made_unless_asked_for() -> None:
+    assert render().of("NetworkPolicy") == []
+
+
+def test_nobody_reaches_the_operator_but_prometheus() -> None:
+    found = render({"networkPolicy": {"enabled": True}}).one("NetworkPolicy")
+    assert found["spec"]["ingress"] == []
+    values = {"networkPolicy": {"enabled": True, "prometheus": [PROMETHEUS]}}
+    found = render(values).one("NetworkPolicy")
+    assert found["spec"]["ingress"] == [
+        {"from": [PROMETHEUS], "ports": [{"port": 8081, "protocol": "TCP"}]}
+    ]
+
+
+def test_the_operator_reaches_dns_api_server_agents_and_activator_alone() -> None:
+    values = {"networkPolicy": {"enabled": True, "apiServerPorts": [6443]}}
+    egress = render(values).one("NetworkPolicy")["spec"]["egress"]
+    assert ports(egress) == {53, 6443, AGENT_PORT, CONTROL_PORT}
+
+
+def test_packs_take_clients_on_the_router_and_only_ours_on_the_agent() -> None:
+    client = {"podSelector": {"matchLabels": {"app": "web"}}}
+    values = {
+        "networkPolicy": {
+            "enabled": True,
+            "packNamespaces": ["a", "b"],
+            "clients": [client],
+            "prometheus": [PROMETHEUS],
+        }
+    }
+    found = render(values)
+    assert found.names("NetworkPolicy").count(f"{RELEASE}-packs") == 2
+    spec = found.one("NetworkPolicy", f"{RELEASE}-packs", "b")["spec"]
+    router, agent = spec["ingress"]
+    assert (ports([router]), ports([agent])) == ({ROUTER_PORT}, {AGENT_PORT})
+    assert router["from"][0] == client
+    peer = found.one("Deployment", ACTIVATOR)["spec"]["selector"]
+    assert [each["podSelector"] for each in router["from"][1:]] == [peer]
+    operator, prometheus = agent["from"]
+    assert operator["podSelector"] == found.one("Deployment")["spec"]["selector"]
+    assert operator["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": NAMESPACE
+    }
+    assert prometheus == PROMETHEUS
+
+
+def test_clients_reach_the_activators_ports_and_the_operator_its_control() -> None:
+    found = render({"networkPolicy": {"enabled": True}})
+    clients, control = found.one("NetworkPolicy", ACTIVATOR)["spec"]["ingress"]
+    assert clients == {"ports": [{"port": 20000, "endPort": 20999, "protocol": "TCP"}]}
+    assert ports([control]) == {CONTROL_PORT}
+    selector = found.one("Deployment")["spec"]["selector"]
+    assert [each["podSelector"] for each in control["from"]] == [selector]

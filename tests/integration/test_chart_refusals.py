@@ -1,0 +1,45 @@
+"""Values that the chart refuses, by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from helm_rig import Values, refusal
+
+
+def test_ports_in_the_wrong_order_are_refused() -> None:
+    said = refusal({"activator": {"ports": {"first": 30000, "last": 20000}}})
+    assert "activator.ports.last 20000 is below activator.ports.first 30000" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"imgae": {}}, "additional properties 'imgae' not allowed"),
+        ({"operator": {"replica": 2}}, "at '/operator': additional properties 'replica'"),
+        ({"operator": {"replicas": 0}}, "at '/operator/replicas': minimum: got 0, want 1"),
+        ({"operator": {"replicas": "2"}}, "at '/operator/replicas': got string, want integer"),
+        ({"operator": {"logFormat": "xml"}}, "at '/operator/logFormat': value must be one of"),
+        ({"operator": {"clusterPowerBudgetWatts": 0}}, "at '/operator/clusterPowerBudgetWatts'"),
+        (
+            {"operator": {"resources": {"limits": {"memory": "1Gb"}}}},
+            "/operator/resources/limits/memory",
+        ),
+        ({"operator": {"tolerations": [{"efect": "a"}]}}, "at '/operator/tolerations/0'"),
+        ({"operator": {"extraArgs": ["--a", "b"]}}, "at '/operator/extraArgs/1'"),
+        ({"image": {"digest": "latest"}}, "at '/image/digest': 'latest' does not match"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy'"),
+        ({"worker": {"image": {"pullPolicy": "Always"}}}, "at '/worker/image'"),
+        ({"watchNamespaces": "a"}, "at '/watchNamespaces': got string, want array"),
+        ({"watchNamespaces": ["A"]}, "at '/watchNamespaces/0'"),
+        ({"networkPolicy": {"clients": [{}]}}, "at '/networkPolicy/clients/0'"),
+        ({"activator": {"ports": {"first": 80}}}, "at '/activator/ports/first'"),
+        (
+            {"monitoring": {"podMonitor": {"interval": "15"}}},
+            "at '/monitoring/podMonitor/interval'",
+        ),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_bad_values_are_refused_by_name(values: Values, said: str) -> None:
+    assert said in refusal(values)
