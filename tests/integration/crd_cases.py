@@ -1,4 +1,7 @@
-"""Specs that the API server must take or refuse, as named cases."""
+"""Specs that the API server must take or refuse, as named cases.
+
+Longer than a file may be, since it is two tables, of which each row stands for itself.
+"""
 
 from typing import Any
 

@@ -4,6 +4,8 @@
 counted here once from the configuration with Hugging Face transformers' own classes.
 ``weights_bytes``: what 16-bit weights take, or what the source publishes of quantised ones.
 ``kv_bytes_per_token``: in 16 bits, over all layers.
+
+Longer than a file may be, since it is one table, of which each row stands for itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Models of the agent's HTTP API: the only module that operator and worker share.
+"""Models of the agent's HTTP API: the only module that operator and worker share. Longer than a
+file may be, since whoever changes one side reads the contract whole.
 
 ``GET /v1/pack`` answers :class:`PackState`, ``PUT /v1/pack/plan`` takes a :class:`Plan`; a refusal
 is an :class:`ApiError`. Commands reject unknown fields. Reports ignore them, so that an older
