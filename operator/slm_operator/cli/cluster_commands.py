@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.text import Text
 
-from slm_operator.api.models import SLMService, SLMServiceSpec
 from slm_operator.cli import account as accounts
 from slm_operator.cli import explain as explaining
 from slm_operator.cli import lookup, tables
@@ -36,19 +33,15 @@ def get(
 ) -> None:
     """Shows services, or one of them with its conditions and decisions."""
     where = namespace or lookup.default_namespace(kubeconfig)
-    try:
-        if name is not None:
-            obj = lookup.run(kubeconfig, lambda kube: lookup.service(kube, where, name))
-            return _show_one(obj, output)
-        objects = lookup.run(kubeconfig, lambda kube: lookup.services(kube, where))
-    except lookup.LookupFailedError as error:
-        fail(str(error))
+    if name is not None:
+        return _show_one(lookup.find(kubeconfig, where, name), output)
+    objects = lookup.run(kubeconfig, lambda kube: lookup.services(kube, where))
     if output is Output.JSON:
         return print_json({"items": objects})
     if not objects:
         return say(f"no SLMService in namespace {where}")
     now = datetime.now(UTC)
-    rows = [(_read(o), tables.age(o["metadata"]["creationTimestamp"], now)) for o in objects]
+    rows = [(lookup.read(o), tables.age(o["metadata"]["creationTimestamp"], now)) for o in objects]
     return console().print(tables.services_table(rows))
 
 
@@ -60,8 +53,8 @@ def points(
 ) -> None:
     """Shows every measured point of a service, the frontier, and why one was chosen."""
     where = namespace or lookup.default_namespace(kubeconfig)
-    obj = _find(kubeconfig, where, name)
-    service = _read(obj)
+    obj = lookup.find(kubeconfig, where, name)
+    service = lookup.read(obj)
     status, now = service.status, tables.measuring(service.status)
     if not status.frontier:
         fail(f"no point of {name} has been measured yet: {now or tables.standing(service)}")
@@ -92,7 +85,7 @@ def explain(
     """Explains what a service runs: the rule that chose it, with its figures, what spoke against
     each alternative, what would change the decision, and the last ten decisions."""
     where = namespace or lookup.default_namespace(kubeconfig)
-    service = _read(_find(kubeconfig, where, name))
+    service = lookup.read(lookup.find(kubeconfig, where, name))
     try:
         told = accounts.account(service)
     except accounts.NotExplainedError as error:
@@ -110,8 +103,8 @@ def history(
 ) -> None:
     """Shows the last ten decisions about a service, each with its rule and its figures."""
     where = namespace or lookup.default_namespace(kubeconfig)
-    obj = _find(kubeconfig, where, name)
-    service = _read(obj)
+    obj = lookup.find(kubeconfig, where, name)
+    service = lookup.read(obj)
     if output is Output.JSON:
         kept = (obj.get("status") or {}).get("history") or []
         ids = (decision_id(service.uid, entry) for entry in service.status.history)
@@ -125,27 +118,7 @@ def history(
     return shown.print(Text(f"\n{explaining.RULES}"))
 
 
-def _find(kubeconfig: Path | None, namespace: str, name: str) -> Object:
-    try:
-        return lookup.run(kubeconfig, lambda kube: lookup.service(kube, namespace, name))
-    except lookup.LookupFailedError as error:
-        fail(str(error))
-
-
 def _show_one(obj: Object, output: Output) -> None:
     if output is Output.JSON:
         return print_json(obj)
-    return console().print(tables.details(_read(obj)))
-
-
-def _read(obj: Object) -> SLMService:
-    try:
-        return SLMService.from_object(obj)
-    except ValidationError as error:
-        first = error.errors()[0]
-        part = "spec" if error.title == SLMServiceSpec.__name__ else "status"
-        field = ".".join(map(str, (part, *first["loc"])))
-        fail(
-            f"SLMService {obj['metadata']['name']} does not fit this slmctl ({field}: "
-            f"{first['msg']}): use the slmctl of the operator's release"
-        )
+    return console().print(tables.details(lookup.read(obj)))

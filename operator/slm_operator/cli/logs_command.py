@@ -12,7 +12,7 @@ import typer
 from slm_operator.cli import lookup, packs
 from slm_operator.cli.interrupts import Interrupted, until_interrupted
 from slm_operator.cli.packs import ServicePack
-from slm_operator.cli.terminal import KubeconfigOption, NamespaceOption, fail, say
+from slm_operator.cli.terminal import KubeconfigOption, NamespaceOption, say
 from slm_operator.cluster.kube import Kube
 
 MOST_LINES = 100_000
@@ -52,8 +52,6 @@ def logs(
 
     try:
         lookup.run(kubeconfig, show)
-    except lookup.LookupFailedError as error:
-        fail(str(error))
     except Interrupted:
         say("ended")
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from kubernetes.aio import config
+from pydantic import ValidationError
 
-from slm_operator.api.models import GROUP, KIND, VERSION
+from slm_operator.api.models import GROUP, KIND, VERSION, SLMService, SLMServiceSpec
+from slm_operator.cli.terminal import fail
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import UNUSABLE_CONFIGURATION, Kube, Object, Objects
 from slm_operator.cluster.profiles import CONFIG_MAP
@@ -26,7 +28,8 @@ class LookupFailedError(Exception):
 
 
 def run(kubeconfig: Path | None, work: Callable[[Kube], Awaitable[Result]]) -> Result:
-    """Connects and does ``work``. Raises LookupFailedError for whatever the cluster refuses."""
+    """Connects and does ``work``; ends the command where the cluster or ``work`` refuses, which may
+    raise KubeError and LookupFailedError."""
 
     async def connected() -> Result:
         kube = await Kube.connect(kubeconfig)
@@ -38,7 +41,28 @@ def run(kubeconfig: Path | None, work: Callable[[Kube], Awaitable[Result]]) -> R
     try:
         return asyncio.run(connected())
     except KubeError as error:
-        raise LookupFailedError(_remedy(error)) from error
+        fail(_remedy(error))
+    except LookupFailedError as error:
+        fail(str(error))
+
+
+def find(kubeconfig: Path | None, namespace: str, name: str) -> Object:
+    """One SLMService as the API server holds it; ends the command where there is none."""
+    return run(kubeconfig, lambda kube: service(kube, namespace, name))
+
+
+def read(obj: Object) -> SLMService:
+    """Ends the command where the object is one of another release."""
+    try:
+        return SLMService.from_object(obj)
+    except ValidationError as error:
+        first = error.errors()[0]
+        part = "spec" if error.title == SLMServiceSpec.__name__ else "status"
+        field = ".".join(map(str, (part, *first["loc"])))
+        fail(
+            f"SLMService {obj['metadata']['name']} does not fit this slmctl ({field}: "
+            f"{first['msg']}): use the slmctl of the operator's release"
+        )
 
 
 def default_namespace(kubeconfig: Path | None) -> str:

@@ -107,18 +107,12 @@ def rm(
         "metadata": {"name": CONFIG_MAP, "namespace": where},
     }
     patch = {"data": {entry.name: None}}
-    try:
-        lookup.run(kubeconfig, lambda kube: kube.merge(reference, patch))
-    except lookup.LookupFailedError as error:
-        fail(str(error))
+    lookup.run(kubeconfig, lambda kube: kube.merge(reference, patch))
     say(f"profile {entry.name} removed from namespace {where}")
 
 
 def _entries(kubeconfig: Path | None, namespace: str) -> list[_Entry]:
-    try:
-        found = lookup.run(kubeconfig, lambda kube: entries(kube, namespace))
-    except lookup.LookupFailedError as error:
-        fail(str(error))
+    found = lookup.run(kubeconfig, lambda kube: entries(kube, namespace))
     return [_read(name, text) for name, text in sorted(found.items())]
 
 

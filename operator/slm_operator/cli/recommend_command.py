@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from pydantic import ValidationError
 
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
 from slm_operator.api.status import FrontierPoint
@@ -91,26 +90,21 @@ def recommend(
     """Tells which layout was measured to be best, beside what runs, and writes it into the spec if
     asked to."""
     where = namespace or lookup.default_namespace(kubeconfig)
+    obj = lookup.find(kubeconfig, where, name)
+    service = lookup.read(obj)
     try:
-        obj = lookup.run(kubeconfig, lambda kube: lookup.service(kube, where, name))
-        service = SLMService.from_object(obj)
         found = recommendation(service)
-        if output is Output.JSON:
-            print_json(_document(service, found))
-        else:
-            console().print(text(found, service))
-        if apply and found.runs_already and service.spec.replicas_per_pack is not None:
-            say(f"{name} runs it already: nothing to apply")
-        elif apply:
-            lookup.run(kubeconfig, lambda kube: _write(kube, obj, found, force))
-            say(f"applied to {where}/{name}: {tables.point_name(found.point)} on each GPU")
-    except (lookup.LookupFailedError, NoRecommendationError) as error:
+    except NoRecommendationError as error:
         fail(str(error))
-    except ValidationError as error:
-        fail(
-            f"SLMService {name} does not fit this slmctl ({error.error_count()} faults): use the "
-            "slmctl of the operator's release"
-        )
+    if output is Output.JSON:
+        print_json(_document(service, found))
+    else:
+        console().print(text(found, service))
+    if apply and found.runs_already and service.spec.replicas_per_pack is not None:
+        say(f"{name} runs it already: nothing to apply")
+    elif apply:
+        lookup.run(kubeconfig, lambda kube: _write(kube, obj, found, force))
+        say(f"applied to {where}/{name}: {tables.point_name(found.point)} on each GPU")
 
 
 def text(found: Recommendation, service: SLMService) -> str:

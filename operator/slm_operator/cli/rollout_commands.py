@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import TemplateStatus
@@ -20,7 +19,7 @@ from slm_operator.cli.terminal import (
     print_json,
     say,
 )
-from slm_operator.cluster.kube import Kube, Object
+from slm_operator.cluster.kube import Kube
 from slm_operator.decide.rollout import template_fields
 
 app = typer.Typer(
@@ -43,8 +42,8 @@ def status(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Shows how far the rollout is. Ends with 1 when it was rolled back or stands still."""
-    obj = _look(name, namespace, kubeconfig)
-    service = _read(obj)
+    where = namespace or lookup.default_namespace(kubeconfig)
+    service = lookup.read(lookup.find(kubeconfig, where, name))
     rollout, said = service.status.rollout, service.status.condition("Progressing")
     if rollout is None or said is None:
         fail(f"the operator has not looked at {name} yet: see that it runs")
@@ -74,7 +73,8 @@ def undo(
 ) -> None:
     """Writes the template before into the spec: the one that runs while a change is tried or was
     rolled back, else the one before the last rollout."""
-    service = _read(_look(name, namespace, kubeconfig))
+    where = namespace or lookup.default_namespace(kubeconfig)
+    service = lookup.read(lookup.find(kubeconfig, where, name))
     try:
         spec = undoing(service)
     except NothingToUndoError as error:
@@ -129,14 +129,6 @@ def replacing(now: Any, wanted: Any) -> Any:
     }
 
 
-def _look(name: str, namespace: str | None, kubeconfig: Any) -> Object:
-    where = namespace or lookup.default_namespace(kubeconfig)
-    try:
-        return lookup.run(kubeconfig, lambda kube: lookup.service(kube, where, name))
-    except lookup.LookupFailedError as error:
-        fail(str(error))
-
-
 def _patch(name: str, namespace: str | None, kubeconfig: Any, spec: dict[str, Any]) -> None:
     where = namespace or lookup.default_namespace(kubeconfig)
 
@@ -144,17 +136,4 @@ def _patch(name: str, namespace: str | None, kubeconfig: Any, spec: dict[str, An
         obj = await lookup.service(kube, where, name)
         await kube.merge(obj, {"spec": spec})
 
-    try:
-        lookup.run(kubeconfig, patch)
-    except lookup.LookupFailedError as error:
-        fail(str(error))
-
-
-def _read(obj: Object) -> SLMService:
-    try:
-        return SLMService.from_object(obj)
-    except ValidationError as error:
-        fail(
-            f"SLMService {obj['metadata']['name']} does not fit this slmctl "
-            f"({error.error_count()} fields): use the slmctl of the operator's release"
-        )
+    lookup.run(kubeconfig, patch)

@@ -22,7 +22,6 @@ from slm_operator.cli.terminal import (
     Output,
     OutputOption,
     console,
-    fail,
     print_json,
 )
 from slm_operator.cluster.connection import KubeError
@@ -66,8 +65,6 @@ def top(
 
     try:
         lookup.run(kubeconfig, watched)
-    except lookup.LookupFailedError as error:
-        fail(str(error))
     except Interrupted:
         return
 
