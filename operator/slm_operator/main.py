@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import ipaddress
 import os
 import re
@@ -291,6 +292,7 @@ def _election(name: str, namespace: str) -> Election:
 
 
 def main() -> None:
+    faulthandler.register(signal.SIGUSR1)  # an operator that hangs shows where
     typer.run(start)
 
 

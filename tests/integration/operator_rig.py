@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -278,8 +279,20 @@ class Service:
         )
         return (
             f"{service.status.calibration}\n{said}\n{self.stack.pack_log(service)[-3000:]}\n"
-            f"{self.stack.operator.log_tail()[-2000:]}\n{self.stack.node.log_tail()[-1000:]}"
+            f"{operator_stands(self.stack)}\n{self.stack.operator.log_tail()[-4000:]}\n"
+            f"{self.stack.node.log_tail()[-1000:]}"
         )
+
+
+def operator_stands(stack: Stack) -> str:
+    """How the operator's process is; where it stands goes to the end of its log."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline()[1:] == stack.operator.command[1:]:
+                process.send_signal(signal.SIGUSR1)
+                time.sleep(1)
+                return f"operator: {process.status()}, {process.cpu_times()}"
+    return "operator: no process"
 
 
 class Users:

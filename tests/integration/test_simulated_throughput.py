@@ -97,9 +97,12 @@ async def test_two_full_replicas_reach_the_measured_knee(
 
 
 async def test_light_load_is_served_faster_by_one_replica_than_by_two(tmp_path: Path) -> None:
-    one = await measured(tmp_path / "one", replicas=1, clients_each=16, max_num_seqs=256, seconds=4)
-    two = await measured(tmp_path / "two", replicas=2, clients_each=8, max_num_seqs=256, seconds=4)
+    one = await measured(tmp_path / "one", replicas=1, clients_each=16, max_num_seqs=256, seconds=6)
+    two = await measured(tmp_path / "two", replicas=2, clients_each=8, max_num_seqs=256, seconds=6)
     print(one, two)
 
-    assert one.tokens_per_second == pytest.approx(2_931, rel=0.08)
-    assert two.tokens_per_second == pytest.approx(2_019, rel=0.08)  # predicted: nobody measured it
+    # Steps of small batches are short: on a busy machine some come late, and two replicas then
+    # meet less often.
+    assert one.tokens_per_second == pytest.approx(2_931, rel=0.1)
+    assert two.tokens_per_second == pytest.approx(2_019, rel=0.15)  # predicted: nobody measured it
+    assert two.tokens_per_second < 0.9 * one.tokens_per_second
