@@ -256,6 +256,16 @@ class Service:
         """Asks for the service's end, and does not wait for it."""
         await self.stack.kube.delete(f"{GROUP}/{VERSION}", KIND, self.name, "default")
 
+    @contextlib.asynccontextmanager
+    async def serving(self, replicas: int) -> AsyncIterator[Service]:
+        """Applied, from when so many replicas serve; its end is asked for afterwards."""
+        await self.apply()
+        try:
+            await self.serves(replicas)
+            yield self
+        finally:
+            await self.delete()
+
     async def gone(self) -> None:
         """Waits until the service and its packs are gone."""
 

@@ -45,11 +45,9 @@ def probes_of(service: SLMService) -> list[tuple[int, int]]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def steady(operator_stack: Stack) -> AsyncIterator[Service]:
     """A service of two small replicas; each test leaves it healed."""
-    service = Service(operator_stack, "steady", fixed(2, **engine(maxNumSeqs=BATCH)))
-    await service.apply()
-    await service.serves(2)
-    yield service
-    await service.delete()
+    spec = fixed(2, **engine(maxNumSeqs=BATCH))
+    async with Service(operator_stack, "steady", spec).serving(2) as service:
+        yield service
 
 
 async def test_an_api_server_that_is_away_stops_no_request(

@@ -40,11 +40,9 @@ async def guarded(operator_stack: Stack) -> AsyncIterator[Service]:
     await operator_stack.kube.apply(CREDENTIALS)
     spec = fixed(1, **engine(maxNumSeqs=BATCH))
     reference = {"credentialsSecretRef": {"name": "planted", "key": "key"}}
-    service = Service(operator_stack, "guarded", {**spec, "model": spec["model"] | reference})
-    await service.apply()
-    await service.serves(1)
-    yield service
-    await service.delete()
+    spec = {**spec, "model": spec["model"] | reference}
+    async with Service(operator_stack, "guarded", spec).serving(1) as service:
+        yield service
 
 
 async def test_a_rotated_key_reaches_the_packs_without_a_restart_or_a_lost_answer(
