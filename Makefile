@@ -101,8 +101,8 @@ chart: $(INSTALLED) ## Write the chart's README and the descriptions in its sche
 docs: $(INSTALLED) ## Write docs/reference from the models and the command lines.
 	@$(BIN)/python -m slm_dev.reference
 
-images: $(INSTALLED) ## Build the container images into the cache, without a registry (root; a minute).
-	@$(BIN)/python -m slm_dev.images
+images: $(INSTALLED) ## Build the container images into the cache, without a registry (root; a minute). ENGINE=vllm: a worker with vLLM for the CPU, too.
+	@$(BIN)/python -m slm_dev.images $(if $(filter vllm,$(ENGINE)),--vllm)
 
 mistakes: $(INSTALLED) ## Make the mistakes of docs/mistakes.md again, and write its tables anew.
 	@SLM_WRITE_MISTAKES=1 $(BIN)/python -m pytest tests/integration/test_mistakes.py

@@ -24,7 +24,7 @@ USER_ID = 65532
 
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
-_PYTHON = ("base-files", "ca-certificates", "libpython3-stdlib", "netbase", "python3-minimal")
+PYTHON = ("base-files", "ca-certificates", "libpython3-stdlib", "netbase", "python3-minimal")
 _SHELL = ("coreutils", "dash")
 
 
@@ -36,8 +36,8 @@ class Base:
     packages: tuple[str, ...]
 
 
-RUNTIME = Base("localhost/slm-base", _PYTHON)
-BUILD = Base("localhost/slm-build", (*_PYTHON, *_SHELL, "haproxy", "python3-pip"))
+RUNTIME = Base("localhost/slm-base", PYTHON)
+BUILD = Base("localhost/slm-build", (*PYTHON, *_SHELL, "haproxy", "python3-pip"))
 BASES = (RUNTIME, BUILD)
 
 # Packages that others depend on for their installation scripts, which do not run here.

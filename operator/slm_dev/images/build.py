@@ -1,10 +1,14 @@
-"""Builds the operator's and the worker's image from the Dockerfile, once per content."""
+"""Builds the operator's and the worker's image from the Dockerfile, once per content.
+
+The worker's has no vLLM, which is all that simulated engines need; `worker_with_vllm` builds it on
+another base, from the same file.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +18,16 @@ from slm_dev.images.base import BASES, BUILD, EPOCH_SECONDS, RUNTIME
 from slm_dev.images.buildah import Buildah
 from slm_dev.images.context import WHEELS, as_parts, context_files, stage
 from slm_dev.images.ingredients import ensure, ensure_bases, ensure_wheels
-from slm_dev.images.oci import archive_digest, write_archive
+from slm_dev.images.oci import Layout, archive_digest, write_archive
 from slm_dev.images.sbom import write_sbom
+from slm_dev.images.vllm_base import SYSTEM, VLLM_BASE, ensure_vllm_base
+from slm_dev.vllm_cpu import install
 from slm_dev.vllm_cpu.cache import Progress, content_key
 from slm_dev.vllm_cpu.commands import Run, run_command
 from slm_dev.vllm_cpu.errors import SetupError
 
 TARGETS = ("operator", "worker")
+_VLLM_TAG = "-vllm"
 
 PROGRAMS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "unshare": "util-linux"}
 """Programs that a build needs, with the Debian package of each."""
@@ -54,14 +61,33 @@ def find_or_build(progress: Progress, run: Run = run_command) -> Images:
     `progress` gets a line at each step. Raises SetupError when this machine lacks something or a
     step fails.
     """
-    code = sorted(Path(__file__).parent.glob("*.py"))
-    key = content_key(*as_parts([*context_files(), *code]))
+    key = content_key(*_parts())
 
     def make(scratch: Path) -> None:
         build(scratch, TARGETS, key, progress, run)
 
     folder = ensure(f"images-{key}", make, progress)
     return Images(_read(folder, "operator", key), _read(folder, "worker", key))
+
+
+def worker_with_vllm(progress: Progress, run: Run = run_command) -> Image:
+    """Return the worker's image of this checkout with vLLM for the CPU, built first when absent.
+
+    `progress` gets a line at each step. Raises SetupError when this machine lacks something or a
+    step fails.
+    """
+    tag = content_key(*_parts(), install.environment_folder().name.encode()) + _VLLM_TAG
+
+    def make(scratch: Path) -> None:
+        _require_machine()
+        bases = ensure_bases((BUILD, SYSTEM), progress, run)
+        bases[VLLM_BASE] = ensure_vllm_base(bases.pop(SYSTEM.name), progress, run)
+        digests = {name: layout.digest for name, layout in bases.items()}
+        arguments = build_arguments(digests, worker=VLLM_BASE, operator=BUILD.name)
+        wheels = ensure_wheels(progress, run)
+        _build(scratch, _Recipe(["worker"], bases, arguments, wheels), tag, progress, run)
+
+    return _read(ensure(f"images-{tag}", make, progress), "worker", tag)
 
 
 def build(
@@ -73,16 +99,30 @@ def build(
         bases_found = threads.submit(ensure_bases, BASES, progress, run)
         wheels = threads.submit(ensure_wheels, progress, run).result()
         bases = bases_found.result()
-    context, store, exported = folder / "context", folder / "store", folder / "exported"
-    stage(context, wheels)
-    buildah = Buildah(store, run)
-    for name, layout in bases.items():
-        buildah.load(layout, name)
     arguments = build_arguments({name: layout.digest for name, layout in bases.items()})
-    for target in targets:
+    _build(folder, _Recipe(targets, bases, arguments, wheels), tag, progress, run)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    targets: Sequence[str]
+    bases: Mapping[str, Layout]
+    """By their names."""
+    arguments: Mapping[str, str]
+    """Of the Dockerfile."""
+    wheels: Path
+
+
+def _build(folder: Path, recipe: _Recipe, tag: str, progress: Progress, run: Run) -> None:
+    context, store, exported = folder / "context", folder / "store", folder / "exported"
+    stage(context, recipe.wheels)
+    buildah = Buildah(store, run)
+    for name, layout in recipe.bases.items():
+        buildah.load(layout, name)
+    for target in recipe.targets:
         progress(f"building the {target}'s image")
         name = _name(target, tag)
-        buildah.build(context, target, name, arguments)
+        buildah.build(context, target, name, recipe.arguments)
         layout = buildah.export(name, exported)
         write_archive(layout, name, folder / f"{target}.tar", EPOCH_SECONDS)
         write_sbom(layout, name, folder / f"{target}.cdx.json")
@@ -91,18 +131,25 @@ def build(
     shutil.rmtree(store)
 
 
-def build_arguments(digests: Mapping[str, str]) -> dict[str, str]:
-    """The Dockerfile's arguments for bases of ours, given the digest of each."""
+def build_arguments(
+    digests: Mapping[str, str], worker: str = RUNTIME.name, operator: str = RUNTIME.name
+) -> dict[str, str]:
+    """The Dockerfile's arguments for bases of ours, given the digest of each by its name."""
     chosen = {
-        "OPERATOR": RUNTIME,
-        "OPERATOR_BUILD": BUILD,
-        "WORKER": RUNTIME,
-        "WORKER_BUILD": BUILD,
-        "HAPROXY": BUILD,
+        "OPERATOR": operator,
+        "OPERATOR_BUILD": BUILD.name,
+        "WORKER": worker,
+        "WORKER_BUILD": BUILD.name,
+        "HAPROXY": BUILD.name,
     }
-    arguments = {f"{role}_IMAGE": base.name for role, base in chosen.items()}
-    arguments |= {f"{role}_DIGEST": digests[base.name] for role, base in chosen.items()}
+    arguments = {f"{role}_IMAGE": name for role, name in chosen.items()}
+    arguments |= {f"{role}_DIGEST": digests[name] for role, name in chosen.items()}
     return {**arguments, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": f"/context/{WHEELS}"}
+
+
+def _parts() -> Iterable[bytes]:
+    """Of a build's key: all that it reads."""
+    return as_parts([*context_files(), *sorted(Path(__file__).parent.glob("*.py"))])
 
 
 def _read(folder: Path, target: str, key: str) -> Image:

@@ -26,6 +26,8 @@ class Entry:
     content: bytes = b""
     link: str | None = None
     folder: bool = False
+    source: Path | None = None
+    """A file with the content, for one that is too large to hold."""
 
     @classmethod
     def of_folder(cls, path: str, mode: int = FOLDER_MODE) -> Entry:
@@ -87,6 +89,10 @@ def _add(layer: tarfile.TarFile, entry: Entry, epoch: int) -> None:
         member.type = tarfile.SYMTYPE
         member.linkname = entry.link
         layer.addfile(member)
+    elif entry.source is not None:
+        member.size = entry.source.stat().st_size
+        with entry.source.open("rb") as stream:
+            layer.addfile(member, stream)
     else:
         member.size = len(entry.content)
         layer.addfile(member, io.BytesIO(entry.content))
