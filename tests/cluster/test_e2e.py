@@ -14,6 +14,10 @@ from slm_dev.cluster import Cluster, KubectlError, until
 from slm_dev.release import NAME, NAMESPACE
 
 CHAT = "chat"
+SELDOM = "seldom"
+ENGINE = {"kind": "Simulated", "maxNumSeqs": 256}
+"""With the batch of the published measurements. The example's own search also asks for a larger
+one, which takes as long again."""
 KNEE = 2
 """Replicas at the knee of OPT-1.3B on the simulated H100, as was measured on a real one."""
 SEARCH_SECONDS = 300.0
@@ -31,7 +35,7 @@ def home(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def chat(product: Product, home: str) -> str:
     """The URL of an example's service, which is Ready."""
-    product.apply_example("simulated-h100.yaml", CHAT, home)
+    product.apply_example("simulated-h100.yaml", CHAT, home, engine=ENGINE)
     product.cluster.wait(f"slm/{CHAT}", namespace=home)
     return f"http://{product.cluster.service_address(CHAT, home)}"
 
@@ -39,7 +43,7 @@ def chat(product: Product, home: str) -> str:
 def test_a_pod_gets_a_completion_through_the_service(
     product: Product, home: str, record_property: Callable[[str, object], None]
 ) -> None:
-    product.apply_example("simulated-h100.yaml", CHAT, home)
+    product.apply_example("simulated-h100.yaml", CHAT, home, engine=ENGINE)
     said = product.ask_from_a_pod(CHAT, home)
     seconds = time.monotonic() - product.installed_at
     assert f"http://{CHAT}.{home}.svc answered" in said
@@ -121,6 +125,23 @@ def test_a_horizontal_pod_autoscaler_adds_a_pack_under_load(
         await_packs(product, home, 2)
     product.cluster.kubectl("-n", home, "delete", f"hpa/{CHAT}")
     product.cluster.kubectl("-n", home, "scale", f"slm/{CHAT}", "--replicas=1")
+
+
+def test_a_service_without_requests_gives_its_pack_back_and_the_next_one_waits_for_another(
+    product: Product, home: str
+) -> None:
+    sparing = {"minPacks": 0, "maxPacks": 1, "scaleDownStabilization": "5s"}
+    autoscaling = {**sparing, "calibration": {"when": "Never"}, "maxReplicasPerPack": 1}
+    product.apply_example("simulated-h100.yaml", SELDOM, home, autoscaling=autoscaling)
+    product.cluster.wait(f"slm/{SELDOM}", namespace=home)
+
+    def packs() -> str:
+        return " ".join(pod["metadata"]["name"] for pod in product.packs(SELDOM, home))
+
+    until("no pack", packs, READY_SECONDS)
+    said = product.ask_from_a_pod(SELDOM, home)
+    assert "answered after" in said
+    product.cluster.kubectl("-n", home, "delete", f"slm/{SELDOM}")
 
 
 def test_a_deleted_service_leaves_nothing(product: Product, home: str, chat: str) -> None:
