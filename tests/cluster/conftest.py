@@ -14,7 +14,14 @@ from slm_dev.cluster import Cluster, find_or_build, host_lock, obstacles
 from slm_dev.release import NAMESPACE, Release
 
 KEEP_VARIABLE = "SLM_CLUSTER_KEEP"
-ORDER = ("test_e2e.py", "test_security.py", "test_chaos.py", "test_uninstall.py", "test_node.py")
+ORDER = (
+    "test_e2e.py",
+    "test_vllm.py",
+    "test_security.py",
+    "test_chaos.py",
+    "test_uninstall.py",
+    "test_node.py",
+)
 """Those that need the product first; then the one that uninstalls it, and the one that removes the
 cluster from under it."""
 
