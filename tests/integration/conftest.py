@@ -14,6 +14,7 @@ from kubernetes import client, config
 
 from operator_rig import BARE_IMAGE, OPERATOR_ARGUMENTS, NewService, Service
 from slm_dev.controlplane import ControlPlane, find_or_build
+from slm_dev.prometheus import Programs, PrometheusMissing, find_or_fetch
 from slm_dev.stack import Stack, StackSettings
 from slm_operator.cluster.profiles import CONFIG_MAP
 
@@ -102,3 +103,12 @@ async def new_service(operator_stack: Stack) -> AsyncIterator[NewService]:
     yield apply
     for service in made:
         await service.delete()
+
+
+@pytest.fixture(scope="session")
+def programs() -> Programs:
+    """Prometheus and promtool."""
+    try:
+        return find_or_fetch()
+    except PrometheusMissing as error:
+        pytest.skip(str(error))

@@ -14,15 +14,7 @@ import yaml
 
 from alert_cases import CASES, Case
 from slm_dev import monitoring
-from slm_dev.prometheus import Programs, PrometheusMissing, find_or_fetch
-
-
-@pytest.fixture(scope="session")
-def programs() -> Programs:
-    try:
-        return find_or_fetch()
-    except PrometheusMissing as error:
-        pytest.skip(str(error))
+from slm_dev.prometheus import Programs
 
 
 @dataclass

@@ -21,7 +21,7 @@ import yaml
 from operator_rig import NewService, Service, searching, until
 from slm_dev import monitoring
 from slm_dev.local_node.addresses import AddressPool
-from slm_dev.prometheus import Programs, Prometheus, PrometheusMissing, find_or_fetch
+from slm_dev.prometheus import Programs, Prometheus
 from slm_dev.stack import Program
 from slm_operator.activator.wire import CONTROL_PORT, TOKEN_VARIABLE, Route
 from slm_worker.wire import AGENT_PORT
@@ -97,14 +97,6 @@ class World:
 
     async def ask(self, expression: str) -> list[dict[str, Any]]:
         return await asyncio.to_thread(self.prometheus.query, expression)
-
-
-@pytest.fixture(scope="session")
-def programs() -> Programs:
-    try:
-        return find_or_fetch()
-    except PrometheusMissing as error:
-        pytest.skip(str(error))
 
 
 @pytest_asyncio.fixture(loop_scope="session")

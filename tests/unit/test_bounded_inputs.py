@@ -7,21 +7,18 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from fake_agent import BEARER, TOKEN, Client, FakeAgent
 from slm_operator import main
 from slm_operator.cluster.permit import Permit
 from slm_operator.metrics import Metrics
 from slm_worker.server import MAX_BODY_BYTES, make_app
-from test_worker_server import BEARER, TOKEN, FakeAgent
 
 LINE_BYTES = 8190
 """aiohttp's limit of the request line and of each header."""
 HEADERS = 128
 """aiohttp's limit of their number."""
-
-Client = TestClient[web.Request, web.Application]
 
 
 @pytest.fixture

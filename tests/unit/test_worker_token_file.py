@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from fake_agent import FakeAgent
 from slm_worker.server import make_app
 from slm_worker.token_file import MAX_TOKEN_CHARACTERS, TokenFile
-from test_worker_server import FakeAgent
 
 FIRST, SECOND = "first-" + "a" * 16, "second-" + "b" * 16
 
