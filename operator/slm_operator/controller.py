@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
 UNREADABLE_RETRY_SECONDS = 60.0
+MOVED_ON_SECONDS = 1.0
+"""Until the watch, which shows an older spec than is stored, is looked at again."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,9 @@ class Controller:
             held.refused,
             self._settings.demand_period_seconds,
         )
+        creating = bool(decision.pods.create or decision.pods.canary)
+        if creating and not await self._is_as_stored(service):
+            return replace(decision, poll_seconds=MOVED_ON_SECONDS)
         await self._keep_profile(service, decision)
         await self._write_status(service, held, decision)
         allowed = limits(service, decision.status.power)
@@ -220,7 +225,7 @@ class Controller:
             packs,
             wanted_packs,
             _slice(snapshot, decision),
-            creating=bool(decision.pods.create or decision.pods.canary),
+            creating=creating,
         )
         for pack in (*(p for p in former if not p.terminating), *decision.pods.delete):
             await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
@@ -232,6 +237,22 @@ class Controller:
                 await self._kube.apply(children.pack_pod(made, ordinal, image))
         held.refused = await self._send_plans(decision, tokens)
         return decision
+
+    async def _is_as_stored(self, service: SLMService) -> bool:
+        """A pack takes a whole GPU, so it is not made for a spec that is no more: the watch shows
+        one for a while after a change, a deletion, or the restoring of an older copy."""
+        try:
+            obj = await self._kube.get(f"{GROUP}/{VERSION}", KIND, service.name, service.namespace)
+        except KubeError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return False
+            raise
+        stored = obj["metadata"]
+        return (
+            stored["uid"] == service.uid
+            and stored["generation"] == service.generation
+            and "deletionTimestamp" not in stored
+        )
 
     async def _with_agent(self, pack: Pack, tokens: Tokens) -> Pack:
         if not pack.address or pack.container is not None:

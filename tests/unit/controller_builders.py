@@ -41,6 +41,8 @@ class FakeKube:
         """What children are answered to be owned by; None: what they were sent with."""
         self.profiles: dict[str, str] | None = None
         """What the ConfigMap of profiles holds; None: there is none."""
+        self.stored: dict[str, Any] | None = OBJECT
+        """The service as it is by now; None: it is gone."""
 
     def _record(self, what: str) -> None:
         if self.refuse(what):
@@ -49,9 +51,11 @@ class FakeKube:
 
     async def get(self, api: str, kind: str, name: str, namespace: str) -> Any:
         self._record(f"get {kind} {name}")
-        if self.profiles is None:
+        profiles = None if self.profiles is None else {"data": self.profiles}
+        found = profiles if kind == "ConfigMap" else self.stored
+        if found is None:
             raise KubeError(404, "NotFound", name)
-        return {"data": self.profiles}
+        return found
 
     async def apply(
         self, obj: Any, *, subresource: str = "", force: bool = False, manager: str = ""

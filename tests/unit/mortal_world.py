@@ -264,7 +264,8 @@ class _Kube:
 
     async def get(self, api: str, kind: str, name: str, namespace: str) -> Object:
         await _await(self._life, f"before: get {kind} {name}")
-        found = self._world.objects.get((kind, name))
+        world = self._world
+        found = world.service if kind == KIND else world.objects.get((kind, name))
         await _await(self._life, f"after: get {kind} {name}")
         if found is None:
             raise KubeError(404, "NotFound", name)

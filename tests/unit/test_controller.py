@@ -13,7 +13,7 @@ from controller_builders import OBJECT, Operator, running_pod
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.agents import AgentError
 from slm_operator.cluster.connection import KubeError
-from slm_operator.controller import BACKOFF_SECONDS, UNREADABLE_RETRY_SECONDS
+from slm_operator.controller import BACKOFF_SECONDS, MOVED_ON_SECONDS, UNREADABLE_RETRY_SECONDS
 from slm_operator.keys import Keys, Tokens, agent_token
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.objective import Limits
@@ -46,6 +46,7 @@ def operator() -> Operator:
 async def test_the_first_pass_writes_the_status_then_the_children(operator: Operator) -> None:
     await operator.reconcile()
     assert operator.kube.done == [
+        "get SLMService chat",
         "apply SLMService status",
         "apply Secret",
         "apply Service",
@@ -53,6 +54,30 @@ async def test_the_first_pass_writes_the_status_then_the_children(operator: Oper
         "apply PodDisruptionBudget",
         "apply Pod",
     ]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(None, id="gone"),
+        pytest.param({"uid": "u2", "generation": 1}, id="another one of its name"),
+        pytest.param({"uid": "u1", "generation": 0}, id="an older copy restored"),
+        pytest.param({"uid": "u1", "generation": 2}, id="changed"),
+        pytest.param(
+            {"uid": "u1", "generation": 1, "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            id="being deleted",
+        ),
+    ],
+)
+async def test_no_pack_is_made_for_a_spec_that_is_no_more(
+    operator: Operator, stored: dict[str, Any] | None
+) -> None:
+    operator.kube.stored = stored and {"metadata": stored}
+    assert await operator.reconcile() == MOVED_ON_SECONDS
+    assert operator.kube.done == ["get SLMService chat"], "nothing is written"
+    operator.kube.stored = OBJECT
+    await operator.reconcile()
+    assert "apply Pod" in operator.kube.done
 
 
 async def test_a_pass_without_change_writes_nothing(operator: Operator) -> None:
