@@ -32,6 +32,9 @@ def test_uninstalling_leaves_the_crd_the_services_and_the_key(product: Product, 
     url = f"http://{cluster.service_address(CHAT, home)}"
     with load(url, CHAT) as counts:
         product.release.call("uninstall", NAME, "--wait")
+        # Helm leaves the Pod of a test, which keeps its log.
+        test = f"pod/{NAME}-test"
+        cluster.kubectl("-n", NAMESPACE, "delete", test, "--ignore-not-found")
 
         def missing() -> str:
             return cluster.kubectl("-n", NAMESPACE, "get", "pods", "-o", "name")

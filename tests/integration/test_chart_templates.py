@@ -361,3 +361,12 @@ def test_the_test_asks_the_service_that_it_makes(defaults: Rendered) -> None:
     where = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
     assert f"--url=http://{where}" in container["args"]
     assert f"--model={service['metadata']['name']}" in container["args"]
+
+
+def test_the_tests_pod_stays_so_that_helm_can_show_its_log(defaults: Rendered) -> None:
+    """`helm test --logs` asks for the log of a Pod named like each hook, once those that go when
+    they succeeded are gone."""
+    hooks = [defaults.one("SLMService", f"{RELEASE}-test"), *defaults.of("Pod")]
+    assert {e["metadata"]["name"] for e in hooks} == {f"{RELEASE}-test"}
+    policies = [e["metadata"]["annotations"]["helm.sh/hook-delete-policy"] for e in hooks]
+    assert policies == ["before-hook-creation,hook-succeeded", "before-hook-creation"]
