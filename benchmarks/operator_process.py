@@ -103,7 +103,7 @@ class Operator:
             KEY_VARIABLE: self.key,
         }
         port = free_port("127.0.0.1")
-        command = [sys.executable, "-m", "slm_operator.main"]
+        command = [sys.executable, "-m", "slm_operator"]
         command += ["--health-address", "127.0.0.1", "--health-port", str(port)]
         with self.log.open("ab") as output:
             started = subprocess.Popen(command, env=environment, stdout=output, stderr=output)

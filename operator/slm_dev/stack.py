@@ -310,7 +310,7 @@ class Stack:
 
     def _operator_command(self, address: str) -> list[str]:
         return [
-            "slm_operator.main",
+            "slm_operator",
             f"--worker-image={WORKER_IMAGE}",
             f"--key-file={self._key_file}",
             f"--health-address={address}",

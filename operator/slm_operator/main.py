@@ -1,10 +1,9 @@
-"""Entry point: the wiring of loops, health and metrics."""
+"""The operator's options, and the wiring of loops, health and metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import ipaddress
 import os
 import re
@@ -289,12 +288,3 @@ def _election(name: str, namespace: str) -> Election:
                 f"have one ({error}): set --lease-namespace"
             ) from error
     return Election(namespace, name, identity=f"{socket.gethostname()}_{uuid.uuid4()}")
-
-
-def main() -> None:
-    faulthandler.register(signal.SIGUSR1)  # an operator that hangs shows where
-    typer.run(start)
-
-
-if __name__ == "__main__":
-    main()

@@ -230,7 +230,7 @@ async def test_an_operator_of_one_namespace_serves_it_with_its_role_alone(
         kubectl("apply", "-n", where, "-f", "-", stdin=service)
 
     variables = {"KUBECONFIG": str(kubeconfig), KEY_VARIABLE: "k" * KEY_LENGTH}
-    command = ["slm_operator.main", *arguments, "--health-address=127.0.0.9"]
+    command = ["slm_operator", *arguments, "--health-address=127.0.0.9"]
     operator = Program(tmp_path, "operator", command, {**os.environ, **variables})
     operator.launch()
     try:

@@ -23,7 +23,7 @@ from helm_rig import (
     run_helm,
 )
 from slm_operator import main
-from slm_operator.activator import __main__ as activator_main
+from slm_operator.activator import main as activator_main
 from slm_operator.activator.wire import CONTROL_PORT, TOKEN_LENGTH, TOKEN_VARIABLE
 from slm_operator.keys import KEY_LENGTH
 from slm_operator.main import KEY_FILE_VARIABLE

@@ -57,7 +57,7 @@ class Operator:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 command = process.cmdline()
-                if command[1:3] == ["-m", "slm_operator.main"] and (
+                if command[1:3] == ["-m", "slm_operator"] and (
                     f"--health-address={address}" in command
                 ):
                     return process

@@ -10,7 +10,7 @@ import typer
 from slm_dev.reference.attributes import attribute_docs
 from slm_dev.reference.markdown import block, cell, code, page, table
 from slm_operator import main as operator
-from slm_operator.activator import __main__ as activator
+from slm_operator.activator import main as activator
 from slm_operator.activator.wire import TOKEN_LENGTH, TOKEN_VARIABLE
 from slm_operator.cli.app import app
 from slm_worker import __main__ as agent

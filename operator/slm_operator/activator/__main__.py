@@ -1,68 +1,17 @@
-"""Entry point of `slm-activator`."""
+"""``python -m slm_operator.activator``: the activator."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
-import signal
-from typing import Annotated
-
-import typer
-
-from slm_operator.activator.gatekeeper import Limits
-from slm_operator.activator.server import Activator, Settings
-from slm_operator.activator.wire import CONTROL_PORT, TOKEN_LENGTH, TOKEN_VARIABLE
-
-LIMITS = Limits()
-MEBIBYTE = 1024 * 1024
-
-
-async def run(settings: Settings) -> None:
-    """Until SIGTERM. Raises OSError when the control port is taken."""
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
-    async with Activator(settings):
-        await told.wait()
-
-
-def start(
-    address: Annotated[str, typer.Option(help="Where all ports are opened.")] = (
-        "0.0.0.0"  # noqa: S104 - requests come from the nodes
-    ),
-    control_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Where the operator speaks to it.")
-    ] = CONTROL_PORT,
-    max_requests: Annotated[
-        int, typer.Option(min=1, help="Requests of one service that may wait.")
-    ] = LIMITS.requests,
-    max_mebibytes: Annotated[
-        int, typer.Option(min=1, help="Of the bodies of one service's requests that wait.")
-    ] = LIMITS.bytes // MEBIBYTE,
-    total_mebibytes: Annotated[
-        int, typer.Option(min=1, help="Of the bodies of all requests that wait.")
-    ] = Settings.total_bytes // MEBIBYTE,
-    max_seconds: Annotated[
-        float, typer.Option(min=1, help="Longest that a request waits for a pack.")
-    ] = LIMITS.seconds,
-) -> None:
-    """Holds the requests of services without a pack until the operator has started one."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    if len(token) < TOKEN_LENGTH:
-        raise typer.BadParameter(
-            f"{TOKEN_VARIABLE} has {len(token)} characters, at least {TOKEN_LENGTH} are needed: "
-            "set it to the random text that the operator has in the same variable"
-        )
-    limits = Limits(max_requests, max_mebibytes * MEBIBYTE, max_seconds)
-    settings = Settings(token, address, control_port, limits, total_mebibytes * MEBIBYTE)
-    try:
-        asyncio.run(run(settings))
-    except OSError as error:
-        raise typer.BadParameter(f"--control-port {control_port}: {error}") from error
+from slm_operator.early_end import end_when_told
 
 
 def main() -> None:
+    end_when_told()
+
+    import typer
+
+    from slm_operator.activator.main import start
+
     typer.run(start)
 
 
