@@ -33,7 +33,8 @@ from benchmarks.rollout_rig.eviction import evict_all
 from benchmarks.rollout_rig.front import Front
 from slm_dev.controlplane import find_or_build
 from slm_dev.local_node.api import ApiServer
-from slm_dev.stack import Program, Stack, StackSettings
+from slm_dev.program import Program
+from slm_dev.stack import Stack, StackSettings
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
 from slm_operator.render.children import INSTANCE_LABEL
 

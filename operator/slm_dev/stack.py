@@ -11,16 +11,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import aiohttp
 import yaml
 
 from slm_dev.controlplane import Binaries, ControlPlane
-from slm_dev.controlplane.process import GuardedProcess
 from slm_dev.local_node import logs
 from slm_dev.local_node.addresses import AddressPool
 from slm_dev.local_node.registration import MOST_PODS
+from slm_dev.program import Program, StackError, uninterrupted
 from slm_operator.api.crd import crd
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
 from slm_operator.cluster.agents import Agents
@@ -34,15 +34,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RBAC = REPOSITORY / "charts/slm-operator/files/operator-rbac.yaml"
 NAMESPACED = (KIND, "Role", "RoleBinding")
 WORKER_IMAGE = "slm-worker"
+SECOND_NODE = "second"
 HEALTH_PORT = 8081
 START_SECONDS = 60.0
 POLL_SECONDS = 0.2
-
-Result = TypeVar("Result")
-
-
-class StackError(RuntimeError):
-    """A part of the stack did not start or has ended; the text ends with what it logged."""
 
 
 @dataclass(frozen=True)
@@ -56,57 +51,7 @@ class StackSettings:
     images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Further images that Pods can name, each with its environment."""
     most_pods: int = MOST_PODS
-    """That the node runs at the same time."""
-
-
-class Program:
-    """One Python module as a guarded process that can be started again."""
-
-    def __init__(
-        self, folder: Path, name: str, arguments: Sequence[str], environment: Mapping[str, str]
-    ) -> None:
-        self.name = name
-        self._folder = folder
-        self.command = [sys.executable, "-m", *arguments]
-        self._environment = environment
-        self._starts = 0
-        self._process: GuardedProcess | None = None
-
-    def launch(self) -> None:
-        """Starts the process without waiting for it to be of use."""
-        self._starts += 1
-        log = self._folder / f"{self.name}-{self._starts}.log"
-        self._process = GuardedProcess(self.command, self._folder, log, self._environment)
-
-    async def kill(self) -> None:
-        """Ends the process by SIGKILL, as a crash would."""
-        await uninterrupted(self._running().kill)
-        self._process = None
-
-    async def stop(self) -> None:
-        """Ends the process; does nothing when none runs."""
-        process, self._process = self._process, None
-        if process is not None:
-            await uninterrupted(process.stop)
-
-    def log(self) -> str:
-        """What all starts wrote."""
-        logs = (self._folder / f"{self.name}-{n}.log" for n in range(1, self._starts + 1))
-        return "".join(log.read_text(errors="replace") for log in logs)
-
-    def log_tail(self) -> str:
-        """The end of what the last start wrote."""
-        return self._process.log_tail() if self._process is not None else ""
-
-    def check(self) -> None:
-        """Raises StackError when the process has ended by itself."""
-        if self._process is not None and self._process.exited():
-            raise StackError(f"The {self.name} ended. Its log ends:\n{self.log_tail()}")
-
-    def _running(self) -> GuardedProcess:
-        if self._process is None:
-            raise RuntimeError(f"The {self.name} does not run; call start first.")
-        return self._process
+    """That a node runs at the same time."""
 
 
 class Stack:
@@ -213,7 +158,30 @@ class Stack:
             StackError: it ended, or was not ready in time.
         """
         self.node.launch()
-        await self._wait_for(self.node, self._node_is_ready)
+        await self._wait_for(self.node, _prints_ready(self.node))
+
+    @contextlib.asynccontextmanager
+    async def second_node(self) -> AsyncIterator[Program]:
+        """A further Node, ``SECOND_NODE``, that runs Pods. It ends with the context, and the Pods
+        that it still has with it; the first goes on to schedule for both.
+
+        Raises:
+            StackError: it ended, or was not ready in time.
+            KubeError: the Node could not be removed.
+        """
+        command = [
+            *self._node_command(self._folder / SECOND_NODE),
+            f"--name={SECOND_NODE}",
+            f"--kubeconfig={self._control_plane.kubeconfig('second-node')}",
+        ]
+        program = Program(self._folder, SECOND_NODE, command, dict(os.environ))
+        try:
+            program.launch()
+            await self._wait_for(program, _prints_ready(program))
+            yield program
+        finally:
+            await program.stop()
+            await self.kube.delete("v1", "Node", SECOND_NODE)
 
     def rotate_key(self) -> None:
         """Gives the operator another key, as a changed Secret does."""
@@ -296,11 +264,16 @@ class Stack:
         self._node_root = folder / "node"
         command = self._operator_command(self._operator_address)
         self.operator = Program(folder, "operator", command, self._variables())
-        self.node = Program(folder, "node", self._node_command(), dict(os.environ))
+        command = [
+            *self._node_command(self._node_root),
+            f"--kubeconfig={self._control_plane.kubeconfig('node')}",
+            f"--scheduler-kubeconfig={self.kubeconfig}",
+        ]
+        self.node = Program(folder, "node", command, dict(os.environ))
         stack.push_async_callback(self._stop_programs)
         self.node.launch()
         self.operator.launch()
-        await self._wait_for(self.node, self._node_is_ready)
+        await self._wait_for(self.node, _prints_ready(self.node))
         await self._wait_for(self.operator, self._operator_is_healthy)
 
     async def _stop_programs(self) -> None:
@@ -322,16 +295,14 @@ class Stack:
         kubeconfig = str(self.operator_kubeconfig)
         return {**os.environ, "KUBECONFIG": kubeconfig}
 
-    def _node_command(self) -> list[str]:
+    def _node_command(self, root: Path) -> list[str]:
         folders = [Path(sys.executable).parent, *self._settings.worker_programs]
         path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)])
         worker = {"PATH": path, **self._settings.worker_environment}
         images = {WORKER_IMAGE: worker, **self._settings.images}
         return [
             "slm_dev.local_node",
-            f"--kubeconfig={self._control_plane.kubeconfig('node')}",
-            f"--scheduler-kubeconfig={self.kubeconfig}",
-            f"--root={self._node_root}",
+            f"--root={root}",
             f"--pods={self._settings.most_pods}",
             *(
                 f"--image={image}={name}={value}"
@@ -339,9 +310,6 @@ class Stack:
                 for name, value in environment.items()
             ),
         ]
-
-    async def _node_is_ready(self) -> bool:
-        return "ready" in self.node.log_tail().splitlines()
 
     async def _operator_is_healthy(self) -> bool:
         url = f"{self.operator_url}/healthz"
@@ -362,6 +330,13 @@ class Stack:
             ) from None
 
 
+def _prints_ready(program: Program) -> Callable[[], Awaitable[bool]]:
+    async def printed() -> bool:
+        return "ready" in program.log_tail().splitlines()
+
+    return printed
+
+
 async def _until(
     condition: Callable[[], Awaitable[bool]], check: Callable[[], None] | None = None
 ) -> None:
@@ -369,14 +344,3 @@ async def _until(
         if check is not None:
             check()
         await asyncio.sleep(POLL_SECONDS)
-
-
-async def uninterrupted(work: Callable[[], Result]) -> Result:
-    """Runs blocking ``work`` in a thread, to its end even when cancelled meanwhile: what it starts
-    or stops must be known to be started or stopped."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise

@@ -20,7 +20,7 @@ import yaml
 from helm_rig import CHART, RELEASE, Object, Rendered, Values, render, run_helm
 from kubectl_rig import Kubectl
 from slm_dev.controlplane import ControlPlane
-from slm_dev.stack import Program
+from slm_dev.program import Program
 from slm_operator.api.models import GROUP, PLURAL
 from slm_operator.keys import KEY_LENGTH
 from slm_operator.main import KEY_VARIABLE

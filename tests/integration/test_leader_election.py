@@ -17,7 +17,8 @@ import pytest_asyncio
 
 from api_proxy import ApiProxy, api_proxy
 from operator_rig import Service, fixed, until
-from slm_dev.stack import Program, Stack
+from slm_dev.program import Program
+from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

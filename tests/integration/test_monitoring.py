@@ -21,8 +21,8 @@ import yaml
 from operator_rig import NewService, Service, searching, until
 from slm_dev import monitoring
 from slm_dev.local_node.addresses import AddressPool
+from slm_dev.program import Program
 from slm_dev.prometheus import Programs, Prometheus
-from slm_dev.stack import Program
 from slm_operator.activator.wire import CONTROL_PORT, TOKEN_VARIABLE, Route
 from slm_worker.wire import AGENT_PORT
 

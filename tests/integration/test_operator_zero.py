@@ -12,7 +12,8 @@ import pytest_asyncio
 from operator_rig import SIMULATED, NewService, Service, until
 from slm_dev.clients import Clients
 from slm_dev.local_node.addresses import AddressPool
-from slm_dev.stack import Program, Stack
+from slm_dev.program import Program
+from slm_dev.stack import Stack
 from slm_operator.activator.wire import CONTROL_PORT, TOKEN_VARIABLE
 from slm_operator.api.models import SLMService
 from slm_operator.render.activation import API_VERSION, KIND, slice_name

@@ -12,7 +12,6 @@ from slm_dev.local_node.__main__ import parse_images, parse_resources
 from slm_dev.local_node.backoff import RestartBackoff
 from slm_dev.local_node.environment import LocalImage
 from slm_dev.local_node.probe import ProbeTracker
-from slm_dev.local_node.scheduling import insufficient
 from slm_dev.local_node.spec import ContainerSpec, Exec, HttpGet, PodSpec, ProbeSpec, parse_pod
 from slm_dev.local_node.status import (
     ContainerRecord,
@@ -102,43 +101,6 @@ def test_a_probe_is_due_after_its_delay_and_then_each_period() -> None:
 
 def test_a_check_longer_than_the_period_is_followed_at_once() -> None:
     assert ProbeTracker.begin(PROBE, now=100).observe(True, now=120).due_at == 120
-
-
-def gpu_pod(count: str, phase: str = "Running") -> dict[str, Any]:
-    requests = {"nvidia.com/gpu": count, "cpu": "64"}
-    containers = [{"name": "main", "resources": {"requests": requests}}]
-    return {"spec": {"containers": containers}, "status": {"phase": phase}}
-
-
-@pytest.mark.parametrize(
-    ("placed", "fits"),
-    [
-        ([], True),
-        ([gpu_pod("1")], True),
-        ([gpu_pod("1"), gpu_pod("1")], False),
-        ([gpu_pod("1"), gpu_pod("1", "Failed"), gpu_pod("1", "Succeeded")], True),
-    ],
-)
-def test_extended_resources_are_held_until_a_pod_has_finished(
-    placed: list[dict[str, Any]], fits: bool
-) -> None:
-    assert (insufficient(gpu_pod("1"), placed, {"nvidia.com/gpu": 2}) is None) is fits
-
-
-def test_a_node_takes_so_many_pods() -> None:
-    pods = [gpu_pod("0"), gpu_pod("0") | {"status": {"phase": "Succeeded"}}]
-    assert insufficient(gpu_pod("0"), pods, {"pods": 2}) is None
-    assert insufficient(gpu_pod("0"), pods, {"pods": 1}) == (
-        "0/1 nodes are available: 1 Too many pods."
-    )
-
-
-def test_each_lacking_resource_is_named() -> None:
-    pod = gpu_pod("1k")
-    pod["spec"]["containers"][0]["resources"]["requests"]["example.com/nic"] = "1"
-    assert insufficient(pod, [], {"nvidia.com/gpu": 8}) == (
-        "0/1 nodes are available: 1 Insufficient example.com/nic, 1 Insufficient nvidia.com/gpu."
-    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-UserName = Literal["admin", "operator", "node"]
+UserName = Literal["admin", "operator", "node", "second-node"]
 _Key = TypeVar("_Key", bound=str)
 
 
@@ -27,6 +27,7 @@ USERS: Mapping[UserName, User] = {
     # No groups: all its rights come from the RBAC manifest under test.
     "operator": User("slm-operator", ()),
     "node": User("system:node:local", ("system:nodes",)),
+    "second-node": User("system:node:second", ("system:nodes",)),
 }
 
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551

@@ -38,7 +38,8 @@ class _PortTakenError(Exception):
 
 
 class ControlPlane:
-    """A running etcd and API server with three users; a context manager, or `start` and `stop`.
+    """A running etcd and API server with the users of `credentials.USERS`; a context manager, or
+    `start` and `stop`.
 
     There is no controller manager: nothing follows owner references, deletes what is in a deleted
     namespace, or makes default service accounts. All calls block, so asyncio code makes them

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from slm_dev.local_node.addresses import DEFAULT_NETWORK
 from slm_dev.local_node.environment import LocalImage
-from slm_dev.local_node.node import LocalNode
+from slm_dev.local_node.node import NODE_NAME, LocalNode
 from slm_dev.local_node.registration import MOST_PODS
 
 
@@ -63,6 +63,7 @@ async def run(arguments: argparse.Namespace) -> None:
         network=arguments.network,
         extended_resources=arguments.resources,
         most_pods=arguments.pods,
+        name=arguments.name,
     ) as node:
         print("ready", flush=True)
         stopping = asyncio.create_task(stop.wait())
@@ -77,12 +78,13 @@ async def run(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Reads the command line and runs."""
     parser = argparse.ArgumentParser(prog="python -m slm_dev.local_node", description=__doc__)
-    parser.add_argument("--kubeconfig", type=Path, required=True, help="of user system:node:local")
+    parser.add_argument("--name", default=NODE_NAME, help="of the Node")
+    parser.add_argument("--kubeconfig", type=Path, required=True, help="of user system:node:NAME")
     parser.add_argument(
         "--scheduler-kubeconfig",
         type=Path,
-        required=True,
-        help="of a user with the rights of the role system:kube-scheduler",
+        help="of a user with the rights of the role system:kube-scheduler; "
+        "without it another node schedules",
     )
     parser.add_argument(
         "--image",

@@ -20,7 +20,6 @@ from slm_dev.local_node.container import Surroundings, Timing
 from slm_dev.local_node.environment import LocalImage
 from slm_dev.local_node.pod import NODE_LOST, PodRunner, delete_pod, write_status
 from slm_dev.local_node.scheduler import Scheduler
-from slm_dev.local_node.scheduling import PODS
 from slm_dev.local_node.spec import Json, ObjectKind, PodSpec, parse_pod
 
 NODE_NAME = "local"
@@ -32,8 +31,8 @@ log = logging.getLogger(__name__)
 
 
 class LocalNode:
-    """Registers the Node `local`, schedules Pods to it and runs them; an asynchronous context
-    manager.
+    """Registers a Node and runs the Pods that are bound to it; an asynchronous context manager. The
+    first node of a cluster also schedules, for all.
 
     Pods share the host's network and file system. Each has a loopback address of its own, to which
     its processes must bind, and a private folder, given to them as HOME and TMPDIR, which is the
@@ -47,8 +46,9 @@ class LocalNode:
     with reason NodeLost: none is adopted.
 
     Args:
-        kubeconfig: of user system:node:local in group system:nodes (authorization mode Node).
-        scheduler_kubeconfig: of a user with the rights of the role system:kube-scheduler.
+        kubeconfig: of user system:node:NAME in group system:nodes (authorization mode Node).
+        scheduler_kubeconfig: of a user with the rights of the role system:kube-scheduler; None
+            where another node schedules.
         images: by the names that Pods use.
         root: a folder for this node alone; made if missing. Keep its path short: Pods put
             sockets below it.
@@ -56,20 +56,23 @@ class LocalNode:
         extended_resources: what the node offers beyond CPU and memory, such as nvidia.com/gpu.
         most_pods: that run at the same time.
         timing: for tests.
+        name: of the Node.
     """
 
     def __init__(
         self,
         *,
         kubeconfig: Path,
-        scheduler_kubeconfig: Path,
+        scheduler_kubeconfig: Path | None,
         images: Mapping[str, LocalImage],
         root: Path,
         network: IPv4Network = DEFAULT_NETWORK,
         extended_resources: Mapping[str, int] | None = None,
         most_pods: int = registration.MOST_PODS,
         timing: Timing | None = None,
+        name: str = NODE_NAME,
     ) -> None:
+        self._name = name
         self._kubeconfig = kubeconfig
         self._scheduler_kubeconfig = scheduler_kubeconfig
         self._images = dict(images)
@@ -98,13 +101,13 @@ class LocalNode:
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(_exclusive_folder(self._root))
             self._api = await stack.enter_async_context(ApiServer(self._kubeconfig))
-            scheduler_api = await stack.enter_async_context(ApiServer(self._scheduler_kubeconfig))
-            await registration.register(self._api, NODE_NAME, self._extended, self._most_pods)
+            await registration.register(self._api, self._name, self._extended, self._most_pods)
+            if self._scheduler_kubeconfig is not None:
+                api = await stack.enter_async_context(ApiServer(self._scheduler_kubeconfig))
+                self._service_tasks.append(self._task(Scheduler(api).run()))
             self._resources = stack.pop_all()
         self._around = Surroundings(self._images, self._read_object, self._timing, self._root)
-        capacity = {PODS: self._most_pods, **self._extended}
-        scheduler = Scheduler(scheduler_api, NODE_NAME, capacity)
-        self._service_tasks = [self._task(scheduler.run()), self._task(self._follow_pods())]
+        self._service_tasks.append(self._task(self._follow_pods()))
         return self
 
     async def __aexit__(
@@ -123,7 +126,7 @@ class LocalNode:
                 await asyncio.wait(running, timeout=seconds)
             await _cancel([*running, *self._chores])
             try:
-                await registration.sign_off(self._api, NODE_NAME)
+                await registration.sign_off(self._api, self._name)
             except ApiError as failure:
                 log.warning("Could not sign off the node: %s", failure)
         assert self._failure is not None  # noqa: S101
@@ -144,7 +147,7 @@ class LocalNode:
         return logs.read(self._root, namespace, pod)
 
     async def _follow_pods(self) -> None:
-        query = {"fieldSelector": f"spec.nodeName={NODE_NAME}"}
+        query = {"fieldSelector": f"spec.nodeName={self._name}"}
         async for event in self._api.follow("/api/v1/pods", query):
             match event:
                 case Listing(items):

@@ -1,4 +1,4 @@
-"""The Node object that stands for this host."""
+"""The Node object that stands for this host, or for a share of it."""
 
 import os
 import platform

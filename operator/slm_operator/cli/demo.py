@@ -14,7 +14,8 @@ from rich.console import Console
 
 from slm_dev.clients import Clients, Counts
 from slm_dev.controlplane import ControlPlaneStartError
-from slm_dev.stack import Stack, StackError
+from slm_dev.program import StackError
+from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import HistoryEntry
 from slm_operator.cli import report

@@ -43,6 +43,7 @@ _PLURALS = {
     ("v1", "Event"): "events",
     ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
     ("v1", "Namespace"): "namespaces",
+    ("v1", "Node"): "nodes",
     ("apiextensions.k8s.io/v1", "CustomResourceDefinition"): "customresourcedefinitions",
     ("coordination.k8s.io/v1", "Lease"): "leases",
     ("discovery.k8s.io/v1", "EndpointSlice"): "endpointslices",
