@@ -1,4 +1,4 @@
-"""Requests while packs are rolled out, removed and evicted, and the operator is killed: what fails.
+"""Requests while packs are rolled out, removed and drained, and the operator is killed: what fails.
 
 The real control plane, operator, agents and HAProxy, on the SIMULATED engine and GPU. Clients send
 completions of one token through what plays the Service in front (``rollout_rig.front``), half of
@@ -8,8 +8,8 @@ were sent. Run with ``python -m benchmarks.rollout``; ``--requests`` of each sce
 - ``rollout``: an engine argument changes, and three packs are replaced, each new one first.
 - ``rollout_full``: the same with as many packs as the node takes, so that each makes room first.
 - ``scale_down``: from three packs to one.
-- ``evictions``: each of three packs is evicted as by ``kubectl drain``, within the
-  PodDisruptionBudget; there is one node, so they return to it.
+- ``drain``: of two nodes with two packs each, one is emptied by ``kubectl drain``, within the
+  PodDisruptionBudget; its packs move to the other.
 - ``takeover``: one of three packs shall go, and at that moment the leader of two operators is
   killed by SIGKILL.
 """
@@ -29,12 +29,13 @@ import yaml
 
 from benchmarks import report
 from benchmarks.rollout_rig.clients import Clients, Count
-from benchmarks.rollout_rig.eviction import evict_all
+from benchmarks.rollout_rig.drain import drain, packs_by_node
 from benchmarks.rollout_rig.front import Front
 from slm_dev.controlplane import find_or_build
 from slm_dev.local_node.api import ApiServer
+from slm_dev.local_node.node import NODE_NAME
 from slm_dev.program import Program
-from slm_dev.stack import Stack, StackSettings
+from slm_dev.stack import SECOND_NODE, Stack, StackSettings
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
 from slm_operator.render.children import INSTANCE_LABEL
 
@@ -45,7 +46,7 @@ REQUESTS = 100_000
 CLIENTS = 48
 PACKS = 3
 MOST_PODS = PACKS + 1
-"""That the node runs: one more than the packs, but for the rollout without room."""
+"""That a node runs: one more than the packs, but for the rollout without room."""
 POLL_SECONDS = 0.5
 TIMEOUT_SECONDS = 600.0
 ELECTION = ("--leader-election", "--lease-namespace=default")
@@ -102,6 +103,12 @@ class Rig:
             return serves(service, packs) and len(pods) == len(self._front.ready) == packs
 
         await until(f"{packs} packs serve", done)
+
+    async def packs_are_on(self, *nodes: str) -> None:
+        """Raises RuntimeError where packs are on other nodes, or on fewer."""
+        found = set(await packs_by_node(self.api, SELECTOR))
+        if found != set(nodes):
+            raise RuntimeError(f"packs are on {sorted(found)}, not on {sorted(nodes)}")
 
     async def under_load(self, name: str, step: Callable[[], Awaitable[None]]) -> Outcome:
         """Does ``step`` once a tenth of the requests was sent; ends when it is done and all were
@@ -174,17 +181,21 @@ async def measure(requests: int) -> list[Outcome]:
         async def scale_down() -> None:
             await made.scale(1)
 
-        async def evict() -> None:
-            await evict_all(made.api, SERVICE, SELECTOR)
-            await made.settled(PACKS)
+        async def empty_the_second_node() -> None:
+            await made.packs_are_on(NODE_NAME, SECOND_NODE)
+            await drain(stack, made.api, SECOND_NODE, SERVICE, SELECTOR)
+            await made.settled(MOST_PODS)
+            await made.packs_are_on(NODE_NAME)
 
         outcomes = [await made.under_load("rollout", roll_out)]
         await made.scale(MOST_PODS)
         outcomes.append(await made.under_load("rollout_full", roll_out_in_place))
         await made.scale(PACKS)
         outcomes.append(await made.under_load("scale_down", scale_down))
+        async with stack.second_node():
+            await made.scale(MOST_PODS)
+            outcomes.append(await made.under_load("drain", empty_the_second_node))
         await made.scale(PACKS)
-        outcomes.append(await made.under_load("evictions", evict))
         async with two_operators(stack) as leader:
 
             async def kill_the_leader() -> None:
