@@ -112,9 +112,9 @@ dashboards: $(INSTALLED) ## Generate the chart's Grafana dashboards.
 
 lock: $(INSTALLED) ## Pin the requirements anew, with hashes.
 	@$(BIN)/pip install --quiet uv
-	@$(LOCK) --extra operator -o operator/requirements.txt
+	@$(LOCK) --extra operator --extra tracing -o operator/requirements.txt
 	@$(LOCK) --extra worker -o worker/requirements.txt
-	@$(LOCK) --extra operator --extra worker --group dev -o tests/requirements.txt
+	@$(LOCK) --extra operator --extra tracing --extra worker --group dev -o tests/requirements.txt
 	@$(BIN)/uv pip compile --group pyproject.toml:build $(LOCKED) -o operator/build-requirements.txt
 
 clean: ## Remove what the targets made here (caches outside the checkout stay).

@@ -23,7 +23,7 @@ ALLOWED = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MPL-2.0"),
     *("PSF-2.0", "Zlib", "Apache Software License", "BSD License", "ISC License (ISCL)"),
     *("DFSG approved", "MIT License", "Mozilla Public License 2.0 (MPL 2.0)"),
-    "Python Software Foundation License",
+    *("Python Software Foundation License", "3-Clause BSD License"),
 }
 """Each lets the product be used and passed on; MPL-2.0 asks for changes of its own files alone."""
 MAX_NAME = 40

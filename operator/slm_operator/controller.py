@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -37,6 +38,9 @@ from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
 from slm_operator.power_ledger import PowerLedger
 from slm_operator.render import activation, children
+
+if TYPE_CHECKING:
+    from slm_operator.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +97,7 @@ class Controller:
         now: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
         activator: ActivatorClient | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._kube = kube
         self._activator = activator
@@ -101,9 +106,13 @@ class Controller:
         self._agents = agents
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing
         self._now = now
         self._clock = clock
-        self._power = _ledger(settings, metrics, clock)
+        budget = settings.cluster_power_budget_watts
+        self._power = None if budget is None else PowerLedger(budget, clock)
+        if self._power is not None:
+            self._power.expose(metrics)
         self._held: dict[str, _Held] = {}
 
     async def reconcile(self, obj: Object, packs: Iterable[Pack]) -> float:
@@ -117,12 +126,13 @@ class Controller:
         try:
             service = SLMService.from_object({**obj, **known})
         except ValidationError as error:
-            self._metrics.failed_passes.labels(reason="UnreadableObject").inc()
+            faults = _faults(error)
+            self._failed("UnreadableObject", faults)
             log.error(
                 "%s/%s cannot be read, so it is left as it is: %s; correct the object",
                 obj["metadata"]["namespace"],
                 obj["metadata"]["name"],
-                _faults(error),
+                faults,
             )
             return UNREADABLE_RETRY_SECONDS
         self._held[service.uid] = held
@@ -134,15 +144,20 @@ class Controller:
             held.failures += 1
             delay = BACKOFF_SECONDS[min(held.failures, len(BACKOFF_SECONDS)) - 1]
             delay = max(delay, error.retry_after_seconds)
-            if _is_refusal(error):
+            if error.is_refusal:
                 held.refused = Trouble(error.reason, error.message)
-            self._metrics.failed_passes.labels(reason=error.reason).inc()
+            self._failed(error.reason, error.message)
             log.warning("%s/%s: %s; again in %g s", service.namespace, service.name, error, delay)
             return delay
         finally:
             self._metrics.pass_seconds.observe(time.perf_counter() - started)
         held.failures = 0
         return decision.poll_seconds
+
+    def _failed(self, reason: str, message: str) -> None:
+        self._metrics.failed_passes.labels(reason=reason).inc()
+        if self._tracing is not None:
+            self._tracing.failed(reason, message)
 
     def remembers(self, uid: str) -> bool:
         """Whether a status of the service is held here, which is newer than any that is shown."""
@@ -216,6 +231,8 @@ class Controller:
         await self._write_status(service, held, decision)
         allowed = limits(service, decision.status.power)
         self._metrics.show(service.namespace, service.name, decision.status, allowed)
+        if self._tracing is not None:
+            self._tracing.decided(service, decision)
         held.memory = decision.memory
         wanted_packs = decision.status.desired_packs or 0
         await self._apply_children(
@@ -368,21 +385,6 @@ def _slice(snapshot: Snapshot, decision: Decision) -> tuple[children.Object, ...
         return ()
     address = seen.address if seen is not None else activation.NOWHERE
     return (activation.activator_slice(service, address, port, decision.through_activator),)
-
-
-def _ledger(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> PowerLedger | None:
-    budget = settings.cluster_power_budget_watts
-    if budget is None:
-        return None
-    ledger = PowerLedger(budget, clock)
-    metrics.cluster_power_budget.set(budget)
-    metrics.cluster_power_allotted.set_function(lambda: ledger.allotted_watts)
-    return ledger
-
-
-def _is_refusal(error: KubeError) -> bool:
-    """Whether the API server said no to what it was sent, rather than being away or busy."""
-    return 400 <= error.status < 500 and error.status != HTTPStatus.TOO_MANY_REQUESTS
 
 
 def _faults(error: ValidationError) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -30,7 +31,7 @@ def about(service: SLMService) -> None:
 
 class JsonFormatter(logging.Formatter):
     """Time, level, logger and message; namespace, name, uid and generation of the service that it
-    is about; the decision's id; an exception's traceback."""
+    is about; the decision's id; trace and span where there are some; an exception's traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -47,19 +48,23 @@ class JsonFormatter(logging.Formatter):
                 "uid": service.uid,
                 "generation": service.generation,
             }
-        decision = getattr(record, "decision", "")
-        if decision:
-            line["decision"] = decision
+        for field in ("decision", "trace_id", "span_id"):
+            if value := getattr(record, field, ""):
+                line[field] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
 
 
-def configure(log_format: LogFormat) -> None:
-    """To standard error. Of kopf only what is wrong: its own news are each watch and each event."""
+def configure(log_format: LogFormat, *marks: Callable[[logging.LogRecord], bool]) -> None:
+    """To standard error, with what ``marks`` add to each record. Of kopf only what is wrong: its
+    own news are each watch and each event; of OpenTelemetry no attempts that are made again."""
     handler = logging.StreamHandler()
+    for each in marks:
+        handler.addFilter(each)
     handler.setFormatter(
         JsonFormatter() if log_format is LogFormat.JSON else logging.Formatter(TEXT)
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)

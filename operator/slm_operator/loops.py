@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Object
@@ -18,6 +20,9 @@ from slm_operator.cluster.packs import Owner, Packs
 from slm_operator.controller import Controller
 from slm_operator.gate import Gate
 from slm_operator.metrics import Metrics
+
+if TYPE_CHECKING:
+    from slm_operator.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +63,17 @@ class _Loop:
 class Loops:
     """The loops of all services. Whatever changes around one only sets an event."""
 
-    def __init__(self, controller: Controller, packs: Packs, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        packs: Packs,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._controller = controller
         self._packs = packs
         self._metrics = metrics
+        self._tracing = tracing
         self._gate = Gate()
         metrics.waiting.set_function(lambda: self._gate.waiting)
         self._by_uid: dict[str, _Loop] = {}
@@ -143,26 +155,40 @@ class Loops:
         await self._end(loop)
 
     async def _pass(self, loop: _Loop) -> float:
-        try:
-            return await self._controller.reconcile(loop.obj, self._packs.of(*loop.owner))
-        except Exception:
-            self._metrics.failed_passes.labels(reason="InternalError").inc()
-            log.exception("%s/%s: again in %g s", *loop.owner, FAULT_SECONDS)
-            return FAULT_SECONDS
+        with self._span("reconcile", loop):
+            try:
+                return await self._controller.reconcile(loop.obj, self._packs.of(*loop.owner))
+            except Exception as error:
+                self._metrics.failed_passes.labels(reason="InternalError").inc()
+                if self._tracing is not None:
+                    self._tracing.failed("InternalError", type(error).__name__)
+                log.exception("%s/%s: again in %g s", *loop.owner, FAULT_SECONDS)
+                return FAULT_SECONDS
+
+    def _span(self, what: str, loop: _Loop) -> AbstractContextManager[None]:
+        if self._tracing is None:
+            return nullcontext()
+        return self._tracing.one_pass(what, loop.obj["metadata"])
 
     async def _end(self, loop: _Loop) -> None:
         """Looks again until nothing was left to remove: what the last pass made may show late."""
         if "orphan" in loop.obj["metadata"].get("finalizers", ()):
             return  # kubectl delete --cascade=orphan
         for pause in ENDING_PAUSES_SECONDS:
-            try:
-                removed = await self._controller.finalize(loop.obj, self._packs.of(*loop.owner))
-            except KubeError as error:
-                log.warning("%s/%s: removing what it owned: %s", *loop.owner, error)
-            else:
-                if not removed:
-                    return
+            if not await self._finalize(loop):
+                return
             await asyncio.sleep(pause)
+
+    async def _finalize(self, loop: _Loop) -> bool:
+        """False when there was nothing to remove any more."""
+        with self._span("finalize", loop):
+            try:
+                return await self._controller.finalize(loop.obj, self._packs.of(*loop.owner))
+            except KubeError as error:
+                if self._tracing is not None:
+                    self._tracing.failed(error.reason, error.message)
+                log.warning("%s/%s: removing what it owned: %s", *loop.owner, error)
+                return True
 
 
 def _clock() -> float:

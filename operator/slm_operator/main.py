@@ -14,8 +14,9 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import aiohttp
 import typer
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -38,12 +39,16 @@ from slm_operator.loops import Loops
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
 
+if TYPE_CHECKING:
+    from slm_operator.tracing import Tracing
+
 KEY_VARIABLE = "SLM_OPERATOR_KEY"
 KEY_FILE_VARIABLE = "SLM_OPERATOR_KEY_FILE"
 ACTIVATOR_PORTS = "20000-20999"
 LEASE_NAME = "slm-operator"
 NAMESPACE_NAME = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+TRACES_GO_TO = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
 @dataclass(frozen=True)
@@ -65,16 +70,22 @@ async def run(
     election: Election | None,
     activation: Activation | None = None,
     namespaces: Sequence[str] = (),
+    tracing: Tracing | None = None,
 ) -> None:
     """Runs until cancelled, for the services of ``namespaces``, or of all; with an ``election`` it
     waits until this process leads. Raises KubeError without a cluster configuration."""
     metrics = Metrics()
     permit = Permit() if election else Permit.unlimited()
     metrics.leader.set_function(lambda: permit.holds)
-    kube = await Kube.connect(permit=permit, middlewares=(metrics.counting("apiserver"),))
+
+    def observers(to: str) -> tuple[aiohttp.ClientMiddlewareType, ...]:
+        counting = metrics.counting(to)
+        return (counting,) if tracing is None else (counting, tracing.requests(to))
+
+    kube = await Kube.connect(permit=permit, middlewares=observers("apiserver"))
     async with (
-        open_session(permit, metrics.counting("agent")) as session,
-        open_session(permit, metrics.counting("activator")) as activator_session,
+        open_session(permit, *observers("agent")) as session,
+        open_session(permit, *observers("activator")) as activator_session,
     ):
         activator = None
         if activation is not None:
@@ -82,11 +93,13 @@ async def run(
             activator = ActivatorClient(
                 activator_session, activation.url, activation.token, ports, activation.address
             )
-        controller = Controller(kube, Agents(session), settings, metrics, _now, activator=activator)
+        controller = Controller(
+            kube, Agents(session), settings, metrics, _now, activator=activator, tracing=tracing
+        )
         health = await _serve_health(metrics, permit, health_address, health_port)
         try:
             async with leading(election, permit) if election else contextlib.nullcontext():
-                await _serve(controller, kube, activator, metrics, namespaces)
+                await _serve(controller, kube, activator, metrics, namespaces, tracing)
         finally:
             await health.cleanup()
             await kube.close()
@@ -98,9 +111,10 @@ async def _serve(
     activator: ActivatorClient | None,
     metrics: Metrics,
     namespaces: Sequence[str],
+    tracing: Tracing | None,
 ) -> None:
     packs = Packs(lambda namespace, name: loops.wake(namespace, name))
-    loops = Loops(controller, packs, metrics)
+    loops = Loops(controller, packs, metrics, tracing)
     try:
         async with asyncio.TaskGroup() as tasks:
             following = [tasks.create_task(packs.follow(kube, namespaces))]
@@ -206,7 +220,7 @@ def start(
     ] = "",
 ) -> None:
     """Runs the SLM operator against the cluster of KUBECONFIG, or the one that it runs in."""
-    logs.configure(log_format)
+    tracing = _tracing(log_format)
     keys = _keys(key_file)
     if max_window_seconds < min_window_seconds:
         raise typer.BadParameter(
@@ -229,11 +243,36 @@ def start(
     try:
         asyncio.run(
             _until_told(
-                run(settings, health_address, health_port, election, activation, namespaces)
+                run(
+                    settings, health_address, health_port, election, activation, namespaces, tracing
+                )
             )
         )
     except KubeError as error:
         raise typer.BadParameter(error.message) from error
+    finally:
+        if tracing is not None:
+            tracing.close()
+
+
+def _tracing(log_format: LogFormat) -> Tracing | None:
+    """Configures the log, which names the spans. What nobody asked for is not imported: it takes
+    megabytes."""
+    if not any(os.environ.get(variable) for variable in TRACES_GO_TO):
+        logs.configure(log_format)
+        return None
+    try:
+        from slm_operator.tracing import Tracing, TracingError, mark
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(
+            f"{' or '.join(TRACES_GO_TO)} is set, and {error.name} is not installed: install "
+            "slm-operator[tracing], or unset it"
+        ) from error
+    logs.configure(log_format, mark)
+    try:
+        return Tracing.from_environment()
+    except TracingError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _namespaces(given: list[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import PowerStatus
 from slm_operator.decide.power import can_be_held_back, claim
+from slm_operator.metrics import Metrics
 from slm_operator.pareto.power_share import Claim, Held, divide, settle
 
 
@@ -65,6 +66,10 @@ class PowerLedger:
             for e in self._entries.values()
             if e.claim is not None
         )
+
+    def expose(self, metrics: Metrics) -> None:
+        metrics.cluster_power_budget.set(self.budget_watts)
+        metrics.cluster_power_allotted.set_function(lambda: self.allotted_watts)
 
     def forget(self, uid: str) -> None:
         if self._entries.pop(uid, None) is not None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -36,6 +37,11 @@ class KubeError(Exception):
         self.reason = reason
         self.message = message
         self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the API server said no to what it was sent, rather than being away or busy."""
+        return 400 <= self.status < 500 and self.status != HTTPStatus.TOO_MANY_REQUESTS
 
 
 class Connection:
