@@ -136,15 +136,20 @@ class Stack:
 
     @contextlib.asynccontextmanager
     async def another_operator(
-        self, name: str, *arguments: str, kubeconfig: Path | None = None
+        self,
+        name: str,
+        *arguments: str,
+        kubeconfig: Path | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> AsyncIterator[tuple[Program, str]]:
         """A further operator, which is not started yet, and the address where it will serve
         /healthz and /metrics. It ends with the context. ``kubeconfig``: of another way to the API
-        server."""
+        server. ``variables``: further ones of its environment."""
         address = self._addresses.claim()
-        variables = self._variables() | ({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})
+        way = {"KUBECONFIG": str(kubeconfig)} if kubeconfig else {}
+        environment = {**self._variables(), **way, **(variables or {})}
         command = [*self._operator_command(address), *arguments]
-        program = Program(self._folder, name, command, variables)
+        program = Program(self._folder, name, command, environment)
         try:
             yield program, f"http://{address}:{HEALTH_PORT}"
         finally:

@@ -149,7 +149,7 @@ class Tracing:
                 try:
                     answer = await handler(request)
                 except (Exception, asyncio.CancelledError) as error:
-                    # A timeout of the whole request is a cancellation in here.
+                    # A request that is given up, as when a permit ends, is cancelled.
                     _fail(span, type(error).__qualname__)
                     raise
                 span.set_attribute("http.response.status_code", answer.status)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from helm_rig import ACTIVATOR, NAMESPACE, RELEASE, Object, render
 from slm_operator.activator.wire import CONTROL_PORT
 from slm_worker.wire import AGENT_PORT, ROUTER_PORT
@@ -31,6 +33,28 @@ def test_the_operator_reaches_dns_api_server_agents_and_activator_alone() -> Non
     values = {"networkPolicy": {"enabled": True, "apiServerPorts": [6443]}}
     egress = render(values).one("NetworkPolicy")["spec"]["egress"]
     assert ports(egress) == {53, 6443, AGENT_PORT, CONTROL_PORT}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.observability:4318", 4318),
+        ("http://[fd00::7]:4318/otlp", 4318),
+        ("https://collector.example", 443),
+        ("http://[fd00::7]", 80),
+    ],
+)
+def test_the_operator_reaches_the_collector_that_it_sends_traces_to(
+    endpoint: str, port: int
+) -> None:
+    values = {
+        "operator": {"tracing": {"otlpEndpoint": endpoint}},
+        "networkPolicy": {"enabled": True, "apiServerPorts": [6443], "collector": [PROMETHEUS]},
+    }
+    egress = render(values).one("NetworkPolicy")["spec"]["egress"]
+    assert ports(egress) == {53, 6443, AGENT_PORT, CONTROL_PORT, port}
+    (rule,) = (each for each in egress if ports([each]) == {port})
+    assert rule["to"] == [PROMETHEUS]
 
 
 def test_packs_take_clients_on_the_router_and_only_ours_on_the_agent() -> None:

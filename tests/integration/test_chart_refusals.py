@@ -20,6 +20,10 @@ def test_ports_in_the_wrong_order_are_refused() -> None:
         ({"operator": {"replicas": 0}}, "at '/operator/replicas': minimum: got 0, want 1"),
         ({"operator": {"replicas": "2"}}, "at '/operator/replicas': got string, want integer"),
         ({"operator": {"logFormat": "xml"}}, "at '/operator/logFormat': value must be one of"),
+        (
+            {"operator": {"tracing": {"otlpEndpoint": "collector:4318"}}},
+            "at '/operator/tracing/otlpEndpoint': 'collector:4318' does not match pattern",
+        ),
         ({"operator": {"clusterPowerBudgetWatts": 0}}, "at '/operator/clusterPowerBudgetWatts'"),
         (
             {"operator": {"resources": {"limits": {"memory": "1Gb"}}}},

@@ -26,7 +26,7 @@ from slm_operator import main
 from slm_operator.activator import main as activator_main
 from slm_operator.activator.wire import CONTROL_PORT, TOKEN_LENGTH, TOKEN_VARIABLE
 from slm_operator.keys import KEY_LENGTH
-from slm_operator.main import KEY_FILE_VARIABLE
+from slm_operator.main import KEY_FILE_VARIABLE, TRACES_GO_TO
 from slm_operator.render.children import MANAGED_BY, MANAGED_BY_LABEL
 
 RIGHTS = CHART / "files" / "operator-rbac.yaml"
@@ -105,6 +105,15 @@ def test_pull_secrets_are_those_of_every_pod() -> None:
 def test_values_become_arguments(values: Values, argument: str) -> None:
     found = render(values)
     assert argument in found.arguments(found.names("Deployment")[-1])
+
+
+def test_the_operator_is_told_of_a_collector_only_where_there_is_one(defaults: Rendered) -> None:
+    def told(found: Rendered) -> list[str]:
+        return [e["value"] for e in found.container()["env"] if e["name"] in TRACES_GO_TO]
+
+    assert told(defaults) == []
+    url = "http://collector.observability:4318"
+    assert told(render({"operator": {"tracing": {"otlpEndpoint": url}}})) == [url]
 
 
 def test_both_programs_know_their_arguments() -> None:
