@@ -18,7 +18,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from operator_rig import NewService, engine, fixed, until
-from slm_dev.stack import Program, Stack
+from slm_dev.program import Program
+from slm_dev.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
