@@ -62,6 +62,13 @@ def test_one_that_does_not_serve_goes_before_any_that_does() -> None:
     assert deleted([replace(ready(0)[0], ready=False), *ready(1)], 1) == [0]
 
 
+def test_while_paused_a_surplus_pack_of_another_template_goes_first() -> None:
+    packs = [replace(ready(0)[0], template_hash="other"), *ready(1, 2)]
+    paused = Templates(frozenset({"t"}), replaces=False)
+    assert [p.ordinal for p in pod_changes(packs, 2, paused).delete] == [0]
+    assert pod_changes(packs, 3, paused) == PodChanges()
+
+
 def test_the_pack_that_explores_stays_while_another_can_go() -> None:
     packs = ready(0, 1)
     assert deleted(packs, 1, exploring=packs[1]) == [0]

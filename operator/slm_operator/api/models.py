@@ -281,8 +281,9 @@ class Rollout(ApiModel):
     progress_deadline: Annotated[
         str, Field(max_length=16, json_schema_extra=rules.validations(rules.PROGRESS_DEADLINE))
     ] = "10m"
-    """How long the pack that is tried may get no further on its way to serving, in s, m or h, such
-    as 10m. An engine that starts and has not failed is given the time that it takes."""
+    """How long the pack that is tried, or those that follow it, may get no further on their way to
+    serving, in s, m or h, such as 10m. An engine that starts and has not failed is given the time
+    that it takes."""
 
     @property
     def progress_deadline_seconds(self) -> float:

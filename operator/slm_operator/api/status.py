@@ -230,7 +230,8 @@ class RolloutStatus(ApiModel):
     phase: Literal["Complete", "Canary", "Paused", "Progressing", "RolledBack"]
     """Complete: all packs run the spec's template. Canary: one pack is tried with it. Paused:
     spec.rollout.paused keeps packs as they are. Progressing: packs are replaced, one at a time.
-    RolledBack: the one that was tried failed, and packs stay with the template before."""
+    RolledBack: the one that was tried, or one that followed, failed, and packs keep the template
+    before or get it back."""
     attempt: ShortText
     """Of the template and of what it is held to; the same is not tried again once rolled back."""
     updated_packs: int = 0

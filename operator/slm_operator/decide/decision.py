@@ -30,7 +30,7 @@ from slm_operator.decide.fingerprint import profile_key
 from slm_operator.decide.plans import plans
 from slm_operator.decide.pods import PodChanges, pod_changes
 from slm_operator.decide.profile_record import Profile, stripped
-from slm_operator.decide.promotion import carried, judged
+from slm_operator.decide.promotion import carried, carried_back, judged
 from slm_operator.decide.rollout import Rollout, follow
 from slm_operator.decide.rollout_step import Step, step
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
@@ -95,15 +95,17 @@ def decide(
     known = shown.read(service.status.frontier)
     calibration = calibrate(measured, explorer, known, rules)
     judgement = judged(asked, rollout, calibration, rules)
-    rolled = step(rollout, asked, judgement)
+    exploring = explorer if isinstance(calibration.step, Measure) else None
+    rolled = step(rollout, asked, judgement, exploring)
     wanted = wanted_packs(snapshot, calibration, demand_period_seconds)
     explained = (*_explanations(calibration, snapshot), *_packs_changed(service, wanted))
     entries = tuple(explanation.entry(e, snapshot.now) for e in explained)
     status = _status(snapshot, calibration, wanted, rollout, rolled, entries, refused, rules)
     if judgement.passed and rolled.status.phase == "Progressing":
-        status = carried(status, asked.service, asked.worker_image, rollout.canary, judgement)
+        status = carried(status, asked, rollout, judgement)
+    if rolled.gone_back:
+        status = carried_back(status, asked, rollout, calibration)
     since = ready_since(snapshot)
-    exploring = explorer if isinstance(calibration.step, Measure) else None
     told = [
         Event("Normal", e.reason, e.telling, explanation.decision_id(service.uid, kept))
         for e, kept in zip(explained, entries, strict=True)
@@ -366,7 +368,10 @@ def _poll_seconds(
         return MEASURING_POLL_SECONDS
     if judgement.measures or judgement.passed or judgement.failed:
         return MEASURING_POLL_SECONDS
-    if status.rollout is not None and status.rollout.phase in ("Canary", "Progressing"):
+    rollout = status.rollout
+    if rollout is not None and rollout.phase in ("Canary", "Progressing"):
+        return STARTING_POLL_SECONDS
+    if rollout is not None and rollout.phase == "RolledBack" and rollout.updated_packs:
         return STARTING_POLL_SECONDS
     ready = status.condition("Ready")
     if ready is None or ready.status != "True" or status.ready_packs < wanted.packs:

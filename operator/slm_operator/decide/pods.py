@@ -69,13 +69,13 @@ def pod_changes(
         if templates.replaces and not canaries and wanted and not (create or going or surplus):
             made = _free(packs, 1)
         return PodChanges(create, made, (*ended, *surplus))
-    current = [p for p in alive if p.template_hash in templates.current or not templates.replaces]
-    outdated = [p for p in alive if p not in current]
-    room = wanted + (1 if outdated and surges else 0)
+    former = [p for p in alive if p.template_hash not in templates.current]
+    current = [p for p in alive if p not in former or not templates.replaces]
+    room = wanted + (1 if len(current) < len(alive) and surges else 0)
     # One that has found no GPU goes before an outdated one that serves.
-    alive.sort(key=lambda p: (p is not exploring, not p.ready, p in outdated))
+    alive.sort(key=lambda p: (p is not exploring, not p.ready, p in former))
     staying, surplus = alive[:room], alive[room:]
-    outdated = [p for p in staying if p in outdated]
+    outdated = [p for p in staying if p not in current]
     replaced = [] if surplus else _replaceable(staying, outdated, wanted, surges)
     staying = [p for p in staying if p not in replaced]
     create = _missing(packs, staying, wanted, taken)

@@ -46,6 +46,8 @@ class Rollout:
     """The one that is tried, once it is there."""
     alive: tuple[Pack, ...] = ()
     """All but those that end."""
+    former: SLMService | None = None
+    """While others follow a canary that passed: with the template before, to go back to."""
 
     @property
     def tries(self) -> bool:
@@ -101,14 +103,25 @@ def follow(snapshot: Snapshot, template_hash: str) -> Rollout:
         phase = "Complete" if done else "Paused" if paused and outdated else "Progressing"
         places = _places(before if again else None, snapshot, served)
         templates = Templates(current, "", not paused, places if outdated else None)
-        return Rollout(service, templates, phase, attempt, wanted, stable, previous, alive=alive)
+        before_it = _template_before(snapshot, template_hash) if phase == "Progressing" else None
+        return Rollout(
+            service,
+            templates,
+            phase,
+            attempt,
+            wanted,
+            stable,
+            previous,
+            alive=alive,
+            former=before_it,
+        )
     current = frozenset({stable.hash, former_hash})
     if again and before is not None and before.phase == "RolledBack":
         back = [p for p in alive if p.template_hash in current]
         places = _places(before, snapshot, back)
         return Rollout(
             former,
-            Templates(current, places=places if len(back) < len(alive) else None),
+            Templates(current, "", not paused, places if len(back) < len(alive) else None),
             "RolledBack",
             attempt,
             wanted,
@@ -134,6 +147,20 @@ def follow(snapshot: Snapshot, template_hash: str) -> Rollout:
         canary=new[0] if new else None,
         alive=alive,
     )
+
+
+def _template_before(snapshot: Snapshot, template_hash: str) -> SLMService | None:
+    """With the template before the one whose canary passed; None while packs are replaced for
+    another cause, and while they are to stay as they are."""
+    service, before = snapshot.service, snapshot.service.status.rollout
+    if before is None or before.stable is None or before.previous is None or service.rollout.paused:
+        return None
+    passed = before.phase in ("Progressing", "Paused") and before.why
+    if not passed or before.stable.hash != template_hash:
+        return None
+    former = with_template(service, before.previous)
+    same = children.template_hash(former, snapshot.worker_image) == template_hash
+    return None if same else former
 
 
 def template_fields(service: SLMService) -> dict[str, Any]:

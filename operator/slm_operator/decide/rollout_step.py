@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from slm_operator.api.status import RolloutStatus
 from slm_operator.decide.canary import Judgement, advance, starts_well
 from slm_operator.decide.conditions import pack_trouble
+from slm_operator.decide.followers import template_trouble
 from slm_operator.decide.rollout import Rollout
 from slm_operator.decide.said import Said
-from slm_operator.decide.snapshot import Snapshot, Trouble
+from slm_operator.decide.snapshot import Pack, Snapshot, Trouble
 
 PACK_STEPS = 100
 """More than the steps of one pack's start."""
@@ -23,14 +24,30 @@ class Step:
     """The condition Progressing."""
     told: tuple[str, str] | None = None
     """Reason and message of an event; what ends badly is told by its condition."""
+    gone_back: bool = False
+    """Whether packs that followed the canary made this pass go back to the template before."""
 
 
-def step(rollout: Rollout, snapshot: Snapshot, judgement: Judgement) -> Step:
-    """What follows from what the canary is worth. ``snapshot``: with the spec as it is."""
+def step(
+    rollout: Rollout, snapshot: Snapshot, judgement: Judgement, exploring: Pack | None = None
+) -> Step:
+    """What follows from what the canary is worth, and from how those fare that follow it.
+    ``snapshot``: with the spec as it is; ``exploring``: tries layouts, some of which fail."""
     trouble = pack_trouble(rollout.canary) if rollout.canary is not None else None
     status = _settled(rollout, snapshot, judgement, trouble)
+    if rollout.former is not None and _stands_still(status, rollout, snapshot):
+        waited = [p for p in rollout.served if not p.ready and p is not exploring]
+        if cause := template_trouble(waited):
+            failed = (
+                f"a pack that followed the first one did not serve within "
+                f"{snapshot.service.rollout.progress_deadline} "
+                f"(spec.rollout.progressDeadline): {cause.reason}: {cause.message}"
+            )
+            back = {"stable": rollout.previous, "previous": None}
+            status = _rolled_back(status, failed).model_copy(update=back)
     said = _said(status, rollout, snapshot, judgement, trouble)
-    return Step(status, said, _told(snapshot.service.status.rollout, status, said))
+    gone_back = rollout.phase == "Progressing" and status.phase == "RolledBack"
+    return Step(status, said, _told(snapshot.service.status.rollout, status, said), gone_back)
 
 
 def _settled(
@@ -38,12 +55,13 @@ def _settled(
 ) -> RolloutStatus:
     service, before = snapshot.service, snapshot.service.status.rollout
     again = before is not None and before.attempt == rollout.attempt
+    told = again or rollout.former is not None
     status = RolloutStatus(
         phase=rollout.phase,
         attempt=rollout.attempt,
         updated_packs=sum(p.template_hash == rollout.wanted.hash for p in rollout.alive),
         places=rollout.templates.places,
-        why=before.why if again and before is not None else "",
+        why=before.why if told and before is not None else "",
         stable=rollout.stable,
         previous=rollout.previous,
     )
@@ -70,9 +88,7 @@ def _settled(
             f"(spec.rollout.progressDeadline): {cause}"
         )
     if failed:
-        return status.model_copy(
-            update={"phase": "RolledBack", "why": failed, "progress": 0, "progressed_at": None}
-        )
+        return _rolled_back(status, failed)
     if judgement.passed:
         return status.model_copy(
             update={
@@ -85,6 +101,21 @@ def _settled(
             }
         )
     return status
+
+
+def _rolled_back(status: RolloutStatus, why: str) -> RolloutStatus:
+    return status.model_copy(
+        update={"phase": "RolledBack", "why": why, "progress": 0, "progressed_at": None}
+    )
+
+
+def _stands_still(status: RolloutStatus, rollout: Rollout, snapshot: Snapshot) -> bool:
+    """Whether none of the packs that are replaced has got further within the deadline."""
+    since = status.progressed_at or snapshot.now
+    deadline = timedelta(seconds=snapshot.service.rollout.progress_deadline_seconds)
+    waited = [p for p in rollout.served if not p.ready]
+    late = _time(snapshot.now) - _time(since) > deadline
+    return late and not any(starts_well(p) for p in waited)
 
 
 def _said(
@@ -102,8 +133,9 @@ def _said(
         return Said(kind, "True", "RolloutComplete", text)
     if status.phase == "RolledBack":
         text = (
-            f"{status.why.rstrip('.')}. The packs stay with the template before; change the spec, "
-            f"or take the change back with `slmctl rollout undo {snapshot.service.name}`"
+            f"{status.why.rstrip('.')}. All packs keep the template before, or get it back one by "
+            "one; change the spec, or take the change back with "
+            f"`slmctl rollout undo {snapshot.service.name}`"
         )
         return Said(kind, "False", "RolledBack", text)
     if status.phase == "Paused":
@@ -115,13 +147,17 @@ def _said(
         reason = "CanaryMeasuring" if judgement.measures else "CanaryStarting"
         text = f"one pack with the changed template {doing}, the others follow if it holds{waits}"
         return Said(kind, "True", reason, text)
-    since, now = status.progressed_at or snapshot.now, snapshot.now
-    deadline = timedelta(seconds=snapshot.service.rollout.progress_deadline_seconds)
-    waited = [p for p in rollout.served if not p.ready]
-    if _time(now) - _time(since) > deadline and not any(starts_well(p) for p in waited):
+    if _stands_still(status, rollout, snapshot):
+        waited = [p for p in rollout.served if not p.ready]
+        cause = next((t for p in waited if (t := pack_trouble(p))), None)
         text = (
             f"{count}, and none got further for {snapshot.service.rollout.progress_deadline} "
-            "(spec.rollout.progressDeadline); the reason of Ready, and the packs' logs, say why"
+            "(spec.rollout.progressDeadline); "
+        )
+        text += (
+            f"{cause.reason}: {cause.message}"
+            if cause
+            else "the reason of Ready, and the packs' logs, say why"
         )
         return Said(kind, "False", "ProgressDeadlineExceeded", text)
     return Said(kind, "True", "PacksUpdating", f"{count}; at most one is replaced at a time")
