@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from slm_dev import cache_upkeep
+
 # Without cgo no C compiler is needed and the result runs on any Linux.
 _ENVIRONMENT = {"CGO_ENABLED": "0", "GOWORK": "off"}
 _PROGRESS_SECONDS = 10.0
@@ -82,6 +84,7 @@ def build(toolchain: GoToolchain, program: GoProgram, progress: Callable[[str], 
     cache = cache_folder()
     folder = cache / f"{program.name}-{_content_hash(toolchain, program)}"
     if folder.is_dir():
+        cache_upkeep.use(folder, progress)
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -93,6 +96,7 @@ def build(toolchain: GoToolchain, program: GoProgram, progress: Callable[[str], 
             f"Could not write {program.title} to {folder}: {error}. "
             "Free or unlock that folder, or set SLM_CACHE_DIR to another one, and try again."
         ) from error
+    cache_upkeep.use(folder, progress)
     return folder
 
 

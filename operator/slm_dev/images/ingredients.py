@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from slm_dev import cache_upkeep
 from slm_dev.images import base, debian, layers, oci
 from slm_dev.images.base import Base
 from slm_dev.images.context import CHECKOUT
@@ -84,6 +85,7 @@ def ensure(name: str, make: Callable[[Path], None], progress: Progress) -> Path:
                     scratch.rename(folder)
                 finally:
                     shutil.rmtree(scratch, ignore_errors=True)
+    cache_upkeep.use(folder, progress)
     return folder
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from slm_dev import cache_upkeep
 from slm_dev.vllm_cpu import cuda_standins
 from slm_dev.vllm_cpu.cache import (
     Progress,
@@ -104,6 +105,7 @@ def ensure_environment(progress: Progress, run: Run = run_command) -> VllmEnviro
                 require_free_space(folder.parent, _NEEDED_BYTES)
                 _install(folder, progress, run)
                 complete.touch()
+    cache_upkeep.use(folder, progress)
     return VllmEnvironment(folder / "bin/python", folder / "bin/vllm", SERVE_ENVIRONMENT)
 
 

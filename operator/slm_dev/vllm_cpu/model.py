@@ -10,6 +10,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from slm_dev import cache_upkeep
 from slm_dev.vllm_cpu.cache import (
     Progress,
     cache_root,
@@ -45,6 +46,7 @@ def ensure_model(progress: Progress, run: Run = run_command) -> Path:
             if not folder.exists():
                 require_free_space(folder.parent, _NEEDED_BYTES)
                 _make(folder, python, progress, run)
+    cache_upkeep.use(folder, progress)
     return folder
 
 
