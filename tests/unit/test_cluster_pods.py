@@ -146,6 +146,72 @@ def test_an_evicted_pod_has_ended() -> None:
     assert read_pack(pod({"phase": "Failed"})).ended
 
 
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        (
+            'Usage of EmptyDir volume "cache" exceeds the limit "50Gi". ',
+            "sizeLimit in spec.podTemplate.volumes",
+        ),
+        (
+            'Container pack exceeded its local ephemeral storage limit "20Gi". ',
+            "limits.ephemeral-storage",
+        ),
+        (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 20Gi. ",
+            "limits.ephemeral-storage",
+        ),
+        ("The node was low on resource: ephemeral-storage. ", "requests.ephemeral-storage"),
+        ("The node was low on resource: memory. ", "requests.memory"),
+    ],
+)
+def test_an_evicted_pod_says_why_and_what_helps_not_that_its_container_ended(
+    said: str, remedy: str
+) -> None:
+    ended = [{"state": {"terminated": {"exitCode": 137}}}]
+    status = {"phase": "Failed", "reason": "Evicted", "message": said, "containerStatuses": ended}
+    trouble = read_pack(pod(status)).container
+    assert trouble is not None
+    assert trouble.reason == "Evicted"
+    assert said.strip() in trouble.message
+    assert remedy in trouble.message
+
+
+def test_a_pod_that_its_node_ended_for_another_cause_says_which() -> None:
+    status = {"phase": "Failed", "reason": "Terminated", "message": "Pod was terminated."}
+    trouble = read_pack(pod(status)).container
+    assert trouble is not None
+    assert trouble.reason == "Terminated"
+    assert trouble.message == "chat-pack-1 is over and another takes its place: Pod was terminated."
+
+
+def conditions(ready: str, containers: str) -> list[dict[str, str]]:
+    return [
+        {"type": "Ready", "status": ready},
+        {"type": "ContainersReady", "status": containers},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ready", "containers", "reason"),
+    [("True", "True", None), ("False", "False", None), ("False", "True", "NodeNotReady")],
+)
+def test_a_pod_that_is_not_ready_though_its_container_is_has_lost_its_node(
+    ready: str, containers: str, reason: str | None
+) -> None:
+    found = pod({"phase": "Running", "conditions": conditions(ready, containers)})
+    trouble = read_pack(found | {"spec": {"nodeName": "gpu-7"}}).node
+    assert (trouble and trouble.reason) == reason
+    assert trouble is None or "kubectl describe node gpu-7" in trouble.message
+
+
+def test_a_container_that_reached_its_memory_limit_says_so() -> None:
+    ended = {"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+    trouble = read_pack(pod({"phase": "Running", "containerStatuses": [ended]})).container
+    assert trouble is not None
+    assert "spec.podTemplate.resources.limits.memory" in trouble.message
+
+
 def test_a_pod_tells_how_long_its_container_took_to_start_unless_it_was_restarted() -> None:
     def placed(**container: Any) -> float | None:
         running = {"state": {"running": {"startedAt": "2026-01-01T00:01:30Z"}}} | container

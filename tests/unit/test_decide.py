@@ -209,6 +209,15 @@ def test_a_lost_poll_does_not_move_the_search_to_another_pack() -> None:
     assert second.plans == ()
 
 
+def test_a_node_that_is_not_heard_of_is_why_its_pack_is_not_ready_and_no_pack_is_moved() -> None:
+    lost = Trouble("NodeNotReady", "the node gpu-7 does not report")
+    decision = look(
+        service({"packs": 2}), pack(pack_state()), pack(pack_state(), 1, ready=False, node=lost)
+    )
+    assert condition(decision, "Ready") == ("False", lost.reason, lost.message)
+    assert (decision.pods.create, decision.pods.delete) == ((), ())
+
+
 def test_points_of_another_gpu_do_not_count() -> None:
     world = World(service())
     world.run(60)

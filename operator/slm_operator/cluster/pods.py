@@ -39,11 +39,27 @@ _NO_PLACE = {
     "spec.podTemplate.volumes.",
 }
 """What to do by what the scheduler says (kube-scheduler 1.34: the reasons of its plugins)."""
+_MEMORY_LIMIT = (
+    " because the container reached its memory limit: raise "
+    "spec.podTemplate.resources.limits.memory, or run fewer replicas"
+)
+_TOO_MUCH_DISK = (
+    "See what fills it, and raise the volume's sizeLimit in spec.podTemplate.volumes or "
+    "spec.podTemplate.resources.limits.ephemeral-storage."
+)
+_EVICTED = {
+    r"exceed(s|ed) .*limit": _TOO_MUCH_DISK,
+    r"low on resource: (ephemeral-storage|inodes)": "Free disk on the node, and ask for what a "
+    "pack takes: spec.podTemplate.resources.requests.ephemeral-storage.",
+    r"low on resource: memory": "Ask for what a pack takes: "
+    "spec.podTemplate.resources.requests.memory.",
+}
+"""What to do by what the kubelet says when it evicts a Pod (kubelet 1.34, pkg/kubelet/eviction)."""
 
 
 def read_pack(pod: Object) -> Pack:
     """The pack that ``pod`` is, without its agent's answer."""
-    metadata, status = pod["metadata"], pod.get("status") or {}
+    metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     phase = status.get("phase")
     started = any(c.get("started") for c in status.get("containerStatuses") or ())
@@ -59,7 +75,8 @@ def read_pack(pod: Object) -> Pack:
         terminating="deletionTimestamp" in metadata,
         ended=phase in ("Failed", "Succeeded"),
         scheduling=_scheduling(conditions.get("PodScheduled")),
-        container=_container(metadata["name"], status),
+        container=_end_of_pod(metadata["name"], status) or _container(metadata["name"], status),
+        node=_node(spec.get("nodeName", ""), conditions),
         created=metadata.get("creationTimestamp", ""),
         placing_seconds=_placing_seconds(metadata, status),
         ends_by=metadata.get("deletionTimestamp", ""),
@@ -95,6 +112,33 @@ def _scheduling(condition: dict[str, Any] | None) -> Trouble | None:
     )
 
 
+def _node(name: str, conditions: dict[str, Any]) -> Trouble | None:
+    """The kubelet sets both conditions; only the node controller takes Ready away alone, from the
+    Pods of a node that no longer reports. A pack has no readiness gates."""
+    ready, containers = (
+        conditions.get(kind, {}).get("status") for kind in ("Ready", "ContainersReady")
+    )
+    if (ready, containers) != ("False", "True"):
+        return None
+    return Trouble(
+        "NodeNotReady",
+        f"the node {name} does not report, so the Service sends no requests to its packs, which "
+        f"may serve on; see `kubectl describe node {name}`, and that its kubelet runs",
+    )
+
+
+def _end_of_pod(name: str, status: dict[str, Any]) -> Trouble | None:
+    """Why a Pod is over for good, which its containers do not know."""
+    if status.get("phase") != "Failed" or not status.get("reason"):
+        return None
+    text = (status.get("message") or "its node ended it").strip().rstrip(".")
+    remedies = [r for said, r in _EVICTED.items() if re.search(said, text, re.IGNORECASE)]
+    return Trouble(
+        status["reason"],
+        " ".join([f"{name} is over and another takes its place: {text}.", *remedies]),
+    )
+
+
 def _container(pod: str, status: dict[str, Any]) -> Trouble | None:
     for container in status.get("containerStatuses") or ():
         state = container.get("state") or {}
@@ -122,6 +166,8 @@ def _last_end(container: dict[str, Any]) -> str:
 
 
 def _end(terminated: dict[str, Any]) -> str:
+    if terminated.get("reason") == "OOMKilled":
+        return _MEMORY_LIMIT
     said = last_words(terminated.get("message") or "")
     return f" with exit code {terminated.get('exitCode')}" + (f" ({said})" if said else "")
 

@@ -71,7 +71,7 @@ def pack_trouble(pack: Pack) -> Trouble | None:
     agent = None
     if state is not None and state.problem is not None:
         agent = Trouble(state.problem.reason, state.problem.message)
-    return pack.scheduling or pack.container or pack.silence or agent
+    return pack.scheduling or pack.container or pack.node or pack.silence or agent
 
 
 def _ready(

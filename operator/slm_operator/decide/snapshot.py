@@ -41,6 +41,8 @@ class Pack:
     """Why no node takes it."""
     container: Trouble | None = None
     """Why its container does not run."""
+    node: Trouble | None = None
+    """Why its node is not heard of."""
     agent: PackState | None = None
     silence: Trouble | None = None
     """Why the agent could not be read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from slm_worker.gpu.base import DeviceReading, MpsStatus
 from slm_worker.measure import ProcessKey
 from slm_worker.replicas.affinity import pin
 from slm_worker.replicas.leftovers import marker
+from slm_worker.replicas.memory_limit import MemoryLimit
 from slm_worker.replicas.planner import Settings
 from slm_worker.replicas.process import EngineProcess, engine_environment
 from slm_worker.replicas.progress import StartDeadlines, StartProgress
@@ -68,6 +70,7 @@ class EngineHost:
     http: aiohttp.ClientSession
     clock: Callable[[], float]
     deadlines: StartDeadlines = field(default_factory=StartDeadlines)
+    memory_limit: MemoryLimit = field(default_factory=MemoryLimit)
 
 
 class EngineRun:
@@ -86,6 +89,7 @@ class EngineRun:
         self.process = process
         self.client = EngineClient(host.http, host.address, port, host.model_name)
         self._engine = host.engine
+        self._memory_limit = host.memory_limit
         self._clock = host.clock
         self._progress = progress
 
@@ -93,7 +97,7 @@ class EngineRun:
     async def launch(
         cls, host: EngineHost, key: ProcessKey, settings: Settings, cores: frozenset[int] | None
     ) -> EngineRun:
-        """Starts the process, on ``cores`` where given. Raises ReplicaError (EngineNotFound)."""
+        """Starts the process, on ``cores`` where given. Raises ReplicaError."""
         index, start = key
         port = free_port(host.address)
         command = host.engine.command(
@@ -127,10 +131,7 @@ class EngineRun:
                 release=host.device.release,
             )
         except OSError as error:
-            raise ReplicaError(
-                "EngineNotFound",
-                f"the engine's program cannot be started: {error}; install it in the pack's image",
-            ) from None
+            raise _not_started(error) from None
         if cores is not None:
             await asyncio.to_thread(pin, process.pid, cores)
         return cls(host, key, port, process, progress)
@@ -176,8 +177,24 @@ class EngineRun:
     async def death(self) -> ReplicaError:
         """Why the process ended, once it did; nothing of it is left then."""
         returncode = await self.process.wait()
+        killed = self._memory_limit.killed()
         await self.process.kill()
+        if killed:
+            return ReplicaError("OutOfMemory", killed)
         return ReplicaError(*self._engine.explain_exit(returncode, self.process.log_tail))
+
+
+def _not_started(error: OSError) -> ReplicaError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ReplicaError(
+            "DiskFull",
+            f"the engine cannot be started: {error}; free space there, or give the pack more: "
+            "spec.podTemplate.resources.limits.ephemeral-storage, or the node's disk",
+        )
+    return ReplicaError(
+        "EngineNotFound",
+        f"the engine's program cannot be started: {error}; install it in the pack's image",
+    )
 
 
 def free_port(address: str) -> int:
