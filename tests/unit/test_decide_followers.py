@@ -48,6 +48,7 @@ def test_what_the_template_may_cause(failing: Pack) -> None:
         pack(pack_state()),
         with_problem("EngineExited", health=GpuHealth(state="Lost", reason="GPULost")),
         with_problem("EngineExited", mps="Faulted"),
+        replace(with_problem("EngineExited"), node=Trouble("NodeNotReady", "a silent node")),
         with_container("RunContainerError"),
         *map(with_problem, sorted(PLACE_TROUBLES)),
     ],

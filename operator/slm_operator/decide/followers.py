@@ -29,12 +29,13 @@ fare no better here. docs/conditions.md has each."""
 
 def template_trouble(packs: Iterable[Pack]) -> Trouble | None:
     """Why the first of ``packs`` does not serve for which another template is a remedy. A pack
-    without a node, and one that does not answer, say nothing against their template."""
+    without a node, one whose node is silent, and one that does not answer say nothing against
+    their template."""
     return next(filter(None, map(_trouble, packs)), None)
 
 
 def _trouble(pack: Pack) -> Trouble | None:
-    if pack.scheduling is not None:
+    if pack.scheduling is not None or pack.node is not None:
         return None
     found, state = pack.container, pack.agent
     if found is None and state is not None and state.problem is not None:
