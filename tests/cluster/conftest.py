@@ -19,6 +19,7 @@ ORDER = (
     "test_vllm.py",
     "test_security.py",
     "test_chaos.py",
+    "test_chaos_node.py",
     "test_uninstall.py",
     "test_node.py",
 )

@@ -9,6 +9,8 @@ from slm_dev.controlplane import commands
 
 METRICS_PORT = 10270
 """Of metrics-server."""
+NODE_GRACE_SECONDS = 25
+"""After it a silent node counts as not ready: as many of its heartbeats as by default, of 50 s."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def controllers(layout: Layout, programs: Programs, gpus: int) -> tuple[Componen
                 f"--service-account-private-key-file={layout.data}/service-account.key",
                 f"--root-ca-file={layout.authority}",
                 "--use-service-account-credentials",
+                f"--node-monitor-grace-period={NODE_GRACE_SECONDS}s",
+                "--node-monitor-period=2s",
                 "--leader-elect=false",
                 "--secure-port=0",
                 f"--flex-volume-plugin-dir={layout.kubelet}/volume-plugins",

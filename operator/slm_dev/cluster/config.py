@@ -113,6 +113,10 @@ def kubelet(layout: Layout) -> Json:
         "healthzPort": 0,
         # How soon Pods see that a Secret of theirs has changed; the default is a minute.
         "syncFrequency": "10s",
+        # How soon a volume that is too full is seen; the default is a minute.
+        "volumeStatsAggPeriod": "5s",
+        # Four heartbeats each, half the default, so that a node that is lost is soon missed.
+        "nodeLeaseDurationSeconds": 20,
         # The defaults spare a large cluster's API server.
         "kubeAPIQPS": 100,
         "kubeAPIBurst": 200,
