@@ -1,1 +1,1 @@
-"""The clients and the Service in front of them that ``benchmarks.rollout`` needs."""
+"""A service of several packs under requests, for ``benchmarks.rollout`` and ``outage``."""

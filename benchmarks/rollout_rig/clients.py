@@ -13,7 +13,7 @@ import select
 import time
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -44,7 +44,12 @@ class Count:
     causes: Counter[str] = field(default_factory=Counter)
 
     def p99_seconds(self) -> float:
-        return sorted(self.seconds)[int(0.99 * len(self.seconds))]
+        return p99_of(self.seconds)
+
+
+def p99_of(values: Sequence[float]) -> float:
+    """One that at most 1 % of them exceed."""
+    return sorted(values)[int(0.99 * len(values))]
 
 
 class FailedError(Exception):
@@ -92,13 +97,13 @@ class Connection:
 
 
 class Clients:
-    """``number`` clients of the model ``model`` behind ``front``."""
+    """``number`` clients of the model ``model`` behind ``front``, that ask for so many tokens."""
 
-    def __init__(self, front: Front, model: str, number: int) -> None:
+    def __init__(self, front: Front, model: str, number: int, tokens: int = 1) -> None:
         self.count = Count()
         self._front = front
         self._number = number
-        body = json.dumps({"model": model, "prompt": "Name three things.", "max_tokens": 1})
+        body = json.dumps({"model": model, "prompt": "Name three things.", "max_tokens": tokens})
         self._body = body.encode()
         self._leaving = False
 

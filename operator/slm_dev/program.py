@@ -54,9 +54,13 @@ class Program:
         """The end of what the last start wrote."""
         return self._process.log_tail() if self._process is not None else ""
 
+    def ended(self) -> bool:
+        """Whether the process has ended by itself."""
+        return self._process is not None and self._process.exited()
+
     def check(self) -> None:
         """Raises StackError when the process has ended by itself."""
-        if self._process is not None and self._process.exited():
+        if self.ended():
             raise StackError(f"The {self.name} ended. Its log ends:\n{self.log_tail()}")
 
     def _running(self) -> GuardedProcess:

@@ -52,6 +52,8 @@ class StackSettings:
     """Further images that Pods can name, each with its environment."""
     most_pods: int = MOST_PODS
     """That a node runs at the same time."""
+    audit_log: Path | None = None
+    """Gets one JSON line of metadata for each request to the API server."""
 
 
 class Stack:
@@ -69,7 +71,7 @@ class Stack:
 
     def __init__(self, binaries: Binaries, settings: StackSettings | None = None) -> None:
         self._settings = settings or StackSettings()
-        self._control_plane = ControlPlane(binaries)
+        self._control_plane = ControlPlane(binaries, self._settings.audit_log)
         self._resources = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
