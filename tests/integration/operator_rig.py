@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import json
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ import psutil
 import yaml
 
 from slm_dev.clients import Clients
-from slm_dev.controlplane import find_or_build
 from slm_dev.stack import Stack
 from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
 from slm_operator.api.status import Condition
 from slm_operator.cluster.agents import AgentError
 from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Object
 from slm_worker.wire import ROUTER_PORT, PackState
 
 SAMPLE_SECONDS = 3.0
@@ -120,14 +119,46 @@ class Service:
         condition: Callable[[SLMService], object],
         seconds: float = WAIT_SECONDS,
     ) -> SLMService:
-        """The first state that meets ``condition``."""
+        """The first state that meets ``condition``, however soon the next one follows."""
         deadline = time.monotonic() + seconds
-        while not condition(service := await self.now()):
-            assert time.monotonic() < deadline, (
-                f"not within {seconds:g} s: {what}; {self._shown(service)}"
-            )
+        async with contextlib.aclosing(self._states()) as states:
+            async for service in states:
+                if condition(service):
+                    return service
+                assert time.monotonic() < deadline, (
+                    f"not within {seconds:g} s: {what}; {self._shown(service)}"
+                )
+        raise AssertionError(f"{self.name} shows no more states")
+
+    async def _states(self) -> AsyncGenerator[SLMService]:
+        """Each state from now on; the last one again where POLL_SECONDS bring no other."""
+        seen: asyncio.Queue[Object] = asyncio.Queue()
+        following = asyncio.create_task(self._follow(seen))
+        try:
+            state = None
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    state = SLMService.from_object(
+                        await asyncio.wait_for(seen.get(), timeout=POLL_SECONDS)
+                    )
+                if following.done():
+                    following.result()
+                if state is not None:
+                    yield state
+        finally:
+            following.cancel()
+
+    async def _follow(self, seen: asyncio.Queue[Object]) -> None:
+        kind = f"{GROUP}/{VERSION}", KIND
+        while True:
+            obj = await self.stack.kube.get(*kind, self.name, "default")
+            seen.put_nowait(obj)
+            since = obj["metadata"]["resourceVersion"]
+            with contextlib.suppress(KubeError):
+                async for event, obj in self.stack.kube.watch(*kind, "default", since=since):
+                    if event == "MODIFIED" and obj["metadata"]["name"] == self.name:
+                        seen.put_nowait(obj)
             await asyncio.sleep(POLL_SECONDS)
-        return service
 
     async def condition(self, kind: str, status: str, reason: str, *phrases: str) -> Condition:
         """Waits for a condition, whose message has every phrase."""
@@ -356,29 +387,6 @@ async def counted(stack: Stack, metric: str) -> float:
             if line.startswith(f"{metric} "):
                 return float(line.split()[-1])
     return 0.0
-
-
-async def kubectl(stack: Stack, *arguments: str, refused: bool = False) -> str:
-    """Standard output of a kubectl command of the administrator. ``refused``: it shall fail."""
-    binaries = await asyncio.to_thread(find_or_build, print)
-    command = (str(binaries.kubectl), f"--kubeconfig={stack.kubeconfig}", *arguments)
-    return await _output(*command, refused=refused)
-
-
-async def slmctl(stack: Stack, *arguments: str) -> str:
-    """Standard output of an slmctl command of the administrator."""
-    main = "from slm_operator.cli.app import main; main()"
-    where = ("--namespace=default", f"--kubeconfig={stack.kubeconfig}")
-    return await _output(sys.executable, "-c", main, *arguments, *where)
-
-
-async def _output(*command: str, refused: bool = False) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    output, errors = await process.communicate()
-    assert (process.returncode != 0) is refused, errors.decode()
-    return output.decode()
 
 
 NewService = Callable[[dict[str, Any]], Awaitable[Service]]

@@ -7,7 +7,8 @@ from typing import Any
 import psutil
 import pytest
 
-from operator_rig import PASSES, NewService, Service, counted, engine, fixed, kubectl, until
+from commands import kubectl
+from operator_rig import PASSES, NewService, Service, counted, engine, fixed, until
 from slm_dev.stack import Stack
 from slm_operator.api.crd import crd
 from slm_operator.api.models import GROUP, KIND, VERSION

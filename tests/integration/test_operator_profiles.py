@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from operator_rig import NewService, kubectl, searching, slmctl
+from commands import kubectl, slmctl
+from operator_rig import NewService, searching
 from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from operator_rig import NewService, kubectl, searching, slmctl, write_model
+from commands import kubectl, slmctl
+from operator_rig import NewService, searching, write_model
 from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import FrontierPoint

@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 
 import builders
-from operator_rig import PASSES, Service, another, engine, fixed, kubectl, until
+from commands import kubectl
+from operator_rig import PASSES, Service, another, engine, fixed, until
 from slm_dev.stack import Stack
 from slm_operator.render import children
 from slm_worker.wire import AGENT_PORT
