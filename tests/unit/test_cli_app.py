@@ -11,49 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from cli_builders import found, object_of, searching
+from cli_world import Cluster, slmctl
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cli.app import app
 from slm_operator.cluster.connection import KubeError
-from slm_operator.cluster.kube import Kube, Object, Objects
+from slm_operator.cluster.kube import Kube, Objects
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-class Cluster:
-    """Answers as the API server does. ``refusal``: what every call is answered with instead."""
-
-    def __init__(self, *objects: Mapping[str, Any], refusal: KubeError | None = None) -> None:
-        self._objects = {o["metadata"]["name"]: o for o in objects}
-        self._refusal = refusal
-
-    async def get(self, api_version: str, kind: str, name: str, namespace: str = "") -> Object:
-        self._refuse()
-        if name not in self._objects:
-            raise KubeError(404, "NotFound", f'slmservices "{name}" not found')
-        return self._objects[name]
-
-    async def list(self, api_version: str, kind: str, namespace: str = "") -> Objects:
-        self._refuse()
-        return list(self._objects.values())
-
-    async def close(self) -> None:
-        pass
-
-    def _refuse(self) -> None:
-        if self._refusal is not None:
-            raise self._refusal
-
-
-def slmctl(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *arguments: str) -> Result:
-    async def connect(kubeconfig: Path | None = None) -> Cluster:
-        return cluster
-
-    monkeypatch.setattr(Kube, "connect", connect)
-    monkeypatch.setenv("COLUMNS", "160")
-    return CliRunner().invoke(app, [*arguments, *(["-n", "default"] if arguments else [])])
 
 
 def test_get_lists_services(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from cli_builders import (
     settled,
     without_power,
 )
+from cli_world import Cluster, slmctl
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import (
     CalibrationStatus,
@@ -48,7 +49,6 @@ from slm_operator.decide import points as shown
 from slm_operator.pareto.points import Probe
 from slm_operator.pareto.rulings import Quantity
 from slm_operator.pareto.search import Measure, next_step
-from test_cli_app import Cluster, slmctl
 
 LATER = datetime(2026, 1, 1, 0, 4, tzinfo=UTC)
 

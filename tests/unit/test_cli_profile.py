@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from slm_operator.cli.app import app
+from cli_world import slmctl
+from profile_builders import learned
 from slm_operator.cluster.connection import KubeError
-from slm_operator.cluster.kube import Kube
 from slm_operator.decide.profile_record import Profile, encode
-from test_decide_profile import learned
 
 
 class Cluster:
@@ -41,49 +39,44 @@ def profile() -> Profile:
     return learned()
 
 
-def slmctl(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *arguments: str) -> Result:
-    async def connect(kubeconfig: Path | None = None) -> Cluster:
-        return cluster
-
-    monkeypatch.setattr(Kube, "connect", connect)
-    monkeypatch.setenv("COLUMNS", "200")
-    return CliRunner().invoke(app, ["profile", *arguments, "-n", "team-a"])
+def asked(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *arguments: str) -> Result:
+    return slmctl(monkeypatch, cluster, "profile", *arguments, namespace="team-a")
 
 
 def test_ls_lists_what_can_be_used_and_says_what_cannot(
     monkeypatch: pytest.MonkeyPatch, profile: Profile
 ) -> None:
     cluster = Cluster({profile.key: encode(profile), "zz": "{"})
-    result = slmctl(monkeypatch, cluster, "ls")
+    result = asked(monkeypatch, cluster, "ls")
     assert result.exit_code == 0
     _, first, second = result.output.splitlines()
     assert first.split()[:2] == [profile.key, "hf://facebook/opt-1.3b"]
     assert "128/256" in first and "2 x 256" in first and "chat" in first
     assert second.startswith("zz") and "unusable: the text: Invalid JSON" in second
-    document = json.loads(slmctl(monkeypatch, cluster, "ls", "-o", "json").stdout)
+    document = json.loads(asked(monkeypatch, cluster, "ls", "-o", "json").stdout)
     assert [sorted(item) for item in document["items"]] == [["name", "profile"], ["fault", "name"]]
 
 
 def test_ls_of_nothing_says_where_profiles_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = slmctl(monkeypatch, Cluster(None), "ls")
+    result = asked(monkeypatch, Cluster(None), "ls")
     assert result.exit_code == 0
     assert "no profile in namespace team-a: a search that ends leaves one" in result.output
 
 
 def test_show_by_how_a_name_begins(monkeypatch: pytest.MonkeyPatch, profile: Profile) -> None:
     cluster = Cluster({profile.key: encode(profile), "zz": "{"})
-    result = slmctl(monkeypatch, cluster, "show", profile.key[:6])
+    result = asked(monkeypatch, cluster, "show", profile.key[:6])
     assert result.exit_code == 0, result.output
     assert f"team-a/{profile.key}" in result.output
     assert "Measured points (simulated)" in result.output
     assert "10,642" in result.output
-    document = json.loads(slmctl(monkeypatch, cluster, "show", profile.key, "-o", "json").stdout)
+    document = json.loads(asked(monkeypatch, cluster, "show", profile.key, "-o", "json").stdout)
     assert document["profile"] == json.loads(encode(profile))
 
 
 def test_rm_removes_one_entry(monkeypatch: pytest.MonkeyPatch, profile: Profile) -> None:
     cluster = Cluster({profile.key: encode(profile), "zz": "{"})
-    result = slmctl(monkeypatch, cluster, "rm", "zz")
+    result = asked(monkeypatch, cluster, "rm", "zz")
     assert result.exit_code == 0
     assert cluster.patches == [
         ({"name": "slm-profiles", "namespace": "team-a"}, {"data": {"zz": None}})
@@ -101,13 +94,13 @@ def test_rm_removes_one_entry(monkeypatch: pytest.MonkeyPatch, profile: Profile)
 def test_what_cannot_be_done_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
-    result = slmctl(monkeypatch, Cluster({"a1": "{", "a2": "{"}), *arguments)
+    result = asked(monkeypatch, Cluster({"a1": "{", "a2": "{"}), *arguments)
     assert result.exit_code == 1
     assert words in result.output
 
 
 def test_a_missing_right_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = KubeError(403, "Forbidden", 'configmaps "slm-profiles" is forbidden')
-    result = slmctl(monkeypatch, Cluster(None, refusal), "ls")
+    result = asked(monkeypatch, Cluster(None, refusal), "ls")
     assert result.exit_code == 1
     assert "ask for that right on the ConfigMap slm-profiles" in result.output

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from cli_builders import found, object_of, searching
+from cli_world import Cluster, slmctl
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Object
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.search import SearchSpace
-from test_cli_app import Cluster, slmctl
 
 FIXED_BATCH = SearchSpace(1, 4, 256, batch_is_free=False, objective=Objective())
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from builders import service
+from cli_world import slmctl
 from slm_operator.api.models import SLMService, SLMServiceSpec
 from slm_operator.api.status import Condition, RolloutStatus, SLMServiceStatus, TemplateStatus
-from slm_operator.cli.app import app
 from slm_operator.cli.rollout_commands import replacing
-from slm_operator.cluster.kube import Kube
 from slm_operator.decide.rollout import template_fields
 
 OLD = {"engine": {"kind": "Simulated", "maxNumSeqs": 256}}
@@ -62,26 +59,17 @@ def rolled_back(spec: dict[str, Any] = NEW) -> SLMService:
     return service(spec, SLMServiceStatus(packs=2, rollout=rollout, conditions=(said,)))
 
 
-def slmctl(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, *arguments: str) -> Result:
-    async def connect(kubeconfig: Path | None = None) -> Cluster:
-        return cluster
-
-    monkeypatch.setattr(Kube, "connect", connect)
-    monkeypatch.setenv("COLUMNS", "160")
-    return CliRunner().invoke(app, ["rollout", *arguments, "-n", "default"])
-
-
 def test_a_rollback_is_shown_and_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = slmctl(monkeypatch, Cluster(rolled_back()), "status", "chat")
+    result = slmctl(monkeypatch, Cluster(rolled_back()), "rollout", "status", "chat")
     assert result.exit_code == 1
     assert "RolledBack (0 of 2 packs updated)" in result.stdout
     assert "0.0500 J against 0.0416 J" in result.stdout
-    result = slmctl(monkeypatch, Cluster(rolled_back()), "status", "chat", "-o", "json")
+    result = slmctl(monkeypatch, Cluster(rolled_back()), "rollout", "status", "chat", "-o", "json")
     assert json.loads(result.stdout)["reason"] == "RolledBack"
 
 
 def test_a_service_that_was_never_seen_has_no_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = slmctl(monkeypatch, Cluster(service()), "status", "chat")
+    result = slmctl(monkeypatch, Cluster(service()), "rollout", "status", "chat")
     assert result.exit_code == 1
     assert "has not looked at chat yet" in result.stderr
 
@@ -89,7 +77,7 @@ def test_a_service_that_was_never_seen_has_no_rollout(monkeypatch: pytest.Monkey
 def applied(monkeypatch: pytest.MonkeyPatch, found: SLMService) -> SLMServiceSpec:
     """The spec after an undo."""
     cluster = Cluster(found)
-    assert slmctl(monkeypatch, cluster, "undo", "chat").exit_code == 0
+    assert slmctl(monkeypatch, cluster, "rollout", "undo", "chat").exit_code == 0
     return SLMServiceSpec.model_validate(merged(cluster.obj["spec"], cluster.patches[0]["spec"]))
 
 
@@ -106,7 +94,7 @@ def test_undo_goes_back_to_the_one_before_a_rollout_that_is_complete(
 def test_without_another_template_there_is_nothing_to_undo(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    result = slmctl(monkeypatch, Cluster(service()), "undo", "chat")
+    result = slmctl(monkeypatch, Cluster(service()), "rollout", "undo", "chat")
     assert result.exit_code == 1
     assert "has run no other template" in result.stderr
 
@@ -116,7 +104,7 @@ def test_pause_and_resume_write_one_field(
     monkeypatch: pytest.MonkeyPatch, command: str, paused: bool
 ) -> None:
     cluster = Cluster(rolled_back())
-    assert slmctl(monkeypatch, cluster, command, "chat").exit_code == 0
+    assert slmctl(monkeypatch, cluster, "rollout", command, "chat").exit_code == 0
     assert cluster.patches == [{"spec": {"rollout": {"paused": paused}}}]
 
 

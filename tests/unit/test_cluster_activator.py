@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import pytest
 
+from activator_world import BODY, CHAT, HOST, TOKEN, FakePack, free_port
 from builders import pack, service
 from slm_operator.activator.server import Activator, Settings
 from slm_operator.api.models import SLMService
@@ -18,7 +19,6 @@ from slm_operator.cluster.activator import SILENCE_SECONDS, ActivatorClient
 from slm_operator.cluster.kube import Page
 from slm_operator.cluster.ports import Ports
 from slm_operator.decide.snapshot import Activation, Pack
-from test_activator import BODY, CHAT, HOST, TOKEN, FakePack, free_port
 
 SLEEPY = service({"autoscaling": {"minPacks": 0, "maxPacks": 2}})
 OTHER = SLEEPY.model_copy(update={"name": "other", "uid": "u2"})

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from profile_builders import NOW, learned
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.profiles import CONFIG_MAP, Profiles
 from slm_operator.decide.profile_record import MOST_PROFILES, Profile, decode, encode
-from test_decide_profile import NOW, learned
 
 
 class OneConfigMap:

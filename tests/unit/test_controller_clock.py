@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mortal_scenarios import SCENARIOS, SEARCHING, Scenario, begin
 from mortal_world import Operator, World
-from test_controller_killed import SCENARIOS, SEARCHING, Scenario, begin
 
 HOUR_SECONDS, DAY_SECONDS, YEAR_SECONDS = 3600.0, 86_400.0, 365 * 86_400.0
 SOON_SECONDS = 8.0

@@ -10,7 +10,6 @@ from builders import pack, pack_state
 from slm_operator.decide.followers import PLACE_TROUBLES, template_trouble
 from slm_operator.decide.snapshot import Pack, Trouble
 from slm_worker.wire import GpuHealth, Problem
-from test_docs_conditions import DOCUMENTED
 
 
 def with_problem(reason: str, **gpu: object) -> Pack:
@@ -55,7 +54,3 @@ def test_what_the_template_may_cause(failing: Pack) -> None:
 )
 def test_what_the_template_before_would_meet_too(waiting: Pack) -> None:
     assert template_trouble([replace(waiting, ready=False)]) is None
-
-
-def test_every_trouble_of_a_place_is_documented() -> None:
-    assert PLACE_TROUBLES <= DOCUMENTED

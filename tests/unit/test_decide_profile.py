@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from builders import pack, pack_state, service
 from decide_world import World
+from profile_builders import NOW, SEARCH_SECONDS, learned
 from slm_operator.api.models import SLMService
 from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision
@@ -30,18 +31,7 @@ from slm_operator.decide.profile_record import (
 from slm_operator.decide.snapshot import Snapshot, StoredProfile
 from slm_worker.wire import Load
 
-NOW = "2026-01-01T01:00:00Z"
-SEARCH_SECONDS = 60
 KNEE = (2, 2, 256)
-
-
-def learned(spec: dict[str, Any] | None = None) -> Profile:
-    """What a finished search leaves."""
-    world = World(service(spec))
-    for _ in range(SEARCH_SECONDS):
-        if (decision := world.tick()).profile is not None:
-            return decision.profile
-    raise AssertionError("the search did not end")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+from slm_operator.decide.followers import PLACE_TROUBLES
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTED = set(re.findall(r"`([A-Z][A-Za-z]+)`", (REPOSITORY / "docs/conditions.md").read_text()))
 SAYS_A_REASON = {
@@ -54,3 +56,7 @@ def test_every_reason_in_the_code_is_documented() -> None:
     found = set().union(*(reasons_in(path) for path in sources))
     assert len(found) > 20
     assert found - NEVER_SHOWN - DOCUMENTED == set()
+
+
+def test_every_trouble_of_a_place_is_documented() -> None:
+    assert PLACE_TROUBLES <= DOCUMENTED

@@ -1,0 +1,142 @@
+"""An activator between its operator, clients, and a service whose pack may run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from prometheus_client.parser import text_string_to_metric_families
+
+from slm_operator.activator.gatekeeper import Limits
+from slm_operator.activator.server import Activator, Settings
+from slm_operator.activator.wire import Held, Route
+
+Headers = CIMultiDict[str]
+
+HOST = "127.0.0.1"
+TOKEN = "t" * 32
+CHAT = "/v1/chat/completions"
+BODY = {"model": "chat", "messages": [], "max_tokens": 4}
+PIECES = [b"data: one\n\n", b"data: two\n\n", b"data: [DONE]\n\n"]
+SOON = 5.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class FakePack:
+    """A router that answers by streaming; ``go_on`` lets it say its last pieces."""
+
+    port: int = field(default_factory=free_port)
+    seen: list[tuple[Headers, bytes]] = field(default_factory=list)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    breaks: bool = False
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append((request.headers.copy(), await request.read()))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(PIECES[0])
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+        if self.breaks:
+            assert request.transport is not None
+            request.transport.abort()
+        for piece in PIECES[1:]:
+            await response.write(piece)
+        return response
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self.answer)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, HOST, self.port).start()
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+
+class Surroundings:
+    """An activator, its operator, and a service whose pack may run."""
+
+    def __init__(self, http: aiohttp.ClientSession, control: int, pack: FakePack) -> None:
+        self.http, self.control, self.pack, self.port = http, control, pack, free_port()
+        self.requests: list[asyncio.Task[tuple[int, Headers, bytes]]] = []
+
+    async def call(
+        self, method: str, path: str, body: str | None = None, token: str = TOKEN
+    ) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {token}"}
+        url = f"http://{HOST}:{self.control}{path}"
+        async with self.http.request(method, url, data=body, headers=headers) as answer:
+            return answer.status, await answer.text()
+
+    async def route(self, *addresses: str, name: str = "chat") -> None:
+        route = Route(namespace="default", name=name, addresses=addresses)
+        status, text = await self.call("PUT", f"/v1/routes/{self.port}", route.model_dump_json())
+        assert status == 200, text
+
+    async def held(self) -> Held:
+        return Held.model_validate_json((await self.call("GET", "/v1/held"))[1])
+
+    async def counted(self, metric: str, **labels: str) -> float | None:
+        """Of the service's metrics, which are shown without the token."""
+        async with self.http.get(f"http://{HOST}:{self.control}/metrics") as answer:
+            families = list(text_string_to_metric_families(await answer.text()))
+        of = {"namespace": "default", "name": "chat"} | labels
+        name = f"slm_activator_{metric}"
+        found = [s.value for f in families for s in f.samples if (s.name, s.labels) == (name, of)]
+        assert len(found) < 2
+        return found[0] if found else None
+
+    async def waiting(self, count: int) -> None:
+        async with asyncio.timeout(SOON):
+            while (await self.held()).doors[0].waiting != count:
+                await asyncio.sleep(0.01)
+
+    async def ask(
+        self, path: str = CHAT, method: str = "POST", **arguments: Any
+    ) -> tuple[int, Headers, bytes]:
+        given: dict[str, Any] = {"json": BODY} if method == "POST" else {}
+        url = f"http://{HOST}:{self.port}{path}"
+        async with self.http.request(method, url, **(given | arguments)) as answer:
+            return answer.status, answer.headers.copy(), await answer.read()
+
+    def send(self, **arguments: Any) -> asyncio.Task[tuple[int, Headers, bytes]]:
+        self.requests.append(asyncio.create_task(self.ask(**arguments)))
+        return self.requests[-1]
+
+
+@contextlib.asynccontextmanager
+async def surroundings(total_bytes: int = 1 << 20, **limits: Any) -> AsyncIterator[Surroundings]:
+    pack, control = FakePack(), free_port()
+    settings = Settings(
+        TOKEN, HOST, control, Limits(**limits), total_bytes=total_bytes, router_port=pack.port
+    )
+    async with aiohttp.ClientSession() as http, Activator(settings):
+        world = Surroundings(http, control, pack)
+        await world.route()
+        try:
+            yield world
+        finally:
+            for request in world.requests:
+                request.cancel()
+            await asyncio.gather(*world.requests, return_exceptions=True)
