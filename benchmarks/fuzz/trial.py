@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from slm_operator.api.models import SLMService
-from slm_operator.cluster.connection import KubeError, Query
+from slm_operator.cluster.connection import KubeError, Request
 from slm_operator.cluster.kube import Kube, Object, path
 from slm_operator.decide.decision import decide
 from slm_operator.decide.snapshot import Pack, Snapshot
@@ -21,7 +21,7 @@ from slm_worker.wire import Counters, GpuState, LoadState, Packing, PackState
 Outcome = Literal["refused", "accepted", "said", "fault"]
 """Said: the object is accepted, and refers to what is not there, which a condition tells."""
 
-TRY_OUT: Query = [("dryRun", "All"), ("fieldValidation", "Strict")]
+TRY_OUT = (("dryRun", "All"), ("fieldValidation", "Strict"))
 NAMES_A_FIELD = re.compile(
     r"\b(spec|metadata)(\.[A-Za-z]+|\[|: |\b)|unknown field \"|Go struct field [A-Za-z]+\."
 )
@@ -36,7 +36,7 @@ class DryRun(Kube):
 
     async def try_out(self, obj: Object, namespace: str) -> Object:
         where = path(obj["apiVersion"], obj["kind"], namespace)
-        return await self._connection.call("POST", where, body=obj, query=TRY_OUT)
+        return await self._connection.call(Request("POST", where, body=obj, query=TRY_OUT))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -21,8 +22,17 @@ answers all of them after their timeout, having worked for nobody. With answers 
 MOST_RETRY_AFTER_SECONDS = 15.0
 """What asks to be left alone for longer is asked again even so, to notice when that is over."""
 
-Body = Mapping[str, Any]
-Query = list[tuple[str, str]]
+
+@dataclass(frozen=True)
+class Request:
+    """What the API server is asked, at the path ``where``."""
+
+    method: str
+    where: str
+    body: Mapping[str, Any] | None = None
+    query: Sequence[tuple[str, str]] = ()
+    content_type: str = "application/json"
+    accept: str = ANYTHING
 
 
 class KubeError(Exception):
@@ -54,42 +64,17 @@ class Connection:
     async def close(self) -> None:
         await self._api.close()
 
-    async def call(
-        self,
-        method: str,
-        where: str,
-        *,
-        body: Body | None = None,
-        query: Query | None = None,
-        content_type: str = "application/json",
-    ) -> dict[str, Any]:
+    async def call(self, request: Request) -> dict[str, Any]:
         """The answer, a JSON object."""
-        text = await self.text(method, where, body=body, query=query, content_type=content_type)
-        answered: dict[str, Any] = json.loads(text)
+        answered: dict[str, Any] = json.loads(await self.text(request))
         return answered
 
-    async def text(
-        self,
-        method: str,
-        where: str,
-        *,
-        body: Body | None = None,
-        query: Query | None = None,
-        content_type: str = "application/json",
-        accept: str = ANYTHING,
-    ) -> str:
+    async def text(self, request: Request) -> str:
         """The answer as it came."""
         try:
             # The timeout is that of the request, not of the wait for its turn.
             async with self._turns:
-                answer = await self._send(
-                    method,
-                    where,
-                    body=body,
-                    query=query,
-                    content_type=content_type,
-                    accept=accept,
-                )
+                answer = await self._send(request, TIMEOUT_SECONDS)
                 text = (await answer.read()).decode(errors="replace")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise unreachable(error) from error
@@ -98,14 +83,11 @@ class Connection:
         return text
 
     async def lines(
-        self,
-        where: str,
-        query: Query,
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the client's
+        self, request: Request, patience: aiohttp.ClientTimeout
     ) -> AsyncIterator[bytes]:
-        """What a GET goes on answering, line by line."""
+        """What the API server goes on answering, line by line."""
         try:
-            answer = await self._send("GET", where, query=query, timeout=timeout)
+            answer = await self._send(request, patience)
             async with answer:
                 if answer.status >= 300:
                     text = (await answer.read()).decode(errors="replace")
@@ -117,25 +99,17 @@ class Connection:
             raise unreachable(error) from error
 
     async def _send(
-        self,
-        method: str,
-        where: str,
-        *,
-        body: Body | None = None,
-        query: Query | None = None,
-        content_type: str = "application/json",
-        accept: str = ANYTHING,
-        timeout: aiohttp.ClientTimeout | float = TIMEOUT_SECONDS,  # noqa: ASYNC109 - the client's
+        self, request: Request, patience: aiohttp.ClientTimeout | float
     ) -> aiohttp.ClientResponse:
-        request = await self._api.param_serialize(
-            method,
-            where,
-            query_params=query or [],
-            header_params={"Accept": accept, "Content-Type": content_type},
-            body=body,
+        serialized = await self._api.param_serialize(
+            request.method,
+            request.where,
+            query_params=list(request.query),
+            header_params={"Accept": request.accept, "Content-Type": request.content_type},
+            body=request.body,
             auth_settings=["BearerToken"],
         )
-        answer = await self._api.call_api(*request, _request_timeout=timeout)
+        answer = await self._api.call_api(*serialized, _request_timeout=patience)
         response: aiohttp.ClientResponse = answer.response
         return response
 

@@ -17,11 +17,14 @@ from slm_operator.cluster.connection import (
     TIMEOUT_SECONDS,
     Connection,
     KubeError,
+    Request,
     refusal,
     unreachable,
 )
 from slm_operator.cluster.permit import Permit
 
+APPLY_PATCH = "application/apply-patch+yaml"
+MERGE_PATCH = "application/merge-patch+json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 FIELD_MANAGER = "slm-operator"
 WATCH_SECONDS = 300
@@ -111,7 +114,8 @@ class Kube:
         await self._connection.close()
 
     async def get(self, api_version: str, kind: str, name: str, namespace: str = "") -> Object:
-        return await self._connection.call("GET", path(api_version, kind, namespace, name))
+        where = path(api_version, kind, namespace, name)
+        return await self._connection.call(Request("GET", where))
 
     async def list(
         self, api_version: str, kind: str, namespace: str = "", *, labels: str = ""
@@ -121,7 +125,8 @@ class Kube:
         query = [("resourceVersion", "0")]
         if labels:
             query.append(("labelSelector", labels))
-        answer = await self._connection.call("GET", path(api_version, kind, namespace), query=query)
+        where = path(api_version, kind, namespace)
+        answer = await self._connection.call(Request("GET", where, query=query))
         return [{"apiVersion": api_version, "kind": kind, **item} for item in answer["items"]]
 
     async def page(
@@ -130,20 +135,21 @@ class Kube:
         """A part of the objects of one namespace, or of all, as they are now. One that comes too
         late ``after`` another is refused with 410."""
         query = [("limit", str(PAGE_OBJECTS)), ("labelSelector", labels), ("continue", after)]
-        answer = await self._connection.call("GET", path(api_version, kind, namespace), query=query)
+        where = path(api_version, kind, namespace)
+        answer = await self._connection.call(Request("GET", where, query=query))
         metadata = answer["metadata"]
         return Page(answer["items"], metadata["resourceVersion"], metadata.get("continue") or "")
 
     async def uids(self, api_version: str, kind: str, namespace: str = "") -> set[str]:
         """Of all objects of one namespace, or of all, as they are now; nothing else of them is
         sent."""
+        where = path(api_version, kind, namespace)
         found: set[str] = set()
         after = ""
         while True:
             query = [("limit", str(PAGE_OBJECTS)), ("continue", after)]
-            where = path(api_version, kind, namespace)
-            answer = json.loads(
-                await self._connection.text("GET", where, query=query, accept=METADATA_ONLY)
+            answer = await self._connection.call(
+                Request("GET", where, query=query, accept=METADATA_ONLY)
             )
             found.update(item["metadata"]["uid"] for item in answer["items"])
             after = answer["metadata"].get("continue") or ""
@@ -153,7 +159,7 @@ class Kube:
     async def serves(self, api_version: str, kind: str) -> bool:
         """Whether the API server tells its clients of this kind."""
         try:
-            answer = json.loads(await self._connection.text("GET", f"/apis/{api_version}"))
+            answer = await self._connection.call(Request("GET", f"/apis/{api_version}"))
         except KubeError as error:
             if error.status == 404:
                 return False
@@ -165,8 +171,8 @@ class Kube:
         back when an older copy is restored."""
         query = [("limit", "1")]
         where = path(api_version, kind, namespace)
-        answer = json.loads(
-            await self._connection.text("GET", where, query=query, accept=METADATA_ONLY)
+        answer = await self._connection.call(
+            Request("GET", where, query=query, accept=METADATA_ONLY)
         )
         return int(answer["metadata"]["resourceVersion"])
 
@@ -186,10 +192,9 @@ class Kube:
         patience = aiohttp.ClientTimeout(
             sock_connect=TIMEOUT_SECONDS, sock_read=WATCH_SECONDS + TIMEOUT_SECONDS
         )
+        request = Request("GET", path(api_version, kind, namespace), query=query)
         try:
-            async for line in self._connection.lines(
-                path(api_version, kind, namespace), query, patience
-            ):
+            async for line in self._connection.lines(request, patience):
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     status = event["object"]
@@ -207,15 +212,14 @@ class Kube:
         patience = aiohttp.ClientTimeout(
             sock_connect=TIMEOUT_SECONDS, sock_read=None if follow else TIMEOUT_SECONDS
         )
-        where = path("v1", "Pod", namespace, pod) + "/log"
-        async for line in self._connection.lines(where, query, patience):
+        request = Request("GET", path("v1", "Pod", namespace, pod) + "/log", query=query)
+        async for line in self._connection.lines(request, patience):
             yield line.decode(errors="replace")
 
     async def pod_get(self, namespace: str, pod: str, port: int, where: str) -> str:
         """What the Pod itself answers to a GET of ``where``, through the API server's proxy."""
-        return await self._connection.text(
-            "GET", path("v1", "Pod", namespace, f"{pod}:{port}/proxy{where}")
-        )
+        proxied = path("v1", "Pod", namespace, f"{pod}:{port}/proxy{where}")
+        return await self._connection.text(Request("GET", proxied))
 
     async def apply(
         self,
@@ -228,55 +232,39 @@ class Kube:
         """Server-side apply: the object's fields become ``manager``'s, those of its fields that are
         left out cease to be. Fields that somebody else owns are a conflict (status 409) unless
         ``force``."""
-        metadata = obj["metadata"]
-        where = path(
-            obj["apiVersion"], obj["kind"], metadata.get("namespace", ""), metadata["name"]
-        )
+        where = _path_of(obj) + (f"/{subresource}" if subresource else "")
         query = [
             ("fieldManager", manager),
             ("force", str(force).lower()),
             ("fieldValidation", "Strict"),
         ]
         return await self._connection.call(
-            "PATCH",
-            f"{where}/{subresource}" if subresource else where,
-            body=obj,
-            query=query,
-            content_type="application/apply-patch+yaml",
+            Request("PATCH", where, body=obj, query=query, content_type=APPLY_PATCH)
         )
 
     async def create(self, obj: Object) -> Object:
         where = path(obj["apiVersion"], obj["kind"], obj["metadata"].get("namespace", ""))
-        return await self._connection.call("POST", where, body=obj)
+        return await self._connection.call(Request("POST", where, body=obj))
 
     async def replace(self, obj: Object) -> Object:
         """Writes the whole object, which is refused (status 409) when it has another version by
         now."""
-        metadata = obj["metadata"]
-        where = path(
-            obj["apiVersion"], obj["kind"], metadata.get("namespace", ""), metadata["name"]
-        )
-        return await self._connection.call("PUT", where, body=obj)
+        return await self._connection.call(Request("PUT", _path_of(obj), body=obj))
 
     async def merge(self, obj: Object, patch: Object) -> Object:
         """JSON merge patch of an existing object."""
-        metadata = obj["metadata"]
-        where = path(
-            obj["apiVersion"], obj["kind"], metadata.get("namespace", ""), metadata["name"]
-        )
         return await self._connection.call(
-            "PATCH", where, body=patch, content_type="application/merge-patch+json"
+            Request("PATCH", _path_of(obj), body=patch, content_type=MERGE_PATCH)
         )
 
     async def delete(
         self, api_version: str, kind: str, name: str, namespace: str = "", *, uid: str = ""
     ) -> None:
         """Deletes an object; one that is gone, or is another by ``uid``, is no error."""
+        where = path(api_version, kind, namespace, name)
         body = {"preconditions": {"uid": uid}} if uid else None
         try:
-            await self._connection.call(
-                "DELETE", path(api_version, kind, namespace, name), body=body
-            )
+            await self._connection.call(Request("DELETE", where, body=body))
         except KubeError as error:
             if error.status not in (404, 409):
                 raise
@@ -288,3 +276,8 @@ def path(api_version: str, kind: str, namespace: str = "", name: str = "") -> st
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
     scope = f"/namespaces/{namespace}" if namespace else ""
     return f"{root}{scope}/{plural}" + (f"/{name}" if name else "")
+
+
+def _path_of(obj: Object) -> str:
+    metadata = obj["metadata"]
+    return path(obj["apiVersion"], obj["kind"], metadata.get("namespace", ""), metadata["name"])
