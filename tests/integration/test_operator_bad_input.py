@@ -132,21 +132,20 @@ def without_argument_rule() -> dict[str, Any]:
 async def test_missing_credentials_and_then_a_taken_port(
     operator_stack: Stack, new_service: NewService
 ) -> None:
-    model = SIMULATED["model"] | {"credentialsSecretRef": {"name": "hub", "key": "token"}}
+    credentials = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "late", "namespace": "default"},
+        "data": {"token": base64.b64encode(b"x").decode()},
+    }
+    model = SIMULATED["model"] | {"credentialsSecretRef": {"name": "late", "key": "token"}}
     service = await new_service(fixed(model=model))
     await service.condition(
-        "Ready", "False", "CreateContainerConfigError", 'secret "hub" not found; create'
+        "Ready", "False", "CreateContainerConfigError", 'secret "late" not found; create'
     )
     address = (await service.pod())["status"]["podIP"]
     with socket.create_server((address, AGENT_PORT)):
-        await operator_stack.kube.create(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": "hub", "namespace": "default"},
-                "data": {"token": base64.b64encode(b"x").decode()},
-            }
-        )
+        await operator_stack.kube.create(credentials)
         await service.condition(
             "Ready",
             "False",
