@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from benchmarks.standin_packs import settled_state
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
+from slm_operator.api.models import API_VERSION, KIND, SLMService
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cli.local.passes import Local, one_pass
 from slm_operator.pareto.window import WindowRules
@@ -30,7 +30,7 @@ def calibrated_status(spec: Mapping[str, Any], ends: datetime) -> SLMServiceStat
     """
     service = SLMService.from_object(
         {
-            "apiVersion": f"{GROUP}/{VERSION}",
+            "apiVersion": API_VERSION,
             "kind": KIND,
             "metadata": {"name": "calibrated", "namespace": "default", "uid": "", "generation": 1},
             "spec": spec,

@@ -35,9 +35,9 @@ from benchmarks.operator_process import (
 from benchmarks.standin_packs import WRITES_AT_A_TIME, StandInPacks
 from slm_dev.controlplane import ControlPlane, find_or_build
 from slm_dev.local_node.api import MERGE_PATCH, ApiServer
-from slm_operator.api.models import GROUP, KIND, PLURAL, VERSION
+from slm_operator.api.models import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from slm_operator.cluster.connection import KubeError
-from slm_operator.cluster.kube import Kube, Page
+from slm_operator.cluster.kube import Kube
 
 NAME = "scale"
 SIZES = "100,300,1000"
@@ -107,7 +107,7 @@ class Rig:
 
         async def create(name: str) -> None:
             identity = {
-                "apiVersion": f"{GROUP}/{VERSION}",
+                "apiVersion": API_VERSION,
                 "kind": KIND,
                 "metadata": {"name": name, "namespace": NAMESPACE},
             }
@@ -139,12 +139,10 @@ class Rig:
         return await asyncio.to_thread(self.audit.since, position)
 
     async def _ready(self) -> int:
-        ready, page = 0, Page([], "", "")
-        while True:
-            page = await self.kube.page(f"{GROUP}/{VERSION}", KIND, after=page.after)
+        ready = 0
+        async for page in self.kube.pages(API_VERSION, KIND):
             ready += sum(_is_ready(item["status"]) for item in page.items)
-            if not page.after:
-                return ready
+        return ready
 
     async def until_started(self, began: float) -> float:
         """Seconds since ``began`` until every pack was asked and the last write was answered.

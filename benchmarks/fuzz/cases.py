@@ -15,7 +15,7 @@ import yaml
 from hypothesis import strategies as st
 
 from slm_operator.api.crd import crd
-from slm_operator.api.models import GROUP, KIND, VERSION
+from slm_operator.api.models import API_VERSION, KIND
 
 Json = Any
 Schema = Mapping[str, Any]
@@ -220,7 +220,7 @@ def objects() -> st.SearchStrategy[Json]:
     )
     return st.builds(
         lambda name, spec: {
-            "apiVersion": f"{GROUP}/{VERSION}",
+            "apiVersion": API_VERSION,
             "kind": KIND,
             "metadata": {"name": name},
             "spec": spec,

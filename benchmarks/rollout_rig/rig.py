@@ -14,7 +14,7 @@ import yaml
 from benchmarks.rollout_rig.front import Front
 from slm_dev.local_node.api import ApiServer
 from slm_dev.stack import Stack
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
+from slm_operator.api.models import API_VERSION, KIND, SLMService
 from slm_operator.render.children import INSTANCE_LABEL
 
 SERVICE = "chat"
@@ -43,7 +43,7 @@ class Rig:
     async def apply(self, **changes: Any) -> None:
         self._spec = self._spec | changes
         manifest = {
-            "apiVersion": f"{GROUP}/{VERSION}",
+            "apiVersion": API_VERSION,
             "kind": KIND,
             "metadata": {"name": SERVICE},
             "spec": self._spec,

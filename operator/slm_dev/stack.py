@@ -22,10 +22,10 @@ from slm_dev.local_node.addresses import AddressPool
 from slm_dev.local_node.registration import MOST_PODS
 from slm_dev.program import Program, StackError, uninterrupted
 from slm_operator.api.crd import crd
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
+from slm_operator.api.models import API_VERSION, KIND, SLMService
 from slm_operator.cluster.agents import Agents
 from slm_operator.cluster.connection import KubeError
-from slm_operator.cluster.kube import Kube
+from slm_operator.cluster.kube import Kube, get_or_none
 from slm_operator.keys import Keys
 from slm_operator.render.children import pack_name
 from slm_worker.wire import PackState
@@ -216,20 +216,15 @@ class Stack:
 
     async def service(self, name: str, namespace: str = "default") -> SLMService:
         """The SLMService as it is now. Raises KubeError."""
-        obj = await self.kube.get(f"{GROUP}/{VERSION}", KIND, name, namespace)
+        obj = await self.kube.get(API_VERSION, KIND, name, namespace)
         return SLMService.from_object(obj)
 
     async def pack_address(self, service: SLMService, ordinal: int = 0) -> str:
         """The address of a pack's agent and router; empty while it has none. Raises KubeError."""
-        try:
-            pod = await self.kube.get(
-                "v1", "Pod", pack_name(service, ordinal), namespace=service.namespace
-            )
-        except KubeError as error:
-            if error.status == 404:
-                return ""
-            raise
-        address: str = (pod.get("status") or {}).get("podIP", "")
+        pod = await get_or_none(
+            self.kube, "v1", "Pod", pack_name(service, ordinal), namespace=service.namespace
+        )
+        address: str = ((pod or {}).get("status") or {}).get("podIP", "")
         return address
 
     async def agent_state(self, service: SLMService, ordinal: int = 0) -> PackState:
@@ -252,7 +247,7 @@ class Stack:
     async def _serves_the_resource(self) -> bool:
         """A new resource is first unknown (404), then without its storage (429)."""
         try:
-            await self.kube.list(f"{GROUP}/{VERSION}", KIND)
+            await self.kube.list(API_VERSION, KIND)
         except KubeError as error:
             if error.status in (404, 429):
                 return False

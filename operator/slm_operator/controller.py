@@ -13,19 +13,18 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from slm_operator import logs
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService, SLMServiceSpec
+from slm_operator.api.models import API_VERSION, KIND, SLMService, SLMServiceSpec
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.activator import ActivatorClient
 from slm_operator.cluster.agents import AgentError, Agents
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.events import Events
-from slm_operator.cluster.kube import Kube, Object
+from slm_operator.cluster.kube import Kube, Object, get_or_none
 from slm_operator.cluster.profiles import Profiles
 from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision, decide
@@ -258,12 +257,9 @@ class Controller:
     async def _is_as_stored(self, service: SLMService) -> bool:
         """A pack takes a whole GPU, so it is not made for a spec that is no more: the watch shows
         one for a while after a change, a deletion, or the restoring of an older copy."""
-        try:
-            obj = await self._kube.get(f"{GROUP}/{VERSION}", KIND, service.name, service.namespace)
-        except KubeError as error:
-            if error.status == HTTPStatus.NOT_FOUND:
-                return False
-            raise
+        obj = await get_or_none(self._kube, API_VERSION, KIND, service.name, service.namespace)
+        if obj is None:
+            return False
         stored = obj["metadata"]
         return (
             stored["uid"] == service.uid
@@ -310,7 +306,7 @@ class Controller:
             return
         await self._kube.apply(
             {
-                "apiVersion": f"{GROUP}/{VERSION}",
+                "apiVersion": API_VERSION,
                 "kind": KIND,
                 "metadata": {"name": service.name, "namespace": service.namespace},
                 "status": decision.status.to_object(),

@@ -11,19 +11,19 @@ import asyncio
 import logging
 import os
 from collections.abc import Collection, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import kopf
 from kopf._cogs.structs.references import NAMESPACES, Insights, NamespaceName
 
-from slm_operator.api.models import GROUP, KIND, PLURAL, VERSION
+from slm_operator.api.models import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import PAGE_OBJECTS, WATCH_SECONDS, Kube
 from slm_operator.loops import Loops
 
 log = logging.getLogger(__name__)
 
-API_VERSION = f"{GROUP}/{VERSION}"
 RESTART_SECONDS = 3.0
 SERVED_SECONDS = 1.0
 """Between two looks for a resource that is not there yet."""
@@ -178,7 +178,7 @@ async def _notice_breaks(
             version = await kube.version(API_VERSION, KIND, (*namespaces, "")[0])
             back = gone and await kube.serves(API_VERSION, KIND)
         except KubeError as error:
-            gone = gone or error.status == 404
+            gone = gone or error.status == HTTPStatus.NOT_FOUND
             continue  # whoever needs the API server says so
         if version < newest:
             log.warning("what is stored was restored: version %d after %d", version, newest)
@@ -222,7 +222,7 @@ async def _missing(kube: Kube, loops: Loops, namespaces: Sequence[str]) -> set[s
             known -= await kube.uids(API_VERSION, KIND, namespace)
         return known
     except KubeError as error:
-        if error.status == 404:
+        if error.status == HTTPStatus.NOT_FOUND:
             return set(loops.uids())  # the resource itself is gone
         log.warning("which services are still there is not known: %s", error)
         return set()

@@ -17,7 +17,7 @@ import yaml
 
 from slm_dev.clients import Clients
 from slm_dev.stack import Stack
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
+from slm_operator.api.models import API_VERSION, KIND, SLMService
 from slm_operator.api.status import Condition
 from slm_operator.cluster.agents import AgentError
 from slm_operator.cluster.connection import KubeError
@@ -102,7 +102,7 @@ class Service:
         await self.stack.apply(
             yaml.safe_dump(
                 {
-                    "apiVersion": f"{GROUP}/{VERSION}",
+                    "apiVersion": API_VERSION,
                     "kind": KIND,
                     "metadata": {"name": self.name},
                     "spec": spec,
@@ -149,7 +149,7 @@ class Service:
             following.cancel()
 
     async def _follow(self, seen: asyncio.Queue[Object]) -> None:
-        kind = f"{GROUP}/{VERSION}", KIND
+        kind = API_VERSION, KIND
         while True:
             obj = await self.stack.kube.get(*kind, self.name, "default")
             seen.put_nowait(obj)
@@ -285,7 +285,7 @@ class Service:
 
     async def delete(self) -> None:
         """Asks for the service's end, and does not wait for it."""
-        await self.stack.kube.delete(f"{GROUP}/{VERSION}", KIND, self.name, "default")
+        await self.stack.kube.delete(API_VERSION, KIND, self.name, "default")
 
     @contextlib.asynccontextmanager
     async def serving(self, replicas: int) -> AsyncIterator[Service]:

@@ -11,7 +11,7 @@ from benchmarks.fuzz.cases import cases
 from benchmarks.fuzz.trial import DryRun, run
 from operator_rig import NewService, fixed, until
 from slm_dev.stack import Stack
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
+from slm_operator.api.models import API_VERSION, KIND, SLMService
 from slm_operator.cluster.connection import KubeError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -47,7 +47,7 @@ async def test_each_is_refused_by_name_or_reconciled(
             await until(f"{name} is reconciled", seen)
     finally:
         for name in made:
-            await operator_stack.kube.delete(f"{GROUP}/{VERSION}", KIND, name, "default")
+            await operator_stack.kube.delete(API_VERSION, KIND, name, "default")
     operator_stack.operator.check()
 
 

@@ -15,7 +15,7 @@ from cli_builders import found, object_of
 from crd_cases import ACCEPTED, REFUSED, Object, spec, with_args
 from kubectl_rig import Kubectl
 from slm_dev.controlplane import ControlPlane
-from slm_operator.api.models import GROUP, PLURAL, VERSION, SLMService
+from slm_operator.api.models import API_VERSION, GROUP, PLURAL, VERSION, SLMService
 from slm_operator.api.status import Condition, OperatingPointStatus, SLMServiceStatus
 from slm_operator.cli.app import app
 from slm_operator.cli.local.request import Request, manifest
@@ -48,7 +48,7 @@ class Services:
 
     def create(self, spec: Object, name: str | None = None) -> Object:
         obj = {
-            "apiVersion": f"{GROUP}/{VERSION}",
+            "apiVersion": API_VERSION,
             "kind": "SLMService",
             "metadata": {"name": name or f"chat-{uuid.uuid4().hex[:6]}"},
             "spec": spec,

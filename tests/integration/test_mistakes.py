@@ -22,7 +22,7 @@ from operator_rig import SMALL_MODEL, Service, fixed, searching, write_model
 from slm_dev.controlplane import find_or_build
 from slm_dev.reference.markdown import code, table
 from slm_dev.stack import Stack
-from slm_operator.api.models import GROUP, KIND, VERSION
+from slm_operator.api.models import API_VERSION, KIND
 from slm_operator.cluster.profiles import CONFIG_MAP
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -176,7 +176,7 @@ async def apply(operator_stack: Stack, tmp_path: Path) -> AsyncIterator[Apply]:
 
     async def run(name: str, spec: dict[str, Any]) -> tuple[int, str]:
         names.append(name)
-        obj = {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": {"name": name}}
+        obj = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}}
         (tmp_path / FILE).write_text(yaml.safe_dump({**obj, "spec": spec}))
         process = await asyncio.create_subprocess_exec(
             str(binaries.kubectl),

@@ -11,7 +11,7 @@ from commands import kubectl
 from operator_rig import PASSES, NewService, Service, counted, engine, fixed, until
 from slm_dev.stack import Stack
 from slm_operator.api.crd import crd
-from slm_operator.api.models import GROUP, KIND, VERSION
+from slm_operator.api.models import API_VERSION, KIND
 from slm_operator.cluster.connection import KubeError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -89,7 +89,7 @@ async def test_the_operator_may_write_the_status_and_nothing_else(
 async def owners(stack: Stack, service: Service) -> list[Any]:
     """Who wrote which field of the spec, by the API server's account. It keeps none of what is
     written through the scale subresource of a custom resource."""
-    obj = await stack.kube.get(f"{GROUP}/{VERSION}", KIND, service.name, "default")
+    obj = await stack.kube.get(API_VERSION, KIND, service.name, "default")
     return [
         (entry["manager"], entry["time"], fields)
         for entry in obj["metadata"]["managedFields"]
@@ -178,7 +178,7 @@ async def test_an_uninstall_in_the_wrong_order_hangs_nowhere_and_leaves_nothing_
 
     async def unknown() -> bool:
         try:
-            await operator_stack.kube.list(f"{GROUP}/{VERSION}", KIND)
+            await operator_stack.kube.list(API_VERSION, KIND)
         except KubeError as error:
             return error.status == 404
         return False

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from builders import H100_OPT_1_3B, pack_state
-from slm_operator.api.models import GROUP, KIND, VERSION
+from slm_operator.api.models import API_VERSION, KIND
 from slm_operator.cluster.agents import AgentError
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.pods import read_pack
@@ -112,7 +112,7 @@ class World:
         self.writes = 0
         metadata = {"name": "chat", "namespace": "default", "uid": "u1", "generation": 1}
         self._service: Object | None = {
-            "apiVersion": f"{GROUP}/{VERSION}",
+            "apiVersion": API_VERSION,
             "kind": KIND,
             "metadata": metadata,
             "spec": spec,

@@ -198,10 +198,10 @@ class TestPorts:
 
     async def test_all_that_are_taken_are_read_from_the_statuses(self) -> None:
         class Pages:
-            async def page(self, api: str, kind: str, namespace: str, after: str) -> Page:
-                uid, port = ("b", 2) if after else ("a", 1)
-                obj = {"metadata": {"uid": uid}, "status": {"activatorPort": port}}
-                return Page([obj, {"metadata": {"uid": "c"}}], "1", "" if after else "more")
+            async def pages(self, api: str, kind: str, namespace: str) -> AsyncIterator[Page]:
+                for uid, port in (("a", 1), ("b", 2)):
+                    obj = {"metadata": {"uid": uid}, "status": {"activatorPort": port}}
+                    yield Page([obj, {"metadata": {"uid": "c"}}], "1")
 
         ports = Ports(1, 3)
         await ports.learn(Pages())  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from asyncio.trsock import TransportSocket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,20 @@ from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
 from slm_operator.cluster.connection import IN_FLIGHT, MOST_RETRY_AFTER_SECONDS, KubeError
-from slm_operator.cluster.kube import Kube
+from slm_operator.cluster.kube import Kube, Page, get_or_none
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+@asynccontextmanager
+async def served(handle: Handler) -> AsyncIterator[Kube]:
+    """A connection to a server that answers everything by ``handle``."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    async with TestServer(app) as server:
+        kube = Kube(client.ApiClient(client.Configuration(host=str(server.make_url("")))))
+        yield kube
+        await kube.close()
 
 
 @asynccontextmanager
@@ -30,12 +43,8 @@ async def answering(
         queries.append(request.query)
         return web.Response(text=body, status=status, headers=headers)
 
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handle)
-    async with TestServer(app) as server:
-        kube = Kube(client.ApiClient(client.Configuration(host=str(server.make_url("")))))
+    async with served(handle) as kube:
         yield kube, queries
-        await kube.close()
 
 
 def lines(*events: dict[str, Any]) -> str:
@@ -77,14 +86,6 @@ async def test_the_version_of_what_is_stored_costs_one_object() -> None:
     assert queries[0]["limit"] == "1"
 
 
-async def test_a_page_tells_where_the_next_one_begins() -> None:
-    body = {"items": [{}], "metadata": {"resourceVersion": "9", "continue": "there"}}
-    async with answering(json.dumps(body)) as (kube, queries):
-        page = await kube.page("v1", "Pod", labels="a=b", after="here")
-    assert (page.items, page.version, page.after) == ([{}], "9", "there")
-    assert queries[0]["continue"] == "here"
-
-
 async def test_a_busy_server_is_not_asked_more_at_a_time_than_it_can_work_on() -> None:
     asking = most = 0
 
@@ -96,12 +97,8 @@ async def test_a_busy_server_is_not_asked_more_at_a_time_than_it_can_work_on() -
         asking -= 1
         return web.Response(text="{}")
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", handle)
-    async with TestServer(app) as server:
-        kube = Kube(client.ApiClient(client.Configuration(host=str(server.make_url("")))))
+    async with served(handle) as kube:
         await asyncio.gather(*(kube.get("v1", "Pod", f"p{number}") for number in range(60)))
-        await kube.close()
     assert 1 < most <= IN_FLIGHT
 
 
@@ -120,24 +117,44 @@ async def test_a_refused_log_is_an_error_with_the_servers_words() -> None:
             [line async for line in kube.log("default", "p", tail_lines=5)]
 
 
+A, C = ({"metadata": {"uid": uid}} for uid in "ac")
+IN_TWO_PARTS = {
+    "": {"items": [A], "metadata": {"resourceVersion": "9", "continue": "b"}},
+    "b": {"items": [C], "metadata": {"resourceVersion": "9"}},
+}
+"""By where they begin."""
+
+
+async def test_a_list_comes_part_by_part_until_its_end() -> None:
+    async def handle(request: web.Request) -> web.Response:
+        assert request.query["labelSelector"] == "a=b"
+        return web.json_response(IN_TWO_PARTS[request.query["continue"]])
+
+    async with served(handle) as kube:
+        pages = [page async for page in kube.pages("v1", "Pod", labels="a=b")]
+    assert pages == [Page([A], "9"), Page([C], "9")]
+
+
 async def test_uids_are_gathered_over_all_pages_without_the_objects() -> None:
-    pages = {
-        "": {"items": [{"metadata": {"uid": "a"}}], "metadata": {"continue": "b"}},
-        "b": {"items": [{"metadata": {"uid": "c"}}], "metadata": {}},
-    }
     accepted = []
 
     async def handle(request: web.Request) -> web.Response:
         accepted.append(request.headers["Accept"])
-        return web.json_response(pages[request.query["continue"]])
+        return web.json_response(IN_TWO_PARTS[request.query["continue"]])
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", handle)
-    async with TestServer(app) as server:
-        kube = Kube(client.ApiClient(client.Configuration(host=str(server.make_url("")))))
+    async with served(handle) as kube:
         assert await kube.uids("v1", "Pod") == {"a", "c"}
-        await kube.close()
     assert all("PartialObjectMetadataList" in accept for accept in accepted)
+
+
+async def test_what_is_not_there_is_none_and_a_refusal_is_not() -> None:
+    async with answering("{}", 404) as (kube, _):
+        assert await get_or_none(kube, "v1", "Pod", "p", "default") is None
+    async with answering('{"kind": "Pod"}') as (kube, _):
+        assert await get_or_none(kube, "v1", "Pod", "p", "default") == {"kind": "Pod"}
+    async with answering("{}", 403) as (kube, _):
+        with pytest.raises(KubeError):
+            await get_or_none(kube, "v1", "Pod", "p", "default")
 
 
 @pytest.mark.parametrize(

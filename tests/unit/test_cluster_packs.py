@@ -39,18 +39,15 @@ class ScriptedKube:
         """Of what is stored, one after the other; then 7."""
         self.idle = asyncio.Event()
 
-    async def page(
-        self, api: str, kind: str, namespace: str, *, labels: str, after: str = ""
-    ) -> Page:
-        pages = self._script[0]
+    async def pages(
+        self, api: str, kind: str, namespace: str, *, labels: str
+    ) -> AsyncIterator[Page]:
+        pages = self._script.pop(0)
         if isinstance(pages, KubeError):
-            self._script.pop(0)
             raise pages
-        page = pages.pop(0)
-        assert isinstance(page, Page)
-        if not pages:
-            self._script.pop(0)
-        return page
+        for page in pages:
+            assert isinstance(page, Page)
+            yield page
 
     async def version(self, api: str, kind: str, namespace: str) -> int:
         return self.versions.pop(0) if self.versions else 7
@@ -70,8 +67,8 @@ class ScriptedKube:
             yield event
 
 
-def page(*pods: dict[str, Any], after: str = "", version: str = "5") -> Page:
-    return Page(list(pods), version, after)
+def page(*pods: dict[str, Any], version: str = "5") -> Page:
+    return Page(list(pods), version)
 
 
 async def follow(kube: ScriptedKube) -> tuple[Packs, list[str]]:
@@ -91,10 +88,8 @@ class TwoNamespaces(ScriptedKube):
         super().__init__()
         self._scripts = scripts
 
-    async def page(
-        self, api: str, kind: str, namespace: str, *, labels: str, after: str = ""
-    ) -> Page:
-        return await self._scripts[namespace].page(api, kind, namespace, labels=labels, after=after)
+    def pages(self, api: str, kind: str, namespace: str, *, labels: str) -> AsyncIterator[Page]:
+        return self._scripts[namespace].pages(api, kind, namespace, labels=labels)
 
     async def watch(
         self, api: str, kind: str, namespace: str, *, labels: str, since: str
@@ -137,7 +132,7 @@ def names(packs: Packs, service: str = "chat") -> list[str]:
 
 
 async def test_all_pages_are_known_before_it_counts_as_listed() -> None:
-    kube = ScriptedKube([page(pod("a"), after="x"), page(pod("b"), pod("c", instance="other"))])
+    kube = ScriptedKube([page(pod("a")), page(pod("b"), pod("c", instance="other"))])
     packs, woken = await follow(kube)
     assert packs.listed.is_set()
     assert (names(packs), names(packs, "other")) == (["a", "b"], ["c"])

@@ -15,6 +15,7 @@ from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK, MpsFallback
 
 GROUP = "serving.slm.dev"
 VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "SLMService"
 PLURAL = "slmservices"
 

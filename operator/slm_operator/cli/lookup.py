@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
 from kubernetes.aio import config
 from pydantic import ValidationError
 
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService, SLMServiceSpec
+from slm_operator.api.models import API_VERSION, GROUP, KIND, SLMService, SLMServiceSpec
 from slm_operator.cli.terminal import fail
 from slm_operator.cluster.connection import KubeError
-from slm_operator.cluster.kube import UNUSABLE_CONFIGURATION, Kube, Object, Objects
+from slm_operator.cluster.kube import UNUSABLE_CONFIGURATION, Kube, Object, Objects, get_or_none
 from slm_operator.cluster.profiles import CONFIG_MAP
 
-API_VERSION = f"{GROUP}/{VERSION}"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 Result = TypeVar("Result")
@@ -76,11 +76,9 @@ def default_namespace(kubeconfig: Path | None) -> str:
 
 async def service(kube: Kube, namespace: str, name: str) -> Object:
     """One SLMService as the API server holds it. Raises KubeError and LookupFailedError."""
-    try:
-        return await kube.get(API_VERSION, KIND, name, namespace)
-    except KubeError as error:
-        if error.status != 404:
-            raise
+    found = await get_or_none(kube, API_VERSION, KIND, name, namespace)
+    if found is not None:
+        return found
     others = [obj["metadata"]["name"] for obj in await services(kube, namespace)]
     close = difflib.get_close_matches(name, others)
     if close:
@@ -97,7 +95,7 @@ async def services(kube: Kube, namespace: str) -> Objects:
     try:
         return await kube.list(API_VERSION, KIND, namespace)
     except KubeError as error:
-        if error.status != 404:
+        if error.status != HTTPStatus.NOT_FOUND:
             raise
     raise LookupFailedError(
         f"this cluster does not know SLMServices ({GROUP}): install the operator, in "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
+from slm_operator.api.models import API_VERSION, KIND, SLMService
 from slm_operator.api.status import FrontierPoint
 from slm_operator.cli import lookup, tables
 from slm_operator.cli.terminal import (
@@ -153,7 +154,7 @@ async def _write(kube: Kube, obj: Object, found: Recommendation, force: bool) ->
     """Raises LookupFailedError where the fields are somebody else's, and KubeError."""
     metadata = obj["metadata"]
     wanted = {
-        "apiVersion": f"{GROUP}/{VERSION}",
+        "apiVersion": API_VERSION,
         "kind": KIND,
         # The UID, so that nothing is made where the service has gone meanwhile.
         "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
@@ -162,7 +163,7 @@ async def _write(kube: Kube, obj: Object, found: Recommendation, force: bool) ->
     try:
         await kube.apply(wanted, force=force, manager=FIELD_MANAGER)
     except KubeError as error:
-        if error.status != 409:
+        if error.status != HTTPStatus.CONFLICT:
             raise
         raise lookup.LookupFailedError(
             f"{' '.join(error.message.split())}: change the manifest of whoever owns these fields "

@@ -113,7 +113,7 @@ class ActivatorClient:
             address=self._address,
             held=door.waiting + door.passing if door is not None else 0,
             trouble=trouble,
-            lastingly=self._clock() - self._answered_at < SILENCE_SECONDS,
+            lastingly=not self._silent,
         )
 
     async def forget(self, uid: str) -> None:

@@ -12,9 +12,10 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
+from slm_operator.api.models import API_VERSION, GROUP, KIND, SLMService
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Kube
 from slm_operator.decide.decision import Event
@@ -75,7 +76,7 @@ class Events:
             try:
                 await self._kube.merge(_reference(service, known.name), again)
             except KubeError as error:
-                if error.status != 404:
+                if error.status != HTTPStatus.NOT_FOUND:
                     raise
                 # The API server keeps events for an hour, or as it is told.
             else:
@@ -116,7 +117,7 @@ def _object(service: SLMService, event: Event, name: str, message: str, now: str
         made["metadata"]["annotations"] = {DECISION: event.decision}
     return made | {
         "involvedObject": {
-            "apiVersion": f"{GROUP}/{VERSION}",
+            "apiVersion": API_VERSION,
             "kind": KIND,
             "name": service.name,
             "namespace": service.namespace,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Set
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Protocol
 
 from slm_operator.cluster.connection import KubeError
@@ -14,7 +15,6 @@ from slm_operator.cluster.kube import Kube, Object
 log = logging.getLogger(__name__)
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0)
-GONE = 410
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ async def follow(kube: Kube, what: Watched, view: View, listed: asyncio.Event) -
             while await kube.version(what.api_version, what.kind, what.namespace) >= int(version):
                 version = await _watch(kube, what, view, version)
         except KubeError as error:
-            if error.status != GONE:
+            if error.status != HTTPStatus.GONE:
                 log.warning("lost sight of every %s, listing them again: %s", what.kind, error)
             pause = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
             await asyncio.sleep(max(pause, error.retry_after_seconds))
@@ -66,21 +66,15 @@ async def follow(kube: Kube, what: Watched, view: View, listed: asyncio.Event) -
 
 async def _list(kube: Kube, what: Watched, view: View) -> str:
     """The version that was listed."""
-    there = set()
-    after = ""
-    while True:
-        page = await kube.page(
-            what.api_version, what.kind, what.namespace, labels=what.labels, after=after
-        )
+    there, version = set(), ""
+    async for page in kube.pages(what.api_version, what.kind, what.namespace, labels=what.labels):
+        version = page.version
         for obj in page.items:
             there.add(obj["metadata"]["uid"])
             view.put(obj)
-        after = page.after
-        if not after:
-            break
     for uid in view.uids() - there:
         view.remove(uid)
-    return page.version
+    return version
 
 
 async def _watch(kube: Kube, what: Watched, view: View, version: str) -> str:

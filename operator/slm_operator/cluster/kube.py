@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,8 +66,6 @@ class Page:
     items: Objects
     version: str
     """Of the whole list: a watch goes on from it."""
-    after: str
-    """Where the next part begins; empty in the last one."""
 
 
 class Kube:
@@ -129,39 +128,42 @@ class Kube:
         answer = await self._connection.call(Request("GET", where, query=query))
         return [{"apiVersion": api_version, "kind": kind, **item} for item in answer["items"]]
 
-    async def page(
-        self, api_version: str, kind: str, namespace: str = "", *, labels: str = "", after: str = ""
-    ) -> Page:
-        """A part of the objects of one namespace, or of all, as they are now. One that comes too
-        late ``after`` another is refused with 410."""
-        query = [("limit", str(PAGE_OBJECTS)), ("labelSelector", labels), ("continue", after)]
+    async def pages(
+        self, api_version: str, kind: str, namespace: str = "", *, labels: str = ""
+    ) -> AsyncIterator[Page]:
+        """The objects of one namespace, or of all, as they are now, part by part. One that is
+        asked for too late after another is refused with 410."""
         where = path(api_version, kind, namespace)
-        answer = await self._connection.call(Request("GET", where, query=query))
-        metadata = answer["metadata"]
-        return Page(answer["items"], metadata["resourceVersion"], metadata.get("continue") or "")
+        request = Request("GET", where, query=[("labelSelector", labels)])
+        async for answer in self._parts(request):
+            yield Page(answer["items"], answer["metadata"]["resourceVersion"])
 
     async def uids(self, api_version: str, kind: str, namespace: str = "") -> set[str]:
         """Of all objects of one namespace, or of all, as they are now; nothing else of them is
         sent."""
-        where = path(api_version, kind, namespace)
+        request = Request("GET", path(api_version, kind, namespace), accept=METADATA_ONLY)
         found: set[str] = set()
+        async for answer in self._parts(request):
+            found.update(item["metadata"]["uid"] for item in answer["items"])
+        return found
+
+    async def _parts(self, request: Request) -> AsyncIterator[Object]:
+        """The answers to a list that is asked for part by part."""
         after = ""
         while True:
-            query = [("limit", str(PAGE_OBJECTS)), ("continue", after)]
-            answer = await self._connection.call(
-                Request("GET", where, query=query, accept=METADATA_ONLY)
-            )
-            found.update(item["metadata"]["uid"] for item in answer["items"])
+            query = [("limit", str(PAGE_OBJECTS)), *request.query, ("continue", after)]
+            answer = await self._connection.call(replace(request, query=query))
+            yield answer
             after = answer["metadata"].get("continue") or ""
             if not after:
-                return found
+                return
 
     async def serves(self, api_version: str, kind: str) -> bool:
         """Whether the API server tells its clients of this kind."""
         try:
             answer = await self._connection.call(Request("GET", f"/apis/{api_version}"))
         except KubeError as error:
-            if error.status == 404:
+            if error.status == HTTPStatus.NOT_FOUND:
                 return False
             raise
         return any(one["kind"] == kind for one in answer["resources"])
@@ -266,8 +268,20 @@ class Kube:
         try:
             await self._connection.call(Request("DELETE", where, body=body))
         except KubeError as error:
-            if error.status not in (404, 409):
+            if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 raise
+
+
+async def get_or_none(
+    kube: Kube, api_version: str, kind: str, name: str, namespace: str = ""
+) -> Object | None:
+    """As `Kube.get`; None for an object that is not there."""
+    try:
+        return await kube.get(api_version, kind, name, namespace)
+    except KubeError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return None
+        raise
 
 
 def path(api_version: str, kind: str, namespace: str = "", name: str = "") -> str:

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Any
 
 from slm_operator.cluster.connection import KubeError
-from slm_operator.cluster.kube import Kube, Object
+from slm_operator.cluster.kube import Kube, Object, get_or_none
 from slm_operator.cluster.permit import Permit, boottime
 
 log = logging.getLogger(__name__)
@@ -190,14 +190,8 @@ class Lease:
 
     async def _read(self) -> Record | None:
         election = self._election
-        try:
-            return _record(
-                await self._kube.get(API_VERSION, KIND, election.name, election.namespace)
-            )
-        except KubeError as error:
-            if error.status == HTTPStatus.NOT_FOUND:
-                return None
-            raise
+        found = await get_or_none(self._kube, API_VERSION, KIND, election.name, election.namespace)
+        return None if found is None else _record(found)
 
 
 @asynccontextmanager

@@ -104,12 +104,8 @@ def _scheduling(condition: dict[str, Any] | None) -> Trouble | None:
     if condition is None or condition.get("status") != "False":
         return None
     text = condition.get("message") or "no node takes the pack"
-    remedies = [
-        remedy for said, remedy in _NO_PLACE.items() if re.search(said, text, re.IGNORECASE)
-    ]
-    return Trouble(
-        condition.get("reason") or "Unschedulable", " ".join([text, *(remedies or [_NO_GPU])])
-    )
+    remedies = _remedies(_NO_PLACE, text) or [_NO_GPU]
+    return Trouble(condition.get("reason") or "Unschedulable", " ".join([text, *remedies]))
 
 
 def _node(name: str, conditions: dict[str, Any]) -> Trouble | None:
@@ -132,11 +128,13 @@ def _end_of_pod(name: str, status: dict[str, Any]) -> Trouble | None:
     if status.get("phase") != "Failed" or not status.get("reason"):
         return None
     text = (status.get("message") or "its node ended it").strip().rstrip(".")
-    remedies = [r for said, r in _EVICTED.items() if re.search(said, text, re.IGNORECASE)]
-    return Trouble(
-        status["reason"],
-        " ".join([f"{name} is over and another takes its place: {text}.", *remedies]),
-    )
+    said = f"{name} is over and another takes its place: {text}."
+    return Trouble(status["reason"], " ".join([said, *_remedies(_EVICTED, text)]))
+
+
+def _remedies(by_words: dict[str, str], text: str) -> list[str]:
+    """Those whose words (regular expressions) are in ``text``."""
+    return [remedy for said, remedy in by_words.items() if re.search(said, text, re.IGNORECASE)]
 
 
 def _container(pod: str, status: dict[str, Any]) -> Trouble | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slm_operator.api.models import GROUP, VERSION
-from slm_operator.api.models import KIND as SERVICE
+from slm_operator.api.models import API_VERSION, KIND
 from slm_operator.cluster.kube import Kube
 from slm_operator.decide.snapshot import Trouble
 
@@ -23,15 +22,10 @@ class Ports:
     async def learn(self, kube: Kube, namespaces: Sequence[str] = ()) -> None:
         """All that are taken in these namespaces, or in all. Raises KubeError."""
         for namespace in namespaces or ("",):
-            after = ""
-            while True:
-                page = await kube.page(f"{GROUP}/{VERSION}", SERVICE, namespace, after=after)
+            async for page in kube.pages(API_VERSION, KIND, namespace):
                 for obj in page.items:
                     port = (obj.get("status") or {}).get("activatorPort")
                     self.saw(obj["metadata"]["uid"], port)
-                after = page.after
-                if not after:
-                    break
         self.all_known = True
 
     def saw(self, uid: str, port: int | None) -> None:

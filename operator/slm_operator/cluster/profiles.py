@@ -8,11 +8,10 @@ manager of its own: services that write at the same time take nothing from each 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http import HTTPStatus
 
 from slm_operator.api.models import GROUP
 from slm_operator.cluster.connection import KubeError
-from slm_operator.cluster.kube import Kube, Object
+from slm_operator.cluster.kube import Kube, Object, get_or_none
 from slm_operator.decide.profile_record import Profile, encode, merged, oldest, same_findings
 from slm_operator.decide.snapshot import StoredProfile
 from slm_operator.render.children import MANAGED_BY, MANAGED_BY_LABEL
@@ -33,7 +32,7 @@ class Profiles:
         try:
             return StoredProfile(key, (await entries(self._kube, namespace)).get(key))
         except KubeError as error:
-            if not _refused(error):
+            if not error.is_refusal:
                 raise
             return StoredProfile(key, None, str(error))
 
@@ -53,12 +52,7 @@ class Profiles:
 
 async def entries(kube: Kube, namespace: str) -> dict[str, str]:
     """Each entry's text by its key; empty where no service has written one. Raises KubeError."""
-    try:
-        found = await kube.get("v1", "ConfigMap", CONFIG_MAP, namespace)
-    except KubeError as error:
-        if error.status == HTTPStatus.NOT_FOUND:
-            return {}
-        raise
+    found = await get_or_none(kube, "v1", "ConfigMap", CONFIG_MAP, namespace) or {}
     return dict(found.get("data") or {})
 
 
@@ -74,8 +68,3 @@ def _config_map(namespace: str, data: Mapping[str, str]) -> Object:
 def _manager(key: str) -> str:
     """Kubernetes allows 128 characters."""
     return f"slm-profile-{key}"[:128]
-
-
-def _refused(error: KubeError) -> bool:
-    """Whether the API server said no, rather than being away or busy."""
-    return 400 <= error.status < 500 and error.status != HTTPStatus.TOO_MANY_REQUESTS

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from slm_operator.api.models import GROUP, KIND, VERSION, Mps, SLMService
+from slm_operator.api.models import API_VERSION, GROUP, KIND, Mps, SLMService
 from slm_operator.api.pod_rules import TOKEN_MOUNT, TOKEN_SECRET_SUFFIX, TOKEN_VOLUME
 from slm_operator.api.pod_template import PodTemplate
 from slm_operator.render import model_volume, template
@@ -163,7 +163,7 @@ def child_metadata(service: SLMService, name: str) -> Object:
         "labels": {**selector(service), "app.kubernetes.io/name": "slmservice"},
         "ownerReferences": [
             {
-                "apiVersion": f"{GROUP}/{VERSION}",
+                "apiVersion": API_VERSION,
                 "kind": KIND,
                 "name": service.name,
                 "uid": service.uid,

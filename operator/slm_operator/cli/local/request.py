@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from slm_operator.api.models import GROUP, KIND, VERSION, SLMService
+from slm_operator.api.models import API_VERSION, KIND, SLMService
 from slm_operator.api.rules import MAX_NAME_LENGTH
 
 Manifest = dict[str, Any]
@@ -131,7 +131,7 @@ def manifest(request: Request) -> Manifest:
         autoscaling=autoscaling,
     )
     return {
-        "apiVersion": f"{GROUP}/{VERSION}",
+        "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {"name": service_name(request.model_uri)},
         "spec": spec,
