@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -138,7 +138,7 @@ class Controller:
         logs.about(service)
         started = time.perf_counter()
         try:
-            decision = await self._pass(service, held, packs)
+            decision = await self._pass(service, held, tuple(packs))
         except KubeError as error:
             held.failures += 1
             delay = BACKOFF_SECONDS[min(held.failures, len(BACKOFF_SECONDS)) - 1]
@@ -152,11 +152,6 @@ class Controller:
             self._metrics.pass_seconds.observe(time.perf_counter() - started)
         held.failures = 0
         return decision.poll_seconds
-
-    def _failed(self, reason: str, message: str) -> None:
-        self._metrics.failed_passes.labels(reason=reason).inc()
-        if self._tracing is not None:
-            self._tracing.failed(reason, message)
 
     def remembers(self, uid: str) -> bool:
         """Whether a status of the service is held here, which is newer than any that is shown."""
@@ -189,32 +184,18 @@ class Controller:
         self._metrics.forget(namespace, name)
         return bool(there or known)
 
-    async def _pass(self, service: SLMService, held: _Held, seen: Iterable[Pack]) -> Decision:
+    def _failed(self, reason: str, message: str) -> None:
+        self._metrics.failed_passes.labels(reason=reason).inc()
+        if self._tracing is not None:
+            self._tracing.failed(reason, message)
+
+    async def _pass(self, service: SLMService, held: _Held, seen: Sequence[Pack]) -> Decision:
         if held.status is not None:
             service = service.model_copy(update={"status": held.status})
         tokens = self._settings.keys.tokens(service.uid)
-        seen = list(seen)
-        own = [p for p in seen if p.belongs_to(service.uid)]
-        # Garbage collection would remove those of a former service too; their names are free then.
-        former = [p for p in seen if not p.belongs_to(service.uid)]
-        packs = [
-            *await asyncio.gather(*(self._with_agent(pack, tokens) for pack in own)),
-            *(replace(pack, terminating=True, ready=False) for pack in former),
-        ]
-        snapshot = Snapshot(
-            service=service,
-            now=self._now(),
-            packs=tuple(sorted(packs, key=lambda p: p.ordinal)),
-            memory=held.memory,
-            worker_image=self._settings.worker_image,
-            power=self._power.share(service) if self._power is not None else None,
-            seconds=self._clock(),
-            activation=await self._activator.activation(service, packs)
-            if self._activator
-            else None,
-        )
         image = self._settings.worker_image
         template = children.template_hash(service, image)
+        snapshot = await self._observe(service, held, seen, tokens)
         snapshot = await self._with_profile(snapshot, held, template)
         decision = decide(
             snapshot,
@@ -233,39 +214,44 @@ class Controller:
         if self._tracing is not None:
             self._tracing.decided(service, decision)
         held.memory = decision.memory
-        wanted_packs = decision.status.desired_packs or 0
-        await self._apply_children(
-            service,
-            held,
-            tokens.current,
-            packs,
-            wanted_packs,
-            _slice(snapshot, decision),
-            creating=creating,
-        )
-        for pack in (*(p for p in former if not p.terminating), *decision.pods.delete):
+        wanted = _children(snapshot, decision, tokens.current)
+        # Packs that are created would wait in silence for a Secret that somebody deleted.
+        doubted = creating or any(map(_doubts_children, snapshot.packs))
+        await self._apply_children(service, held, wanted, also_unchanged=doubted)
+        # Garbage collection would remove those of a former service too; their names are free then.
+        former = (p for p in seen if not p.belongs_to(service.uid) and not p.terminating)
+        for pack in (*former, *decision.pods.delete):
             await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
-        for made, ordinals in (
-            (decision.service, decision.pods.create),
-            (service, decision.pods.canary),
-        ):
-            for ordinal in ordinals:
-                await self._kube.apply(children.pack_pod(made, ordinal, image))
+        for ordinal in decision.pods.create:
+            await self._kube.apply(children.pack_pod(decision.service, ordinal, image))
+        for ordinal in decision.pods.canary:
+            await self._kube.apply(children.pack_pod(service, ordinal, image))
         held.refused = await self._send_plans(decision, tokens)
         return decision
 
-    async def _is_as_stored(self, service: SLMService) -> bool:
-        """A pack takes a whole GPU, so it is not made for a spec that is no more: the watch shows
-        one for a while after a change, a deletion, or the restoring of an older copy."""
-        obj = await get_or_none(self._kube, API_VERSION, KIND, service.name, service.namespace)
-        if obj is None:
-            return False
-        stored = obj["metadata"]
-        return (
-            stored["uid"] == service.uid
-            and stored["generation"] == service.generation
-            and "deletionTimestamp" not in stored
+    async def _observe(
+        self, service: SLMService, held: _Held, seen: Sequence[Pack], tokens: Tokens
+    ) -> Snapshot:
+        """Packs of a former service of that name hold their names until they have ended."""
+        own = [p for p in seen if p.belongs_to(service.uid)]
+        former = [p for p in seen if not p.belongs_to(service.uid)]
+        packs = [
+            *await asyncio.gather(*(self._with_agent(pack, tokens) for pack in own)),
+            *(replace(pack, terminating=True, ready=False) for pack in former),
+        ]
+        snapshot = Snapshot(
+            service=service,
+            now=self._now(),
+            packs=tuple(sorted(packs, key=lambda p: p.ordinal)),
+            memory=held.memory,
+            worker_image=self._settings.worker_image,
+            power=self._power.share(service) if self._power is not None else None,
+            seconds=self._clock(),
         )
+        if self._activator is None:
+            return snapshot
+        activation = await self._activator.activation(service, snapshot.packs)
+        return replace(snapshot, activation=activation)
 
     async def _with_agent(self, pack: Pack, tokens: Tokens) -> Pack:
         if not pack.address or pack.container is not None:
@@ -283,6 +269,19 @@ class Controller:
         elif held.profile is None or held.profile.key != key:
             held.profile = await self._profiles.read(snapshot.service.namespace, key)
         return replace(snapshot, profile=held.profile)
+
+    async def _is_as_stored(self, service: SLMService) -> bool:
+        """A pack takes a whole GPU, so it is not made for a spec that is no more: the watch shows
+        one for a while after a change, a deletion, or the restoring of an older copy."""
+        obj = await get_or_none(self._kube, API_VERSION, KIND, service.name, service.namespace)
+        if obj is None:
+            return False
+        stored = obj["metadata"]
+        return (
+            stored["uid"] == service.uid
+            and stored["generation"] == service.generation
+            and "deletionTimestamp" not in stored
+        )
 
     async def _keep_profile(self, service: SLMService, decision: Decision) -> None:
         """Before the status says that the search is over: an operator that is killed in between
@@ -324,32 +323,15 @@ class Controller:
         self,
         service: SLMService,
         held: _Held,
-        token: str,
-        packs: Iterable[Pack],
-        wanted_packs: int,
-        more: Iterable[children.Object],
-        creating: bool,
+        wanted: Iterable[children.Object],
+        also_unchanged: bool,
     ) -> None:
-        """Applies what goes with the packs, ``more`` among it, when it changes, when a pack shows
-        that it is not what it should be, and before packs are created, which wait in silence for a
-        Secret that somebody deleted: writing it every pass would be a write where nothing changes.
-        """
-        wanted = [
-            children.token_secret(service, token),
-            children.front_service(service),
-            children.headless_service(service),
-            children.disruption_budget(service, wanted_packs),
-            *more,
-        ]
-        doubt = creating or any(
-            t is not None and t.reason in ("CreateContainerConfigError", "AgentRefusedToken")
-            for p in packs
-            for t in (p.container, p.silence)
-        )
+        """Applies what goes with the packs where it changes: all of it in every pass would be
+        writes where nothing changes."""
         for child in wanted:
             key = child["apiVersion"], child["kind"], child["metadata"]["name"]
             mark = hashlib.sha256(repr(child).encode()).hexdigest()
-            if held.applied.get(key) == mark and not doubt:
+            if held.applied.get(key) == mark and not also_unchanged:
                 continue
             answer = (await self._kube.apply(child))["metadata"]
             if any(
@@ -371,6 +353,27 @@ class Controller:
                 if error.reason != "StaleGeneration":
                     refused = Trouble(error.reason, f"{pack.name}: {error.message}")
         return refused
+
+
+def _children(snapshot: Snapshot, decision: Decision, token: str) -> tuple[children.Object, ...]:
+    """What goes with the packs."""
+    service = snapshot.service
+    return (
+        children.token_secret(service, token),
+        children.front_service(service),
+        children.headless_service(service),
+        children.disruption_budget(service, decision.status.desired_packs or 0),
+        *_slice(snapshot, decision),
+    )
+
+
+def _doubts_children(pack: Pack) -> bool:
+    """Whether a pack shows that what goes with it is not as it was applied."""
+    return any(
+        trouble is not None
+        and trouble.reason in ("CreateContainerConfigError", "AgentRefusedToken")
+        for trouble in (pack.container, pack.silence)
+    )
 
 
 def _slice(snapshot: Snapshot, decision: Decision) -> tuple[children.Object, ...]:

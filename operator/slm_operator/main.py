@@ -52,8 +52,8 @@ TRACES_GO_TO = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOI
 
 
 @dataclass(frozen=True)
-class Activation:
-    """Where the activator is."""
+class ActivatorAccess:
+    """How the activator is reached."""
 
     url: str
     token: str
@@ -68,7 +68,7 @@ async def run(
     health_address: str,
     health_port: int,
     election: Election | None,
-    activation: Activation | None = None,
+    access: ActivatorAccess | None = None,
     namespaces: Sequence[str] = (),
     tracing: Tracing | None = None,
 ) -> None:
@@ -88,10 +88,10 @@ async def run(
         open_session(permit, *observers("activator")) as activator_session,
     ):
         activator = None
-        if activation is not None:
-            ports = Ports(*activation.ports)
+        if access is not None:
+            ports = Ports(*access.ports)
             activator = ActivatorClient(
-                activator_session, activation.url, activation.token, ports, activation.address
+                activator_session, access.url, access.token, ports, access.address
             )
         controller = Controller(
             kube, Agents(session), settings, metrics, _now, activator=activator, tracing=tracing
@@ -113,6 +113,7 @@ async def _serve(
     namespaces: Sequence[str],
     tracing: Tracing | None,
 ) -> None:
+    # Packs wake the loops, which look at the packs.
     packs = Packs(lambda namespace, name: loops.wake(namespace, name))
     loops = Loops(controller, packs, metrics, tracing)
     try:
@@ -127,14 +128,6 @@ async def _serve(
                 task.cancel()
     finally:
         await loops.close()
-
-
-async def _until_told(work: Coroutine[None, None, None]) -> None:
-    """Until SIGTERM, which Kubernetes ends a Pod by."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 async def _serve_health(metrics: Metrics, permit: Permit, address: str, port: int) -> web.AppRunner:
@@ -155,6 +148,14 @@ async def _serve_health(metrics: Metrics, permit: Permit, address: str, port: in
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def _until_told(work: Coroutine[None, None, None]) -> None:
+    """Until SIGTERM, which Kubernetes ends a Pod by."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def start(
@@ -237,17 +238,14 @@ def start(
         worker_image, keys, rules, demand_sample_seconds, cluster_power_budget_watts
     )
     election = _election(lease_name, lease_namespace) if leader_election else None
-    activation = (
-        _activation(activator_url, activator_ports, activator_address) if activator_url else None
+    access = (
+        _activator_access(activator_url, activator_ports, activator_address)
+        if activator_url
+        else None
     )
+    work = run(settings, health_address, health_port, election, access, namespaces, tracing)
     try:
-        asyncio.run(
-            _until_told(
-                run(
-                    settings, health_address, health_port, election, activation, namespaces, tracing
-                )
-            )
-        )
+        asyncio.run(_until_told(work))
     except KubeError as error:
         raise typer.BadParameter(error.message) from error
     finally:
@@ -294,7 +292,7 @@ def _keys(file: str) -> Keys:
         raise typer.BadParameter(str(error)) from error
 
 
-def _activation(url: str, ports: str, address: str) -> Activation:
+def _activator_access(url: str, ports: str, address: str) -> ActivatorAccess:
     token = os.environ.get(TOKEN_VARIABLE, "")
     if len(token) < TOKEN_LENGTH:
         raise typer.BadParameter(
@@ -314,7 +312,7 @@ def _activation(url: str, ports: str, address: str) -> Activation:
         raise typer.BadParameter(
             f"--activator-ports {ports}: write FIRST-LAST, such as {ACTIVATOR_PORTS}"
         )
-    return Activation(url, token, (int(first), int(last)), address)
+    return ActivatorAccess(url, token, (int(first), int(last)), address)
 
 
 def _election(name: str, namespace: str) -> Election:
