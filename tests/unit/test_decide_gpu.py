@@ -10,7 +10,7 @@ from builders import pack, pack_state, service
 from decide_world import condition, look
 from slm_operator.decide.fingerprint import fingerprint
 from slm_operator.decide.snapshot import Pack
-from slm_worker.wire import Counters, GpuHealth
+from slm_worker.wire import Counters, GpuHealth, Problem
 
 
 def ailing(ordinal: int, **health: Any) -> Pack:
@@ -42,6 +42,16 @@ def test_of_several_gpus_in_trouble_the_worst_is_told() -> None:
         ailing(2, state="Lost", reason="GPULost", message="mend the node"),
     )
     assert condition(decision, "GPUAllocated")[:2] == ("False", "GPULost")
+
+
+def test_a_gpu_that_no_agent_could_open_is_none() -> None:
+    problem = Problem(reason="DeviceUnavailable", message="install the driver", since_seconds=0.0)
+    decision = look(service(), pack(pack_state(problem=problem)))
+    assert condition(decision, "GPUAllocated") == (
+        "False",
+        "DeviceUnavailable",
+        "the GPU of chat-pack-0: install the driver",
+    )
 
 
 def sharing(mps: str, message: str = "") -> Pack:

@@ -129,6 +129,11 @@ def _gpu_allocated(packs: Sequence[Pack]) -> Said:
         pack, health = max(ailing, key=lambda one: SEVERITY.index(one[1].state))
         serves: State = "True" if health.state == "Degraded" else "False"
         return Said(kind, serves, health.reason, f"the GPU of {pack.name}: {health.message}")
+    for pack, problem in ((p, p.agent.problem) for p in packs if p.agent is not None):
+        # The device was never opened, so that nothing is known of its health.
+        if problem is not None and problem.reason == "DeviceUnavailable":
+            told = f"the GPU of {pack.name}: {problem.message}"
+            return Said(kind, "False", problem.reason, told)
     return Said(kind, "True", "Allocated", "every pack has a node")
 
 
