@@ -77,6 +77,14 @@ def test_what_to_do_follows_from_what_the_scheduler_said(said: str, remedies: li
     assert told.count(". ") == len(remedies) - 1, told
 
 
+def test_what_to_do_is_a_sentence_of_its_own() -> None:
+    said = '0/1 nodes are available: persistentvolumeclaim "models" not found. not found'
+    waiting = {"type": "PodScheduled", "status": "False", "message": said}
+    trouble = read_pack(pod({"phase": "Pending", "conditions": [waiting]})).scheduling
+    assert trouble is not None
+    assert trouble.message.startswith(f"{said}. Create or bind the claim")
+
+
 @pytest.mark.parametrize(
     ("reason", "field"),
     [

@@ -103,7 +103,7 @@ def _placing_seconds(metadata: dict[str, Any], status: dict[str, Any]) -> float 
 def _scheduling(condition: dict[str, Any] | None) -> Trouble | None:
     if condition is None or condition.get("status") != "False":
         return None
-    text = condition.get("message") or "no node takes the pack"
+    text = (condition.get("message") or "no node takes the pack").rstrip(".") + "."
     remedies = _remedies(_NO_PLACE, text) or [_NO_GPU]
     return Trouble(condition.get("reason") or "Unschedulable", " ".join([text, *remedies]))
 
