@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from slm_dev import helm
+from slm_operator.api.models import GROUP, PLURAL
 
 Object = dict[str, Any]
 Values = dict[str, Any]
@@ -18,6 +20,7 @@ CHART = Path(__file__).parents[2] / "charts" / "slm-operator"
 RELEASE = "slm-operator"
 ACTIVATOR = f"{RELEASE}-activator"
 NAMESPACE = "slm-system"
+CRD = f"{PLURAL}.{GROUP}"
 MONITORING = ("--api-versions", "monitoring.coreos.com/v1")
 """A cluster that knows the kinds of the Prometheus operator."""
 
@@ -41,6 +44,30 @@ def refusal(values: Values, *arguments: str) -> str:
     done = _template(values, *arguments, chart=CHART)
     assert done.returncode != 0, "the values were taken"
     return done.stderr
+
+
+def previous_chart(folder: Path) -> Path:
+    """The chart as an earlier version would have been: with a field less in the CRD.
+
+    Made in a new folder of ``folder``.
+    """
+    chart = folder / RELEASE
+    shutil.copytree(CHART, chart)
+    path = chart / "files" / "crds" / f"{CRD}.yaml"
+    crd = yaml.safe_load(path.read_text())
+    del spec_fields(crd)["rollout"]
+    path.write_text(yaml.safe_dump(crd))
+    about = chart / "Chart.yaml"
+    text = about.read_text().replace("version: 0.1.0", "version: 0.0.9")
+    about.write_text(text.replace('appVersion: "0.1.0"', 'appVersion: "0.0.9"'))
+    return chart
+
+
+def spec_fields(crd: Object) -> Object:
+    """What a CRD's one version says of each field of the spec."""
+    (version,) = crd["spec"]["versions"]
+    fields: Object = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    return fields
 
 
 def _template(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,7 +16,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helm_rig import CHART, RELEASE, Object, Rendered, Values, render, run_helm
+from helm_rig import (
+    CHART,
+    CRD,
+    RELEASE,
+    Object,
+    Rendered,
+    Values,
+    previous_chart,
+    render,
+    run_helm,
+    spec_fields,
+)
 from kubectl_rig import Kubectl
 from slm_dev.controlplane import ControlPlane
 from slm_dev.program import Program
@@ -26,7 +36,6 @@ from slm_operator.keys import KEY_LENGTH
 from slm_operator.main import KEY_VARIABLE
 
 WAIT_SECONDS = 90.0
-CRD = f"{PLURAL}.{GROUP}"
 EVERYTHING: Values = {
     "networkPolicy": {
         "enabled": True,
@@ -135,23 +144,7 @@ def pod(spec: Object, owner: Object) -> Object:
 
 @pytest.fixture
 def previous(tmp_path: Path) -> Path:
-    """The chart as an earlier version would have been: with a field less in the CRD."""
-    chart = tmp_path / "slm-operator"
-    shutil.copytree(CHART, chart)
-    path = chart / "files" / "crds" / f"{CRD}.yaml"
-    crd = yaml.safe_load(path.read_text())
-    del spec_fields(crd)["rollout"]
-    path.write_text(yaml.safe_dump(crd))
-    about = chart / "Chart.yaml"
-    text = about.read_text().replace("version: 0.1.0", "version: 0.0.9")
-    about.write_text(text.replace('appVersion: "0.1.0"', 'appVersion: "0.0.9"'))
-    return chart
-
-
-def spec_fields(crd: Object) -> Object:
-    (version,) = crd["spec"]["versions"]
-    fields: Object = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-    return fields
+    return previous_chart(tmp_path)
 
 
 def test_upgrade_rollback_and_uninstall_keep_services_and_key(
