@@ -17,6 +17,8 @@ KEEP_VARIABLE = "SLM_CLUSTER_KEEP"
 ORDER = (
     "test_e2e.py",
     "test_vllm.py",
+    "test_examples.py",
+    "test_upgrade.py",
     "test_security.py",
     "test_chaos.py",
     "test_chaos_node.py",
