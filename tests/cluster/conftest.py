@@ -3,16 +3,21 @@
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from pods import GPUS
 from product import Product, restrict
 
 from slm_dev import helm, images
-from slm_dev.cluster import Cluster, find_or_build, host_lock, obstacles
+from slm_dev.cluster import Cluster, KubectlError, find_or_build, host_lock, obstacles
 from slm_dev.release import NAMESPACE, Release
 
+SHOWN = (
+    ("get", "pods,slm", "--all-namespaces", "-o", "wide"),
+    ("get", "events", "--all-namespaces", "--sort-by=.metadata.creationTimestamp"),
+)
+SHOWN_CHARACTERS = 12_000
 KEEP_VARIABLE = "SLM_CLUSTER_KEEP"
 ORDER = (
     "test_e2e.py",
@@ -32,6 +37,23 @@ cluster from under it."""
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: number for number, name in enumerate(ORDER)}
     items.sort(key=lambda item: rank.get(item.path.name, len(ORDER)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the cluster looked like: it is gone when somebody reads of it."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(running, Cluster):
+        for arguments in SHOWN:
+            try:
+                shown = running.kubectl(*arguments)
+            except (KubectlError, OSError) as error:
+                shown = str(error)
+            report.sections.append((f"kubectl {' '.join(arguments)}", shown[-SHOWN_CHARACTERS:]))
+    return report
 
 
 @pytest.fixture(scope="session")
