@@ -58,7 +58,7 @@ $(INSTALLED): pyproject.toml tests/requirements.txt
 demo: setup $(if $(filter vllm,$(ENGINE)),setup-vllm) ## Show the product at work. ENGINE=vllm: real vLLM on the CPU. KEEP=1: leave it running.
 	@$(BIN)/slmctl demo --engine $(ENGINE) $(if $(KEEP),--keep)
 
-test: test-unit test-integration ## Run all tests: unit, then integration on a real control plane, HAProxy and vLLM.
+test: test-unit test-integration test-cluster ## Run all tests: unit; on a real control plane, HAProxy and vLLM; on a real cluster (root).
 
 test-unit: $(INSTALLED) ## Run the unit tests: seconds, no process started.
 	@$(BIN)/python -m pytest tests/unit
@@ -66,8 +66,8 @@ test-unit: $(INSTALLED) ## Run the unit tests: seconds, no process started.
 test-integration: setup-vllm ## Run the integration tests alone, JOBS=4 files at a time.
 	@$(BIN)/python -m pytest tests/integration --durations=20 $(SIDE_BY_SIDE)
 
-test-cluster: $(INSTALLED) ## Run the tests on a real cluster of this host, which they start and remove (root).
-	@$(BIN)/python -m pytest tests/cluster
+test-cluster: $(INSTALLED) ## Run the tests on a real cluster of this host alone, or say what it lacks (see setup-cluster).
+	@$(BIN)/python -m pytest tests/cluster --durations=20
 
 test-gpu: $(INSTALLED) ## Run the tests that need a GPU and vLLM for it; `make test` leaves them out.
 	@$(BIN)/python -m pytest tests/gpu
