@@ -154,7 +154,10 @@ def restarts(product: Product, namespace: str) -> dict[str, int]:
 
 
 def addresses(product: Product, namespace: str) -> list[str]:
-    return [pod["status"]["podIP"] for pod in product.cluster.get("pods", namespace)["items"]]
+    """Of the Pods that run. One that has ended, as that of a helm test, loses its own when the
+    kubelet starts again."""
+    statuses = [pod["status"] for pod in product.cluster.get("pods", namespace)["items"]]
+    return [status["podIP"] for status in statuses if status["phase"] == "Running"]
 
 
 @contextmanager
