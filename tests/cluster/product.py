@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import uuid
 from collections.abc import Iterator
@@ -75,6 +76,22 @@ class Product:
         )
         pods: list[Json] = json.loads(listed)["items"]
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def url(self, name: str, namespace: str) -> str:
+        """Of a service that is Ready, once the node sends there: kube-proxy learns of a pack
+        moments after its readiness."""
+        address = self.cluster.service_address(name, namespace)
+        host, port = address.split(":")
+
+        def missing() -> str:
+            try:
+                socket.create_connection((host, int(port)), timeout=5).close()
+            except OSError as error:
+                return str(error)
+            return ""
+
+        until(f"a connection to {address}", missing, READY_SECONDS)
+        return f"http://{address}"
 
     def leader(self) -> str:
         """The name of the operator's Pod that acts."""

@@ -55,7 +55,8 @@ def start_steady(product: Product, namespace: str, **spec: Any) -> str:
         rollout={"progressDeadline": "10s"},
         **spec,
     )
-    return f"http://{await_whole(product, namespace)}"
+    await_whole(product, namespace)
+    return product.url(STEADY, namespace)
 
 
 def pack_name(ordinal: int) -> str:
@@ -82,8 +83,8 @@ def await_engines(
     until(f"{wanted} engines in {pack}", missing, READY_SECONDS)
 
 
-def await_whole(product: Product, namespace: str) -> str:
-    """Wait until all replicas are ready, and return the address of the Service."""
+def await_whole(product: Product, namespace: str) -> None:
+    """Wait until all replicas are ready."""
     wanted = {"readyPacks": PACKS, "readyReplicas": PACKS * REPLICAS}
 
     def missing() -> str:
@@ -95,7 +96,6 @@ def await_whole(product: Product, namespace: str) -> str:
         return f"{seen} of {len(packs)} packs; {told(status)}"
 
     until("a whole service", missing, READY_SECONDS)
-    return product.cluster.service_address(STEADY, namespace)
 
 
 def await_replacement(product: Product, namespace: str, pack: str, gone: str) -> None:

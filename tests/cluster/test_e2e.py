@@ -37,7 +37,7 @@ def chat(product: Product, home: str) -> str:
     """The URL of an example's service, which is Ready."""
     product.apply_example("simulated-h100.yaml", CHAT, home, engine=ENGINE)
     product.cluster.wait(f"slm/{CHAT}", namespace=home)
-    return f"http://{product.cluster.service_address(CHAT, home)}"
+    return product.url(CHAT, home)
 
 
 def test_a_pod_gets_a_completion_through_the_service(

@@ -108,14 +108,10 @@ def simulated(spec: Json) -> dict[str, Any]:
 
 
 def serve(product: Product, file: Path, name: str, namespace: str) -> None:
-    """Wait until a service of an example is Ready, and get a completion of it.
-
-    kube-proxy may learn of the pack a moment after its readiness, so the first try may be refused.
-    """
+    """Wait until a service of an example is Ready, and get a completion of it."""
     product.cluster.wait(f"slm/{name}", namespace=namespace)
     model = yaml.safe_load(file.read_text())["spec"]["model"].get("name", name)
-    url = f"http://{product.cluster.service_address(name, namespace)}"
-    with load(url, model, concurrency=1) as counts:
+    with load(product.url(name, namespace), model, concurrency=1) as counts:
         await_completions(counts, 1)
 
 

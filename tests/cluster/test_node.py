@@ -1,6 +1,7 @@
 """The development cluster: what makes it a real one, and that it leaves nothing behind."""
 
 import json
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -64,6 +65,12 @@ def test_the_host_reaches_a_service_and_a_pod_its_own(cluster: Cluster, namespac
         return "" if from_host.stdout.strip() == "server" else from_host.stderr or "no answer"
 
     until("an answer to the host", missing, LOADED_SECONDS)
+
+
+def test_an_address_of_no_service_is_refused_and_leads_nowhere_else(cluster: Cluster) -> None:
+    nobody = str(cluster.layout.services.broadcast_address - 1)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((nobody, 80), timeout=30)
 
 
 def test_pods_get_their_gpus_and_one_too_many_stays_pending(

@@ -86,7 +86,7 @@ def chat(product: Product, home: str) -> str:
     """The URL of that service."""
     product.apply_example("simulated-h100.yaml", CHAT, home, replicasPerPack=1, autoscaling=None)
     product.cluster.wait(f"slm/{CHAT}", namespace=home)
-    return f"http://{product.cluster.service_address(CHAT, home)}"
+    return product.url(CHAT, home)
 
 
 def test_the_agents_api_answers_another_pod_with_401(product: Product, home: str) -> None:

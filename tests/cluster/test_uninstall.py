@@ -62,8 +62,7 @@ def test_uninstalling_leaves_the_crd_the_services_and_the_key(product: Product, 
     cluster = product.cluster
     product.apply_example("simulated-h100.yaml", CHAT, home, replicasPerPack=1, autoscaling=None)
     cluster.wait(f"slm/{CHAT}", namespace=home)
-    url = f"http://{cluster.service_address(CHAT, home)}"
-    with load(url, CHAT) as counts:
+    with load(product.url(CHAT, home), CHAT) as counts:
         product.release.call("uninstall", NAME, "--wait")
         # Helm leaves the Pod of a test, which keeps its log.
         test = f"pod/{NAME}-test"

@@ -59,7 +59,7 @@ def url(product: Product, home: str) -> str:
     """Of that service."""
     product.apply_example("simulated-h100.yaml", CHAT, home, replicasPerPack=1, autoscaling=None)
     product.cluster.wait(f"slm/{CHAT}", namespace=home)
-    return f"http://{product.cluster.service_address(CHAT, home)}"
+    return product.url(CHAT, home)
 
 
 def test_upgrade_and_rollback_lose_no_request_and_leave_the_pack_alone(

@@ -40,13 +40,19 @@ def create(layout: Layout) -> None:
 
 
 def rules(layout: Layout) -> list[list[str]]:
-    """What a host that forwards nothing by default has to let pass, and the Pods' way out."""
-    pods = str(layout.pods)
+    """What a host that forwards nothing by default has to let pass, and the Pods' way out.
+
+    What kube-proxy has not sent to a Pod by then is refused: it does not know of that Service yet,
+    and a machine elsewhere that answers to the address would be taken for it.
+    """
+    pods, services = str(layout.pods), str(layout.services)
     mark = ["-m", "comment", "--comment", COMMENT]
     return [
         ["-I", "FORWARD", "-s", pods, *mark, "-j", "ACCEPT"],
         ["-I", "FORWARD", "-d", pods, *mark, "-j", "ACCEPT"],
         ["-t", "nat", "-A", "POSTROUTING", "-s", pods, "!", "-d", pods, *mark, "-j", "MASQUERADE"],
+        ["-I", "FORWARD", "-d", services, *mark, "-j", "REJECT"],
+        ["-I", "OUTPUT", "-d", services, *mark, "-j", "REJECT"],
     ]
 
 
