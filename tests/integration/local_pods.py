@@ -12,7 +12,7 @@ from typing import Any
 from slm_dev.local_node.api import ApiError, ApiServer, pod_path
 from slm_dev.local_node.process import MARKER_VARIABLE
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 IMAGE = "test-image"
 PROGRAMS = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
 GPU = "nvidia.com/gpu"

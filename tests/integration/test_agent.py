@@ -18,6 +18,7 @@ import pytest
 
 from agent_process import (
     SIMULATED,
+    WAIT_SECONDS,
     AgentProcess,
     Users,
     agent,
@@ -31,6 +32,13 @@ from slm_worker.wire import AGENT_PORT, ROUTER_PORT, Load, PackState, ReplicaPha
 TWO_REPLICAS_TOKENS_PER_SECOND = 10_642
 """What two replicas of OPT-1.3B with 256 sequences each were measured at on one H100."""
 LOAD = Load(prompt_tokens=160, output_tokens=96)
+WINDOWS = 40
+"""Tries until a busy machine gives the engines their time for the length of one."""
+SEEN_TOKENS = 1800
+"""Takes some seven seconds: it is seen to run, whatever else the machine does."""
+MISSED_WHILE_HUNG = 3
+"""At least so many samples are missed until a replica in rotation is found hung: each waits for two
+seconds, and the probe for ten. A busy machine misses one now and then."""
 
 
 @pytest.fixture
@@ -69,7 +77,7 @@ async def test_a_pack_walks_to_its_plan_and_measures_the_load(pack: AgentProcess
     assert all(one.kv_cache_bytes for one in settled.replicas)
     assert await pack.ready()
 
-    for _ in range(10):
+    for _ in range(WINDOWS):
         rate, saturated = await tokens_per_second(pack, 6.0)
         if saturated > 0.99 and rate == pytest.approx(TWO_REPLICAS_TOKENS_PER_SECOND, rel=0.1):
             break
@@ -173,7 +181,8 @@ async def test_a_stopped_replica_is_found_hung_and_heals(
     assert not psutil.pid_exists(victim.pid)
     assert healed.counters is not None
     serving = standby == "in rotation"
-    assert (healed.counters.missed_samples > 0) == serving, "only of those that serve"
+    missed = healed.counters.missed_samples
+    assert (missed >= MISSED_WHILE_HUNG) == serving, f"only of those that serve: {missed}"
 
 
 async def test_an_engine_that_does_not_start_is_explained_and_tried_again(tmp_path: Path) -> None:
@@ -227,7 +236,7 @@ async def test_the_end_finishes_requests_and_leaves_nothing(pack: AgentProcess) 
     await pack.settle(plan(1, 2))
     processes = psutil.Process(pack.process.pid).children(recursive=True)
     assert len(processes) >= 4
-    asking = asyncio.create_task(pack.complete(tokens=400))
+    asking = asyncio.create_task(pack.complete(tokens=SEEN_TOKENS))
     await pack.until("it runs", lambda state: any(one.running for one in state.replicas))
     assert await pack.terminate() == 0
     assert await asking == 200
@@ -241,8 +250,8 @@ async def test_until_the_nodes_know_of_its_end_a_pack_serves_on(pack: AgentProce
     ending = await pack.until("it ends", lambda state: not state.settled)
     assert not await pack.ready()
     assert [one.in_rotation for one in ending.replicas] == [True]
-    assert [await pack.complete() for _ in range(5)] == [200] * 5
-    assert (await pack.state()).load.in_flight == 0
+    assert await asyncio.gather(*(pack.complete() for _ in range(5))) == [200] * 5
+    await pack.until("its own load ends", lambda state: state.load.in_flight == 0)
     assert await pack.terminate() == 0
 
 
@@ -250,7 +259,10 @@ async def test_a_request_held_at_the_end_is_answered(pack: AgentProcess) -> None
     victim = replica(await pack.settle(plan(1, 1)), 0)
     assert victim.pid is not None
     os.kill(victim.pid, signal.SIGKILL)
-    await pack.until("the death is seen", lambda state: replica(state, 0).problem)
+    await pack.until(
+        "the death is seen",
+        lambda state: replica(state, 0).problem or replica(state, 0).starts > victim.starts,
+    )
     asking = asyncio.create_task(pack.complete())
     assert await pack.terminate() == 0
     assert await asking in (200, 503)
@@ -260,7 +272,7 @@ async def test_a_killed_agent_leaves_no_process(pack: AgentProcess) -> None:
     await pack.settle(plan(1, 1))
     processes = psutil.Process(pack.process.pid).children(recursive=True)
     pack.process.kill()
-    _, left = await asyncio.to_thread(psutil.wait_procs, processes, 30)
+    _, left = await asyncio.to_thread(psutil.wait_procs, processes, WAIT_SECONDS)
     assert left == []
 
 
@@ -331,7 +343,7 @@ async def test_a_taken_api_port_ends_the_agent_with_one_line(tmp_path: Path) -> 
     address = loopback_address()
     with socket.create_server((address, AGENT_PORT)):
         async with agent(tmp_path, env={"POD_IP": address}) as pack:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(WAIT_SECONDS):
                 assert await pack.process.wait() == 3
             lines = pack.log_lines()
     assert len(lines) == 1
@@ -344,7 +356,7 @@ async def test_a_taken_api_port_ends_the_agent_with_one_line(tmp_path: Path) -> 
 )
 async def test_wrong_settings_end_the_agent(tmp_path: Path, variable: str, value: str) -> None:
     async with agent(tmp_path, env={variable: value}) as pack:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_SECONDS):
             assert await pack.process.wait() == 2
         lines = pack.log_lines()
     assert len(lines) == 1 and variable in lines[0]["message"]

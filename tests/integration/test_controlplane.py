@@ -84,7 +84,7 @@ def processes_in(folder: Path) -> list[str]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], timeout_seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], timeout_seconds: float = 90) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -109,8 +109,8 @@ def test_operator_has_the_rights_it_is_given_and_no_others(kubectl: Kubectl) -> 
         *("admin", "create", "clusterrolebinding", "reader"),
         *("--clusterrole=reader", "--user=slm-operator"),
     )
-    allowed = kubectl("operator", "get", "services")
-    assert allowed.returncode == 0, allowed.stderr
+    # The API server learns of new rights by a watch of its own.
+    wait_until(lambda: kubectl("operator", "get", "services").returncode == 0)
 
 
 def test_credentials_are_private(running: ControlPlane) -> None:
@@ -258,10 +258,10 @@ def test_start_that_takes_too_long_shows_the_log(
     binaries: Binaries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(server, "START_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(server, "START_TIMEOUT_SECONDS", 5.0)
     stuck = tmp_path / "kube-apiserver"
     stuck.write_text("#!/bin/sh\necho waiting for nothing\nexec /bin/sleep 600\n")
     stuck.chmod(0o755)
-    with pytest.raises(ControlPlaneStartError, match=r"(?s)not ready after 1 s.*for nothing"):
+    with pytest.raises(ControlPlaneStartError, match=r"(?s)not ready after 5 s.*for nothing"):
         ControlPlane(dataclasses.replace(binaries, kube_apiserver=stuck)).start()
     assert list(tmp_path.iterdir()) == [stuck]

@@ -115,11 +115,14 @@ async def test_a_preemption_storm_preempts_and_loses_nothing(
     device: SimulatedDevice, pair: tuple[RunningEngine, RunningEngine]
 ) -> None:
     engine = pair[0]
+    # None of them can end before the storm.
+    await cause(device, FaultKind.HANG, pid=engine.process.pid)
     requests = [
         asyncio.create_task(engine.post(prompt=[1] * 200, max_tokens=100)) for _ in range(8)
     ]
     await until(partial(engine.metric_is, "vllm:num_requests_running", 8))
     await cause(device, FaultKind.PREEMPTION_STORM, kv_share=0.005, pid=engine.process.pid)
+    await cause(device, FaultKind.HANG, pid=engine.process.pid, seconds=0.001)
 
     answers = await asyncio.gather(*requests)
     assert [answer["usage"]["completion_tokens"] for _, answer in answers] == [100] * 8
@@ -233,11 +236,8 @@ async def test_an_engine_sleeps_gives_its_memory_back_and_wakes(
     waiting = asyncio.create_task(engine.post(max_tokens=3))
     await until(partial(engine.metric_is, "vllm:num_requests_waiting", 1))
 
-    loop = asyncio.get_running_loop()
-    began = loop.time()
     assert await engine.post("/wake_up") == (200, {"status": "awake", "tags": None})
     assert (await waiting)[1]["usage"]["completion_tokens"] == 3
-    assert loop.time() - began < 5
     assert (await device.read()).memory_used_bytes == awake
 
 

@@ -179,7 +179,8 @@ def reason(replicas: dict[int, Replica], index: int = 0) -> str | None:
 
 async def test_a_start_that_repeats_itself_is_ended_with_its_last_line(rig: Rig) -> None:
     rig.engine.options = ["--say", "loading", "--never-ready"]
-    rig.make(StartDeadlines(silent_seconds=1.0))
+    # Longer than a busy machine takes to start Python, whose first line is to be there.
+    rig.make(StartDeadlines(silent_seconds=4.0))
     await rig.until(target(1), "given up", lambda them: reason(them) == "StartStalled")
     problem = rig.fleet.replicas[0].problem
     assert problem is not None and "still waiting" in problem.message
@@ -188,12 +189,12 @@ async def test_a_start_that_repeats_itself_is_ended_with_its_last_line(rig: Rig)
 
 async def test_a_start_that_goes_on_outlasts_the_silence_that_is_allowed(rig: Rig) -> None:
     steps = [part for number in range(8) for part in ("--say", f"shard {number}")]
-    rig.engine.options = [*steps, "--pause-seconds", "0.5"]
-    rig.make(StartDeadlines(silent_seconds=3.0))
+    rig.engine.options = [*steps, "--pause-seconds", "1"]
+    rig.make(StartDeadlines(silent_seconds=6.0))
     await rig.settle(target(1))
     one = rig.fleet.replicas[0]
     assert one.failures == 0
-    assert one.start_seconds is not None and one.start_seconds > 3.0
+    assert one.start_seconds is not None and one.start_seconds > 6.0
 
 
 async def test_a_replica_that_ends_leaves_no_descendant(rig: Rig) -> None:

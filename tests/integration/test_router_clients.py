@@ -34,6 +34,13 @@ async def connect(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamW
     return await asyncio.open_connection("127.0.0.1", URL(client.base).port)
 
 
+async def begin_headers(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """At once: a connection that brings nothing for a second is no request."""
+    reader, writer = await connect(client)
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: ")
+    return reader, writer
+
+
 def post(query: str = "", body: bytes = b"{}") -> bytes:
     head = f"POST /v1/completions{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
@@ -80,9 +87,7 @@ class TestSlowness:
 
     async def test_headers_that_never_end_are_refused_and_block_nobody(self, rig: Rig) -> None:
         router, engines, client = rig
-        slow = [await connect(client) for _ in range(200)]
-        for _, writer in slow:
-            writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: ")
+        slow = [await begin_headers(client) for _ in range(200)]
         assert await client.complete() == (200, "r0")
         for reader, writer in slow:
             assert b" 408 " in await reader.readline()

@@ -31,6 +31,10 @@ from slm_worker.wire import ModelRef
 
 LONG_TOKENS = 2000
 """Takes more than seven seconds alone."""
+SEEN_TOKENS = 1300
+"""Takes five seconds alone: longer than a busy machine keeps a test from looking."""
+STEP_SECONDS = 2 / 530.0
+"""Of a batch of two."""
 
 
 @pytest.fixture
@@ -168,22 +172,24 @@ async def test_tokens_are_counted_while_they_are_written(engine: RunningEngine) 
 
 
 async def test_metrics_follow_requests_that_run_wait_and_end(engine: RunningEngine) -> None:
-    requests = [background(engine, max_tokens=200) for _ in range(3)]
+    requests = [background(engine, max_tokens=SEEN_TOKENS) for _ in range(3)]
     await until(partial(engine.metric_is, "vllm:num_requests_waiting", 1))
-    assert (await engine.metrics())["vllm:num_requests_running"] == 2
-    assert (await engine.metrics())["vllm:kv_cache_usage_perc"] > 0
+    metrics = await engine.metrics()
+    assert metrics["vllm:num_requests_running"] == 2
+    assert metrics["vllm:kv_cache_usage_perc"] > 0
     await asyncio.gather(*requests)
 
     metrics = await engine.metrics()
     assert metrics["vllm:num_requests_running"] == metrics["vllm:num_requests_waiting"] == 0
-    assert metrics["vllm:generation_tokens_total"] == 600
+    assert metrics["vllm:generation_tokens_total"] == 3 * SEEN_TOKENS
     assert metrics["vllm:prompt_tokens_total"] == 9
     assert metrics["vllm:request_success_total"] == 3
     assert metrics["vllm:time_to_first_token_seconds_count"] == 3
-    assert metrics["vllm:inter_token_latency_seconds_count"] == 597
+    assert metrics["vllm:inter_token_latency_seconds_count"] == 3 * (SEEN_TOKENS - 1)
     assert metrics["vllm:e2e_request_latency_seconds_count"] == 3
-    mean_itl = metrics["vllm:inter_token_latency_seconds_sum"] / 597
-    assert mean_itl == pytest.approx(2 / 530.0, rel=0.25)
+    mean_itl = metrics["vllm:inter_token_latency_seconds_sum"] / (3 * (SEEN_TOKENS - 1))
+    # No step is shorter than the GPU's, and a busy machine makes some longer.
+    assert 0.75 * STEP_SECONDS <= mean_itl <= 3 * STEP_SECONDS
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -200,7 +206,7 @@ async def test_a_client_that_disconnects_frees_its_slot(
             await (await sent).content.readline()
         else:
             sent.cancel()
-    await until(partial(engine.metric_is, "vllm:num_requests_running", 0), seconds=5)
+    await until(partial(engine.metric_is, "vllm:num_requests_running", 0))
 
     assert (await engine.post(max_tokens=2))[0] == 200
     text = await engine.get("/metrics")
@@ -208,7 +214,7 @@ async def test_a_client_that_disconnects_frees_its_slot(
 
 
 async def test_sigterm_finishes_what_runs_and_refuses_what_is_new(engine: RunningEngine) -> None:
-    requests = [background(engine, max_tokens=400) for _ in range(3)]
+    requests = [background(engine, max_tokens=SEEN_TOKENS) for _ in range(3)]
     await until(partial(engine.metric_is, "vllm:num_requests_waiting", 1))
     engine.terminate()
 
@@ -220,7 +226,8 @@ async def test_sigterm_finishes_what_runs_and_refuses_what_is_new(engine: Runnin
     answers = await asyncio.gather(*requests)
 
     assert [status for status, _ in answers] == [200] * 3
-    assert [answer["usage"]["completion_tokens"] for _, answer in answers] == [400] * 3
+    written = [answer["usage"]["completion_tokens"] for _, answer in answers]
+    assert written == [SEEN_TOKENS] * 3
     assert await engine.exit_code() == 0
 
 
@@ -237,7 +244,7 @@ async def test_a_second_sigterm_ends_at_once(engine: RunningEngine) -> None:
     await until(lambda: "finishing the requests" in engine.log.read_text())
     engine.terminate()
 
-    assert await engine.exit_code(seconds=5) == EXIT_TOLD_TWICE
+    assert await engine.exit_code() == EXIT_TOLD_TWICE
     with pytest.raises(aiohttp.ClientError):
         await request
 

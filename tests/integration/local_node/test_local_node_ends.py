@@ -57,7 +57,7 @@ async def test_deletion_asks_the_main_process_alone_then_kills_everything(
         + "echo up; while :; do sleep 0.1; done",
         lifecycle={"preStop": {"exec": {"command": ["sh", "-c", f"echo hook >> {events}"]}}},
     )
-    stubborn["spec"]["terminationGracePeriodSeconds"] = 3
+    stubborn["spec"]["terminationGracePeriodSeconds"] = 8
     created = await cluster.create(stubborn)
     await cluster.until("stubborn", ready)
     await until("it is up", lambda: "up" in node.logs(cluster.namespace, "stubborn"))

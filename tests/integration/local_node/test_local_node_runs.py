@@ -42,7 +42,7 @@ async def test_a_pod_runs_with_the_environment_it_describes_and_no_other(
     await cluster.create({"metadata": {"name": "config"}, "data": {"A": "1"}}, "configmaps")
     created = pod(
         "all",
-        "echo arg=$0; env; pwd; touch $TMPDIR/here; exec sleep 3600",
+        "echo arg=$0; env; pwd; touch $TMPDIR/here; echo complete; exec sleep 3600",
         args=["$(MODEL)-$(POD_NAME)"],
         env=[
             {"name": "MODEL", "value": "opt"},
@@ -61,8 +61,8 @@ async def test_a_pod_runs_with_the_environment_it_describes_and_no_other(
     await cluster.create(created)
 
     found = await cluster.until("all", ready)
-    await until("the log is complete", lambda: "/pods/" in node.logs(cluster.namespace, "all"))
-    lines = set(node.logs(cluster.namespace, "all").splitlines())
+    await until("the log is complete", lambda: "complete" in log_lines(node, cluster, "all"))
+    lines = log_lines(node, cluster, "all")
 
     address = found["status"]["podIP"]
     assert found["status"]["phase"] == "Running"
@@ -83,6 +83,10 @@ async def test_a_pod_runs_with_the_environment_it_describes_and_no_other(
     assert {f"HOME={home}", home} <= lines
     assert stat.S_IMODE(os.stat(home).st_mode) == 0o700  # noqa: PTH116
     assert os.listdir(home) == ["here"]  # noqa: PTH208
+
+
+def log_lines(node: LocalNode, cluster: Cluster, name: str) -> set[str]:
+    return set(node.logs(cluster.namespace, name).splitlines())
 
 
 async def test_pods_have_addresses_of_their_own(cluster: Cluster, node: LocalNode) -> None:
