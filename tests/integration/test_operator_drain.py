@@ -29,6 +29,11 @@ REQUESTS = 300
 async def test_a_drained_node_loses_no_request_and_keeps_no_pack(
     new_service: NewService, operator_stack: Stack
 ) -> None:
+    async def alone() -> bool:
+        return not await operator_stack.kube.list("v1", "Pod")
+
+    # A node with fewer Pods is preferred, whosesoever they are.
+    await until("the Pods of other tests are gone", alone)
     async with operator_stack.second_node(), ApiServer(operator_stack.kubeconfig) as api:
         service = await new_service(fixed(packs=PACKS))
         selector = f"{INSTANCE_LABEL}={service.name}"
