@@ -161,17 +161,21 @@ class Service:
             await asyncio.sleep(POLL_SECONDS)
 
     async def condition(self, kind: str, status: str, reason: str, *phrases: str) -> Condition:
-        """Waits for a condition, whose message has every phrase."""
+        """Waits for a condition whose message has every phrase: a reason's first message is not
+        always its last."""
 
         def said(service: SLMService) -> bool:
             found = service.status.condition(kind)
-            return found is not None and (found.status, found.reason) == (status, reason)
+            return (
+                found is not None
+                and (found.status, found.reason) == (status, reason)
+                and all(phrase in found.message for phrase in phrases)
+            )
 
-        service = await self.until(f"{kind}={status} {reason}", said)
+        what = " ".join((f"{kind}={status} {reason}", *phrases))
+        service = await self.until(what, said)
         found = service.status.condition(kind)
         assert found is not None
-        for phrase in phrases:
-            assert phrase in found.message, found.message
         return found
 
     async def serves(self, replicas: int = 1) -> SLMService:
@@ -206,7 +210,7 @@ class Service:
                 and ready.reason == "Serving"
             )
 
-        return await self.until("the knee is found", over)
+        return await self.until("the knee is found", over, 2 * WAIT_SECONDS)
 
     async def pod(self, ordinal: int = 0) -> dict[str, Any]:
         found = await self.stack.kube.get(
