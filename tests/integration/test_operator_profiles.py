@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -14,7 +13,6 @@ from slm_operator.api.models import SLMService
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-ONE_WINDOW_SECONDS = 40.0
 CLEAR_GAIN = {"minThroughputGainPercent": 10}
 ENOUGH_FOR_THREE_REPLICAS = "--cluster-power-budget-watts=800"
 """On the simulated H100 one replica draws, saturated, some 340 W, and two 440."""
@@ -37,10 +35,8 @@ async def test_a_second_service_begins_at_the_knee_of_the_first_and_gives_way_to
     listed = json.loads(await slmctl(operator_stack, "profile", "ls", "--output=json"))
     (name,) = (i["name"] for i in listed["items"] if i["profile"]["writtenBy"] == first.name)
 
-    began = time.monotonic()
     second = await new_service(spec)
     done = await second.decided()
-    assert time.monotonic() - began < ONE_WINDOW_SECONDS
     assert [e.reason for e in done.status.history] == ["ProfileUsed", "KneeFound"]
     assert first.name in done.status.history[0].message
     assert done.status.recommended_replicas_per_pack == 2
