@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pods import GPUS
@@ -27,9 +28,12 @@ from steady import (
 from slm_dev.cluster import Cluster, until
 from slm_dev.cluster.network import run
 from slm_dev.release import NAMESPACE
+from slm_worker.wire import ROUTER_PORT
 
 LEASE_SECONDS = 15.0
 """After its last renewal the operator's Lease is another's."""
+HEARTBEAT = timedelta(seconds=10)
+"""The kubelet tells of its node so often, and has looked at containerd twice by then."""
 MISSING_IMAGE = "slm.local/nowhere:1"
 
 
@@ -88,15 +92,18 @@ def test_packs_serve_on_without_a_part_of_their_node(
     product: Product, cluster: Cluster, home: str, url: str, program: str
 ) -> None:
     before = restarts(product, home)
-    with load(url, STEADY, CLIENTS) as counts:
+    router = f"http://{addresses(product, home)[0]}:{ROUTER_PORT}"
+    with load(router, STEADY, CLIENTS) as counts:
         cluster.stop_program(program)
         try:
-            await_completions(counts, 3 * CLIENTS)
+            with load(url, STEADY, CLIENTS) as through_service:
+                await_completions(through_service, 3 * CLIENTS)
         finally:
             cluster.start_program(program)
-        await_completions(counts, CLIENTS)
-        cluster.wait(f"node/{cluster.layout.node}")
+        await_heartbeat(cluster, datetime.now(UTC) + HEARTBEAT)
         await_whole(product, home)
+        await_completions(counts, CLIENTS)
+    assert through_service.failed == 0, through_service
     assert counts.failed == 0, counts
     assert restarts(product, home) == before
 
@@ -165,6 +172,22 @@ def await_condition(
 
     until(f"{condition} {status}", missing, READY_SECONDS)
     return messages[0]
+
+
+def await_heartbeat(cluster: Cluster, since: datetime) -> None:
+    """Wait until a node said later than then that it is ready.
+
+    A containerd that has just started has no network yet. A kubelet that looks at that moment says
+    that its node is not ready, and Kubernetes takes all of the node's Pods out of their Services.
+    """
+
+    def missing() -> str:
+        conditions = cluster.get(f"node/{cluster.layout.node}")["status"]["conditions"]
+        (ready,) = (each for each in conditions if each["type"] == "Ready")
+        told = datetime.fromisoformat(ready["lastHeartbeatTime"])
+        return "" if ready["status"] == "True" and told > since else str(ready)
+
+    until("a node that is ready", missing, READY_SECONDS)
 
 
 def kill_container(product: Product, pod: str, namespace: str) -> None:

@@ -40,7 +40,9 @@ LOSS = ("-m", "statistic", "--mode", "random", "--probability", "0.1")
 FEW_CLIENTS = 2
 """So that a pack that starts meanwhile has the most of a small machine."""
 SCRATCH, SCRATCH_LIMIT_MEBIBYTES = "scratch", 16
-MEMORY_LIMIT_BYTES = 2**30
+MEMORY_LIMIT_BYTES = 2**31
+"""The kernel ends the process with the highest score. A victim's is above all others by what the
+kubelet took off theirs for the memory that the Pod asks for: the more, the surer its end."""
 LOOK_UP = """
 import os, socket, sys
 os.environ["RES_OPTIONS"] = "timeout:1 attempts:1"
@@ -55,18 +57,16 @@ path, mebibytes = sys.argv[1:]
 pathlib.Path(path).write_bytes(bytes(int(mebibytes) * 2**20))
 """
 PRESS = """
-import pathlib, sys
-victim = pathlib.Path("/proc") / sys.argv[1]
-(victim / "oom_score_adj").write_text("1000")
-# Files in memory count for the container, and belong to no process that the kernel could end.
-held = pathlib.Path("/dev/shm/held")
-try:
-    with held.open("wb") as file:
-        while (victim / "cmdline").exists() and (victim / "cmdline").read_bytes():
-            file.write(bytes(2**20))
-            file.flush()
-finally:
-    held.unlink()
+import os, pathlib, select, sys
+victim = int(sys.argv[1])
+pathlib.Path(f"/proc/{victim}/oom_score_adj").write_text("1000")
+ended = os.pidfd_open(victim)
+# A file in memory counts for the container, and belongs to no process that the kernel could end.
+with open("/dev/shm/held", "wb", buffering=0) as held:
+    os.unlink(held.name)
+    # Slowly: until the victim is gone there is what it held to take, and then the next one's.
+    while not select.select([ended], [], [], 0.005)[0]:
+        held.write(bytes(2**20))
 """
 """The engine of that process is the one that the kernel ends first, as soon as memory is short."""
 

@@ -117,6 +117,8 @@ def kubelet(layout: Layout) -> Json:
         "volumeStatsAggPeriod": "5s",
         # Four heartbeats each, half the default, so that a node that is lost is soon missed.
         "nodeLeaseDurationSeconds": 20,
+        # How often a node that does not change says so; the default is five minutes.
+        "nodeStatusReportFrequency": "10s",
         # The defaults spare a large cluster's API server.
         "kubeAPIQPS": 100,
         "kubeAPIBurst": 200,
