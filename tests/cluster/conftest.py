@@ -28,6 +28,7 @@ ORDER = (
     "test_chaos.py",
     "test_chaos_node.py",
     "test_uninstall.py",
+    "test_existing.py",
     "test_node.py",
 )
 """Those that need the product first; then the one that uninstalls it, and the one that removes the
