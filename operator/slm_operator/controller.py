@@ -72,8 +72,9 @@ class _Held:
     """What is kept of one service between passes; a restart rebuilds it from the status."""
 
     memory: Memory = field(default_factory=Memory)
-    status: SLMServiceStatus | None = None
-    """Last status written here; the watch may still show an older one."""
+    status: str | None = None
+    """Last status written here, in JSON: its objects would be most of what an operator with many
+    services keeps. The watch may still show an older one."""
     applied: dict[Child, str] = field(default_factory=dict)
     """Hash of each child as it was last applied."""
     children: dict[Child, str] = field(default_factory=dict)
@@ -191,7 +192,8 @@ class Controller:
 
     async def _pass(self, service: SLMService, held: _Held, seen: Sequence[Pack]) -> Decision:
         if held.status is not None:
-            service = service.model_copy(update={"status": held.status})
+            status = SLMServiceStatus.model_validate_json(held.status)
+            service = service.model_copy(update={"status": status})
         tokens = self._settings.keys.tokens(service.uid)
         image = self._settings.worker_image
         template = children.template_hash(service, image)
@@ -301,7 +303,7 @@ class Controller:
 
     async def _write_status(self, service: SLMService, held: _Held, decision: Decision) -> None:
         if decision.status == service.status:
-            held.status = decision.status
+            held.status = held.status or decision.status.to_json()
             return
         await self._kube.apply(
             {
@@ -313,7 +315,7 @@ class Controller:
             subresource="status",
             force=True,
         )
-        held.status = decision.status
+        held.status = decision.status.to_json()
         for event in decision.events:
             at = datetime.fromisoformat(self._now()).timestamp()
             self._metrics.decided(service.namespace, service.name, event.reason, at)

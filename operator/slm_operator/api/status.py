@@ -357,5 +357,9 @@ class SLMServiceStatus(ApiModel):
         """As the API server stores it: camelCase, nothing that is unknown."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
+    def to_json(self) -> str:
+        """The same, as text."""
+        return self.model_dump_json(by_alias=True, exclude_none=True)
+
     def condition(self, kind: str) -> Condition | None:
         return next((c for c in self.conditions if c.type == kind), None)
