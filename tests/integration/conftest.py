@@ -27,6 +27,7 @@ LONGEST = (
     "test_agent.py",
     "test_operator_lifecycle.py",
     "test_operator_bad_input.py",
+    "test_operator_rollout.py",
     "test_operator_live.py",
     "test_operator_demand.py",
     "test_operator_profiles.py",

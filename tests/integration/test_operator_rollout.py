@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 import pytest
 
-from operator_rig import NewService, Service, engine, fixed, until
+from operator_rig import NewService, Service, engine, fixed, until, write_model
 from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
+from slm_operator.cluster.kube import Object
 from slm_worker.wire import ROUTER_PORT
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -109,11 +111,25 @@ def _answers(pod: Any) -> bool:
 
 async def hashes(service: Service) -> set[str]:
     """Templates of the packs that are there to stay."""
+    return {template_hash(pod) for pod in await staying(service)}
+
+
+async def one_is_ready(service: Service, templates: set[str]) -> bool:
+    """A pack of none of these templates."""
+    return any(
+        _answers(pod) and template_hash(pod) not in templates for pod in await staying(service)
+    )
+
+
+async def staying(service: Service) -> list[Object]:
     labels = f"app.kubernetes.io/instance={service.name}"
     pods = await service.stack.kube.list("v1", "Pod", "default", labels=labels)
-    key = "serving.slm.dev/template-hash"
-    staying = [pod["metadata"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-    return {metadata["annotations"][key] for metadata in staying}
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+
+def template_hash(pod: Object) -> str:
+    found: str = pod["metadata"]["annotations"]["serving.slm.dev/template-hash"]
+    return found
 
 
 def rolled_out(found: SLMService) -> bool:
@@ -148,6 +164,28 @@ async def test_a_rollout_loses_no_request_and_a_broken_one_rolls_back(
         await clients.served(20)
     assert clients.failures == []
     assert "RolledBack" in await service.events()
+
+
+async def test_a_pack_that_fails_after_the_first_one_passed_takes_all_of_them_back(
+    new_service: NewService, operator_stack: Stack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    spec = fixed(packs=2, model={"uri": write_model(folder)}, rollout={"progressDeadline": "15s"})
+    service = await new_service(spec)
+    await service.until("two packs serve", rolled_out)
+    before = await hashes(service)
+    async with FrontClients(operator_stack, service.name) as clients:
+        await service.apply(**engine(args=["--start-seconds=0.3"]))
+        await until("one pack of the change is ready", lambda: one_is_ready(service, before))
+        write_model(folder, "{")
+        said = await service.condition("Progressing", "False", "RolledBack")
+        assert "a pack that followed the first one did not serve within 15s" in said.message
+        assert str(folder) in said.message
+        write_model(folder)
+        await until("the former packs alone are there", lambda: only(service, before))
+        await service.condition("Ready", "True", "Serving", "2 of 2 packs")
+        await clients.served(20)
+    assert clients.failures == []
 
 
 async def only(service: Service, templates: set[str]) -> bool:
