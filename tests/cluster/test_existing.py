@@ -24,6 +24,7 @@ def test_the_product_serves_in_a_cluster_that_was_there_before(
     own = tmp_path / "kubeconfig"
     own.write_bytes(cluster.kubeconfig.read_bytes())
     give_images(product)
+    product.release.call("uninstall", NAME, "--wait", "--ignore-not-found")
     no = install(own, "n")
     assert "Nothing was changed." in no
     assert cluster.kubectl("-n", NAMESPACE, "get", "deployments", "-o", "name") == ""
@@ -31,7 +32,9 @@ def test_the_product_serves_in_a_cluster_that_was_there_before(
     yes = install(own, "y")
     assert f"export KUBECONFIG={own}" in yes
     try:
-        product.apply_example("simulated-h100.yaml", SERVICE, namespace, replicasPerPack=1)
+        product.apply_example(
+            "simulated-h100.yaml", SERVICE, namespace, replicasPerPack=1, autoscaling=None
+        )
         cluster.wait(f"slm/{SERVICE}", namespace=namespace)
         assert product.ask_from_a_pod(SERVICE, namespace).strip()
     finally:

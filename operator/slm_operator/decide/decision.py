@@ -27,7 +27,7 @@ from slm_operator.decide.explanation import Explanation
 from slm_operator.decide.exploring import exploring_pack, own_load
 from slm_operator.decide.failures import to_status
 from slm_operator.decide.fingerprint import profile_key
-from slm_operator.decide.plans import plans
+from slm_operator.decide.plans import plans, walking
 from slm_operator.decide.pods import PodChanges, pod_changes
 from slm_operator.decide.profile_record import Profile, stripped
 from slm_operator.decide.promotion import carried, carried_back, judged
@@ -112,10 +112,11 @@ def decide(
     ]
     if rolled.told is not None:
         told.append(Event("Normal", *rolled.told))
+    sent = plans(rollout, explorer, calibration, judgement)
     return Decision(
         service=service,
         pods=pod_changes(snapshot.packs, wanted.packs, rollout.templates, exploring, snapshot.now),
-        plans=plans(rollout, explorer, calibration, judgement),
+        plans=sent,
         status=status,
         events=(*told, *_warnings(service.status, status)),
         memory=replace(
@@ -124,7 +125,9 @@ def decide(
             canary=judgement.kept,
             ready_since_seconds=since,
         ),
-        poll_seconds=_poll_seconds(calibration, wanted, status, judgement),
+        poll_seconds=_poll_seconds(
+            calibration, wanted, status, judgement, bool(sent) or walking(rollout)
+        ),
         profile=_profile(snapshot, explorer, calibration),
         through_activator=through_activator(snapshot, wanted.packs, since),
     )
@@ -362,14 +365,19 @@ def _warnings(before: SLMServiceStatus, after: SLMServiceStatus) -> tuple[Event,
 
 
 def _poll_seconds(
-    calibration: Calibration, wanted: Wanted, status: SLMServiceStatus, judgement: Judgement
+    calibration: Calibration,
+    wanted: Wanted,
+    status: SLMServiceStatus,
+    judgement: Judgement,
+    changes: bool,
 ) -> float:
+    """``changes``: whether a pack is on its way to another plan."""
     if isinstance(calibration.step, Measure) and not calibration.waiting:
         return MEASURING_POLL_SECONDS
     if judgement.measures or judgement.passed or judgement.failed:
         return MEASURING_POLL_SECONDS
     rollout = status.rollout
-    if rollout is not None and rollout.phase in ("Canary", "Progressing"):
+    if changes or (rollout is not None and rollout.phase in ("Canary", "Progressing")):
         return STARTING_POLL_SECONDS
     if rollout is not None and rollout.phase == "RolledBack" and rollout.updated_packs:
         return STARTING_POLL_SECONDS

@@ -1,4 +1,4 @@
-"""What each pack shall run."""
+"""What each pack shall run, and which of them may restart its replicas for it now."""
 
 from __future__ import annotations
 
@@ -15,22 +15,64 @@ from slm_worker.wire import Plan
 def plans(
     rollout: Rollout, explorer: Pack | None, calibration: Calibration, judgement: Judgement
 ) -> tuple[tuple[Pack, Plan], ...]:
-    """Those that differ from what the pack already follows."""
-    found, service = [], rollout.service
+    """Those that differ from what the pack already follows.
+
+    A layout restarts all replicas of a pack, which may serve nothing meanwhile; so of packs that
+    serve, one at a time is between two layouts.
+    """
+    wanted = _wanted(rollout, explorer, calibration)
+    sent = [(pack, plan) for pack, plan in wanted if not _restarts(pack, plan)]
+    waiting = [(pack, plan) for pack, plan in wanted if _restarts(pack, plan)]
+    changing = any(_on_its_way(pack, plan) for pack, plan in wanted)
+    if waiting and not changing and not any(map(_is_not_heard, rollout.served)):
+        # First one that does not serve with all that it has.
+        sent.append(min(waiting, key=lambda one: (_is_settled(one[0]), one[0].ordinal)))
+    changed = [(pack, plan) for pack, plan in sent if pack.agent and plan != pack.agent.plan]
+    return (*changed, *_aside(rollout, judgement))
+
+
+def walking(rollout: Rollout) -> bool:
+    """Whether a pack is on its way to what it shall run."""
+    return any(p.agent is not None and p.agent.plan and not _is_settled(p) for p in rollout.served)
+
+
+def _wanted(
+    rollout: Rollout, explorer: Pack | None, calibration: Calibration
+) -> list[tuple[Pack, Plan]]:
+    """Of each pack that answers."""
+    found = []
     for pack in rollout.served:
         state = pack.agent
         if state is None:
             continue
-        probe, load = target(service, calibration), None
+        probe, load = target(rollout.service, calibration), None
         exploring = calibration.exploring
         if pack is explorer and exploring and isinstance(calibration.step, Measure):
             probe, load = exploring.probe, exploring.load
         if state.packing is None or probe.layout_replicas > state.packing.max_replicas:
             continue
-        wanted = plan(probe, load, state.plan)
-        if wanted != state.plan:
-            found.append((pack, wanted))
-    return (*found, *_aside(rollout, judgement))
+        found.append((pack, plan(probe, load, state.plan)))
+    return found
+
+
+def _restarts(pack: Pack, wanted: Plan) -> bool:
+    """Whether the pack serves, and its replicas would have to be started anew."""
+    current = pack.agent.plan if pack.agent is not None else None
+    return pack.ready and current is not None and current.layout != wanted.layout
+
+
+def _on_its_way(pack: Pack, wanted: Plan) -> bool:
+    return not _restarts(pack, wanted) and not _is_settled(pack)
+
+
+def _is_not_heard(pack: Pack) -> bool:
+    """Whether the pack runs and may be on its way: nobody knows."""
+    lost = pack.node is not None or pack.container is not None
+    return pack.silence is not None and not (pack.ready or lost)
+
+
+def _is_settled(pack: Pack) -> bool:
+    return pack.agent is not None and pack.agent.settled
 
 
 def _aside(rollout: Rollout, judgement: Judgement) -> tuple[tuple[Pack, Plan], ...]:
