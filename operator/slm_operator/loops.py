@@ -8,11 +8,12 @@ it happen at once.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Object
@@ -36,6 +37,10 @@ collection alone."""
 @dataclass(eq=False)
 class _Loop:
     obj: Object
+    """Without its status."""
+    status: str = ""
+    """In JSON, until a pass has read it: all services wait at once when the operator starts, and
+    their objects would leave holes in the memory for good."""
     due_at: float = 0.0
     """When its next pass fell due, by the event loop's clock."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -92,10 +97,11 @@ class Loops:
     def uids(self) -> Set[str]:
         return self._by_uid.keys()
 
-    def put(self, obj: Object) -> None:
+    def put(self, obj: dict[str, Any]) -> None:
+        """Keeps ``obj``, and takes from it what is not needed."""
         # Who owns which field is a third of an object, and nothing here asks.
         obj["metadata"].pop("managedFields", None)
-        uid = obj["metadata"]["uid"]
+        uid, status = obj["metadata"]["uid"], obj.pop("status", None)
         loop = self._by_uid.get(uid)
         if loop is None:
             loop = self._by_uid[uid] = _Loop(obj)
@@ -108,6 +114,7 @@ class Loops:
             self._controller.forget(uid)
         self.newest_version = max(self.newest_version, _version(obj))
         loop.obj = obj
+        loop.status = "" if self._controller.remembers(uid) else json.dumps(status)
         loop.ending = loop.ending or "deletionTimestamp" in obj["metadata"]
         loop.wake()
 
@@ -145,7 +152,7 @@ class Loops:
                 delay = await self._pass(loop)
             loop.slow = turn.overstayed
             if self._controller.remembers(loop.obj["metadata"]["uid"]):
-                loop.obj = {name: part for name, part in loop.obj.items() if name != "status"}
+                loop.status = ""
             try:
                 await asyncio.wait_for(loop.changed.wait(), delay)
             except TimeoutError:
@@ -155,9 +162,10 @@ class Loops:
         await self._end(loop)
 
     async def _pass(self, loop: _Loop) -> float:
+        obj = {**loop.obj, "status": json.loads(loop.status or "null")}
         with self._span("reconcile", loop):
             try:
-                return await self._controller.reconcile(loop.obj, self._packs.of(*loop.owner))
+                return await self._controller.reconcile(obj, self._packs.of(*loop.owner))
             except Exception as error:
                 self._metrics.failed_passes.labels(reason="InternalError").inc()
                 if self._tracing is not None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from slm_operator.gate import Gate
+from slm_operator.gate import Gate, waiting_for_others
 
 
 async def test_no_more_run_at_a_time_than_are_admitted_and_all_have_their_turn() -> None:
@@ -34,7 +34,8 @@ async def test_those_who_wait_for_somebody_slow_hold_up_nobody() -> None:
 
     async def slow() -> None:
         async with gate.turn():
-            await never.wait()
+            with waiting_for_others():
+                await never.wait()
 
     async def quick() -> None:
         async with gate.turn():
@@ -45,6 +46,30 @@ async def test_those_who_wait_for_somebody_slow_hold_up_nobody() -> None:
         await asyncio.wait_for(quick(), timeout=10)
         assert not any(task.done() for task in waiting)
         never.set()
+
+
+async def test_those_who_wait_for_what_all_wait_for_keep_their_place() -> None:
+    gate = Gate(at_a_time=1, patience_seconds=0.01, longest_seconds=60)
+    async with gate.turn() as turn:
+        with waiting_for_others():
+            pass
+        second = asyncio.ensure_future(gate.turn().__aenter__())
+        await asyncio.sleep(0.05)
+        assert not second.done()
+    await second
+    assert not turn.overstayed
+
+
+async def test_nobody_keeps_a_place_for_long() -> None:
+    gate = Gate(at_a_time=1, patience_seconds=60, longest_seconds=0.01)
+    async with gate.turn() as turn:
+        await asyncio.wait_for(gate.turn().__aenter__(), timeout=10)
+    assert turn.overstayed
+
+
+async def test_without_a_gate_nobody_loses_patience() -> None:
+    with waiting_for_others():
+        await asyncio.sleep(0)
 
 
 async def test_who_was_slow_waits_among_the_slow_and_the_others_do_not() -> None:
@@ -62,7 +87,8 @@ async def test_who_was_slow_waits_among_the_slow_and_the_others_do_not() -> None
 async def test_a_turn_tells_whether_it_was_slow(stays_seconds: float, slow: bool) -> None:
     gate = Gate(patience_seconds=0.1)
     async with gate.turn() as turn:
-        await asyncio.sleep(stays_seconds)
+        with waiting_for_others():
+            await asyncio.sleep(stays_seconds)
     assert turn.overstayed is slow
 
 
@@ -70,7 +96,8 @@ async def test_a_place_is_given_back_once_however_a_turn_ends() -> None:
     gate = Gate(at_a_time=1, patience_seconds=0.01)
     with pytest.raises(ValueError, match="failed"):
         async with gate.turn():
-            await asyncio.sleep(0.05)
+            with waiting_for_others():
+                await asyncio.sleep(0.05)
             raise ValueError("failed")
     async with gate.turn():
         second = asyncio.ensure_future(gate.turn().__aenter__())

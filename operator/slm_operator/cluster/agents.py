@@ -6,6 +6,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from slm_operator.cluster.permit import Permit
+from slm_operator.gate import waiting_for_others
 from slm_operator.keys import Tokens
 from slm_worker.wire import AGENT_PORT, ApiError, PackState, Plan
 
@@ -52,7 +53,8 @@ class Agents:
         self._port = port
 
     async def state(self, address: str, tokens: Tokens) -> PackState:
-        text = await self._call("GET", address, "/v1/pack", tokens)
+        with waiting_for_others():
+            text = await self._call("GET", address, "/v1/pack", tokens)
         try:
             return PackState.model_validate_json(text)
         except ValidationError as error:
@@ -63,7 +65,8 @@ class Agents:
             ) from error
 
     async def put_plan(self, address: str, tokens: Tokens, plan: Plan) -> None:
-        await self._call("PUT", address, "/v1/pack/plan", tokens, plan.model_dump_json())
+        with waiting_for_others():
+            await self._call("PUT", address, "/v1/pack/plan", tokens, plan.model_dump_json())
 
     async def _call(
         self, method: str, address: str, path: str, tokens: Tokens, body: str | None = None

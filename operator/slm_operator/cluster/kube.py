@@ -30,8 +30,9 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 FIELD_MANAGER = "slm-operator"
 WATCH_SECONDS = 300
 """How long one watch goes on; then it is asked for anew, so that a dead connection is noticed."""
-PAGE_OBJECTS = 250
-"""So many Pods are some three megabytes, which is all that a long list needs of the memory."""
+PAGE_OBJECTS = 50
+"""So many services or Pods are less than a megabyte, and some four as objects, which is all that a
+long list needs of the memory."""
 
 Object = Mapping[str, Any]
 Objects = list[Object]
