@@ -77,6 +77,15 @@ def test_it_waits_for_a_silent_pack_that_may_be_restarting(
     assert sent(pack(None, 0, **(silent | wrong)), runs(OLD, 1)) == ([] if waits else [(1, NEW)])
 
 
+def test_the_one_that_explores_waits_for_no_sick_one_and_the_others_for_it() -> None:
+    searched = service({"packs": 2})
+    sick = runs(1, 1, settled=False)
+    decision = look(searched, runs(1, 0), sick)
+    assert [pack.ordinal for pack, _ in decision.plans] == [0]
+    assert decision.plans[0][1].load is not None
+    assert [pack.ordinal for pack, _ in look(searched, runs(1, 0), runs(2, 1)).plans] == [0]
+
+
 def test_it_looks_again_soon_until_all_have_changed() -> None:
     assert told(runs(NEW, 0), runs(NEW, 1, settled=False)).poll_seconds == STARTING_POLL_SECONDS
     assert told(runs(NEW, 0), runs(OLD, 1), runs(NEW, 2)).poll_seconds == STARTING_POLL_SECONDS

@@ -18,16 +18,21 @@ def plans(
     """Those that differ from what the pack already follows.
 
     A layout restarts all replicas of a pack, which may serve nothing meanwhile; so of packs that
-    serve, one at a time is between two layouts.
+    serve, one at a time is between two layouts. The one that explores waits for nobody, or a sick
+    one would end the search, and the others wait for it.
     """
-    wanted = _wanted(rollout, explorer, calibration)
-    sent = [(pack, plan) for pack, plan in wanted if not _restarts(pack, plan)]
-    waiting = [(pack, plan) for pack, plan in wanted if _restarts(pack, plan)]
-    changing = any(_on_its_way(pack, plan) for pack, plan in wanted)
+    if not isinstance(calibration.step, Measure):
+        explorer = None
+    sent: list[tuple[Pack, Plan]] = []
+    waiting: list[tuple[Pack, Plan]] = []
+    for pack, wanted in _wanted(rollout, explorer, calibration):
+        waits = pack is not explorer and _restarts(pack, wanted)
+        (waiting if waits else sent).append((pack, wanted))
+    changing = any(_on_its_way(pack, wanted) for pack, wanted in sent)
     if waiting and not changing and not any(map(_is_not_heard, rollout.served)):
         # First one that does not serve with all that it has.
         sent.append(min(waiting, key=lambda one: (_is_settled(one[0]), one[0].ordinal)))
-    changed = [(pack, plan) for pack, plan in sent if pack.agent and plan != pack.agent.plan]
+    changed = ((p, wanted) for p, wanted in sent if p.agent and wanted != p.agent.plan)
     return (*changed, *_aside(rollout, judgement))
 
 
@@ -47,7 +52,7 @@ def _wanted(
             continue
         probe, load = target(rollout.service, calibration), None
         exploring = calibration.exploring
-        if pack is explorer and exploring and isinstance(calibration.step, Measure):
+        if pack is explorer and exploring:
             probe, load = exploring.probe, exploring.load
         if state.packing is None or probe.layout_replicas > state.packing.max_replicas:
             continue
@@ -62,7 +67,7 @@ def _restarts(pack: Pack, wanted: Plan) -> bool:
 
 
 def _on_its_way(pack: Pack, wanted: Plan) -> bool:
-    return not _restarts(pack, wanted) and not _is_settled(pack)
+    return _restarts(pack, wanted) or not _is_settled(pack)
 
 
 def _is_not_heard(pack: Pack) -> bool:
