@@ -234,6 +234,16 @@ class Service:
             == (KIND, self.name)
         }
 
+    async def told(self, *reasons: str) -> dict[str, str]:
+        """Its events, once there is one of each of these reasons: the status comes before them."""
+
+        async def there() -> dict[str, str] | None:
+            events = await self.events()
+            return events if events.keys() >= set(reasons) else None
+
+        found: dict[str, str] = await until(f"events {', '.join(reasons)}", there)
+        return found
+
     async def agent(self, ordinal: int = 0) -> PackState:
         """Waits for an answer of a pack's agent."""
 

@@ -37,7 +37,7 @@ async def test_a_model_that_is_not_there_yet(new_service: NewService, tmp_path: 
     service = await new_service(fixed(model={"uri": f"file://{folder}"}))
     await service.condition("Ready", "False", "ModelNotFound", str(folder))
     await service.condition("PackingFeasible", "Unknown", "ModelNotRead")
-    assert "ModelNotFound" in await service.events()
+    await service.told("ModelNotFound")
 
     write_model(folder)
     await service.serves()

@@ -65,7 +65,7 @@ async def test_the_knee_is_found_and_no_request_is_lost(
     assert [entry.reason for entry in status.history] == ["Probed"] * 3 + ["KneeFound"]
     assert status.history[-1].to == "2 replicas x 256"
     assert "2 replicas x 256 is Pareto-optimal" in status.history[-1].message
-    events = await service.events()
+    events = await service.told("KneeFound")
     assert set(events) <= NO_FAULT, events
     rule, _, message = events["KneeFound"].partition("): ")
     assert rule.startswith("StepWorthIt (outputTokensPerSecond ")

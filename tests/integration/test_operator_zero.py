@@ -105,7 +105,9 @@ async def test_requests_at_zero_packs_wait_for_one_and_none_is_lost(
         assert group.counts.completed == group.counts.sent >= EACH
 
     back = await service.now()
-    assert [e.rule for e in back.status.history][-2:] == ["NoRequests", "RequestsHeld"]
+    rules = [e.rule for e in back.status.history]
+    asleep_since = len(asleep.status.history)
+    assert rules[asleep_since - 1 : asleep_since + 1] == ["NoRequests", "RequestsHeld"]
     await service.condition("Calibrated", "True", "KneeFound")
     agent = await service.agent()
     assert agent.plan is not None and agent.plan.load is None, "nothing is searched again"
