@@ -31,7 +31,7 @@ from benchmarks.fault_rig.belongings import (
     leftovers,
     look,
 )
-from benchmarks.fault_rig.breaking import FAULTS, MOMENT_SECONDS, incidents, suffer
+from benchmarks.fault_rig.breaking import FAULTS, MOMENT_SECONDS, Lasts, ended, incidents, suffer
 from benchmarks.fault_rig.clock import JumpingClock
 from benchmarks.fault_rig.counting import CountingLoad, Kind
 from benchmarks.fault_rig.incidents import TIME_LEAPS, Account, Incident, account
@@ -172,8 +172,9 @@ class Soak:
         elif step.what == JUMP:
             survivors = True
             self._clock.jump_to(step.shift_seconds)
-            await self._load.until_completed(CLIENTS)
-            until = began + MOMENT_SECONDS
+            # One of these was sent after the jump: the router has read the clock since.
+            await self._load.until_completed(CLIENTS + 1)
+            until = self._load.now_seconds() + MOMENT_SECONDS
             self.diary.incidents.append(Incident(JUMP, began, until, TIME_LEAPS))
         else:
             survivors = survivors and FAULTS[step.what].survives
@@ -198,12 +199,17 @@ class Soak:
         if victim is None:
             return
         at_seconds = self._load.now_seconds()
-        with suppress(ProcessLookupError):
-            await fault.make(self._pack, state, victim)
+        struck: Sequence[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            struck = await fault.make(self._pack, state, victim)
+        ending = fault.lasts is Lasts.UNTIL_ENDED
+        if ending:
+            until_seconds = await ended(struck, self._load) + MOMENT_SECONDS
         # The pack is on its way anyway, so nothing tells when it has noticed.
         await asyncio.sleep(MOMENT_SECONDS)
         await self._pack.until(lambda now: now.settled and now.problem is None)
-        until_seconds = self._load.now_seconds()
+        if not ending:
+            until_seconds = self._load.now_seconds()
         self.diary.incidents += incidents(
             self._pack, fault, at_seconds, until_seconds, f"{name}, in a change"
         )
