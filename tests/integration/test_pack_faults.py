@@ -32,7 +32,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CLIENTS = 10
 """More than two replicas of four sequences take at once, so that both are full."""
-ROUTER_SECONDS = 10.0
+ROUTER_SECONDS = 2.0
 """A router is back at once: after 0.2 s on an idle machine, and not after a round of probes."""
 GONE_SECONDS = 60.0
 SHORT_JUMP_SECONDS = 45
