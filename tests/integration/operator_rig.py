@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -43,16 +41,6 @@ SIMULATED: dict[str, Any] = {
     "engine": {"kind": "Simulated", "maxNumSeqs": 256, "args": ["--start-seconds=0.2"]},
     "gpu": {"kind": "Simulated"},
 }
-SMALL_MODEL = {
-    "model_type": "opt",
-    "num_hidden_layers": 2,
-    "hidden_size": 64,
-    "ffn_dim": 256,
-    "num_attention_heads": 4,
-    "vocab_size": 1000,
-    "max_position_embeddings": 2048,
-}
-"""A config.json whose weights fit anywhere."""
 
 
 def searching(most_replicas: int, **autoscaling: Any) -> dict[str, Any]:
@@ -69,13 +57,6 @@ def fixed(replicas: int = 1, **changes: Any) -> dict[str, Any]:
 
 def engine(**changes: Any) -> dict[str, Any]:
     return {"engine": SIMULATED["engine"] | changes}
-
-
-def write_model(folder: Path, text: str = json.dumps(SMALL_MODEL)) -> str:
-    """Makes ``folder`` a model directory; its URI."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(text)
-    return f"file://{folder}"
 
 
 async def until(what: str, ask: Callable[[], Awaitable[Any]], seconds: float = WAIT_SECONDS) -> Any:

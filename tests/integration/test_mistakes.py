@@ -18,7 +18,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from operator_rig import SMALL_MODEL, Service, fixed, searching, write_model
+from model_folder import SMALL_MODEL, write_model
+from operator_rig import Service, fixed, searching
 from slm_dev.controlplane import find_or_build
 from slm_dev.reference.markdown import code, table
 from slm_dev.stack import Stack

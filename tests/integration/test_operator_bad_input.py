@@ -13,17 +13,8 @@ from typing import Any
 
 import pytest
 
-from operator_rig import (
-    BARE_IMAGE,
-    SIMULATED,
-    SMALL_MODEL,
-    NewService,
-    Service,
-    engine,
-    fixed,
-    until,
-    write_model,
-)
+from model_folder import SMALL_MODEL, write_model
+from operator_rig import BARE_IMAGE, SIMULATED, NewService, Service, engine, fixed, until
 from slm_dev.stack import Stack
 from slm_operator.api.crd import crd
 from slm_operator.cluster.connection import KubeError

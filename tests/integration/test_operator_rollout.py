@@ -12,7 +12,8 @@ from typing import Any, Self
 import aiohttp
 import pytest
 
-from operator_rig import NewService, Service, engine, fixed, until, write_model
+from model_folder import write_model
+from operator_rig import NewService, Service, engine, fixed, until
 from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
 from slm_operator.cluster.kube import Object

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from commands import kubectl, slmctl
-from operator_rig import NewService, searching, write_model
+from model_folder import write_model
+from operator_rig import NewService, searching
 from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import FrontierPoint
