@@ -100,16 +100,16 @@ async def test_requests_at_zero_packs_wait_for_one_and_none_is_lost(
     async with streaming, waiting:
         await service.until("a pack is wanted", lambda s: s.status.desired_packs == 1)
         await service.until("it is ready", lambda s: s.status.ready_packs == 1)
+        # Soon after the last request it goes again.
+        back, agent = await service.now(), await service.agent()
     for group in (streaming, waiting):
         assert group.counts.failed == 0, group.counts.last_failure
         assert group.counts.completed == group.counts.sent >= EACH
 
-    back = await service.now()
     rules = [e.rule for e in back.status.history]
     asleep_since = len(asleep.status.history)
     assert rules[asleep_since - 1 : asleep_since + 1] == ["NoRequests", "RequestsHeld"]
     await service.condition("Calibrated", "True", "KneeFound")
-    agent = await service.agent()
     assert agent.plan is not None and agent.plan.load is None, "nothing is searched again"
     assert measured(back) == measured(asleep) != []
 
