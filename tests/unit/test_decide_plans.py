@@ -90,3 +90,35 @@ def test_it_looks_again_soon_until_all_have_changed() -> None:
     assert told(runs(NEW, 0), runs(NEW, 1, settled=False)).poll_seconds == STARTING_POLL_SECONDS
     assert told(runs(NEW, 0), runs(OLD, 1), runs(NEW, 2)).poll_seconds == STARTING_POLL_SECONDS
     assert told(runs(NEW, 0), runs(NEW, 1), runs(NEW, 2)).poll_seconds == STEADY_POLL_SECONDS
+
+
+def progressing(*packs: Pack) -> tuple[str, str, str]:
+    condition = told(*packs).status.condition("Progressing")
+    assert condition is not None
+    return condition.status, condition.reason, condition.message
+
+
+def test_packs_that_wait_for_their_turn_are_named() -> None:
+    status, reason, message = progressing(runs(OLD, 0), runs(OLD, 1), runs(OLD, 2))
+    assert (status, reason) == ("True", "LayoutChanging")
+    names = [pack.name for pack in (runs(OLD, 0), runs(OLD, 1), runs(OLD, 2))]
+    assert f"{names[0]} does, {names[1]}, {names[2]} serve as before" in message
+    on_its_way = progressing(runs(NEW, 0, settled=False), runs(OLD, 1), runs(OLD, 2))
+    assert on_its_way == (status, reason, message), "the same text until the next one's turn"
+    done = progressing(runs(NEW, 0), runs(NEW, 1), runs(OLD, 2))
+    assert done[:2] == ("True", "RolloutComplete"), "nobody waits"
+
+
+def test_one_that_holds_the_others_up_is_told_with_cause_and_remedy() -> None:
+    silent = pack(None, 0, ready=False, silence=Trouble("AgentUnreachable", "no answer"))
+    status, reason, message = progressing(silent, runs(OLD, 1))
+    assert (status, reason) == ("False", "LayoutHeldUp")
+    assert f"until {silent.name} serves in the new one" in message
+    assert "AgentUnreachable: no answer" in message
+    assert f"kubectl delete pod {silent.name}" in message
+
+
+def test_nobody_is_told_to_wait_while_one_explores() -> None:
+    decision = look(service({"packs": 2}), runs(1, 0), runs(2, 1))
+    condition = decision.status.condition("Progressing")
+    assert condition is not None and condition.reason == "RolloutComplete"

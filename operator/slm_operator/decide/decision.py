@@ -27,7 +27,7 @@ from slm_operator.decide.explanation import Explanation
 from slm_operator.decide.exploring import exploring_pack, own_load
 from slm_operator.decide.failures import to_status
 from slm_operator.decide.fingerprint import profile_key
-from slm_operator.decide.plans import plans, walking
+from slm_operator.decide.plans import changing_said, plans, walking
 from slm_operator.decide.pods import PodChanges, pod_changes
 from slm_operator.decide.profile_record import Profile, stripped
 from slm_operator.decide.promotion import carried, carried_back, judged
@@ -98,6 +98,10 @@ def decide(
     exploring = explorer if isinstance(calibration.step, Measure) else None
     rolled = step(rollout, asked, judgement, exploring)
     wanted = wanted_packs(snapshot, calibration, demand_period_seconds)
+    changes = plans(rollout, explorer, calibration, judgement)
+    same_template = rolled.status.updated_packs == len(rollout.alive)
+    if same_template and rolled.said.reason in ("RolloutComplete", "PacksUpdating"):
+        rolled = replace(rolled, said=changing_said(changes, calibration) or rolled.said)
     explained = (*_explanations(calibration, snapshot), *_packs_changed(service, wanted))
     entries = tuple(explanation.entry(e, snapshot.now) for e in explained)
     status = _status(snapshot, calibration, wanted, rollout, rolled, entries, refused, rules)
@@ -112,11 +116,10 @@ def decide(
     ]
     if rolled.told is not None:
         told.append(Event("Normal", *rolled.told))
-    sent = plans(rollout, explorer, calibration, judgement)
     return Decision(
         service=service,
         pods=pod_changes(snapshot.packs, wanted.packs, rollout.templates, exploring, snapshot.now),
-        plans=sent,
+        plans=changes.sent,
         status=status,
         events=(*told, *_warnings(service.status, status)),
         memory=replace(
@@ -126,7 +129,7 @@ def decide(
             ready_since_seconds=since,
         ),
         poll_seconds=_poll_seconds(
-            calibration, wanted, status, judgement, bool(sent) or walking(rollout)
+            calibration, wanted, status, judgement, bool(changes.sent) or walking(rollout)
         ),
         profile=_profile(snapshot, explorer, calibration),
         through_activator=through_activator(snapshot, wanted.packs, since),

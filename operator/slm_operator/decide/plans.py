@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from slm_operator.api.models import SLMService
 from slm_operator.decide.calibrate import Calibration, plan, resting_probe, searches
 from slm_operator.decide.canary import Judgement
+from slm_operator.decide.conditions import pack_trouble
 from slm_operator.decide.rollout import Rollout
+from slm_operator.decide.said import Said
 from slm_operator.decide.snapshot import Pack
 from slm_operator.pareto.points import Probe
 from slm_operator.pareto.search import Measure, Settle, running_layout
 from slm_worker.wire import Plan
 
 
+@dataclass(frozen=True)
+class Plans:
+    sent: tuple[tuple[Pack, Plan], ...]
+    """Those that differ from what the pack already follows."""
+    waiting: tuple[Pack, ...] = ()
+    """Serve in another layout until it is their turn."""
+    changing: tuple[Pack, ...] = ()
+    """For which they wait."""
+
+
 def plans(
     rollout: Rollout, explorer: Pack | None, calibration: Calibration, judgement: Judgement
-) -> tuple[tuple[Pack, Plan], ...]:
-    """Those that differ from what the pack already follows.
+) -> Plans:
+    """What to tell the packs.
 
     A layout restarts all replicas of a pack, which may serve nothing meanwhile; so of packs that
     serve, one at a time is between two layouts. The one that explores waits for nobody, or a sick
@@ -28,12 +42,42 @@ def plans(
     for pack, wanted in _wanted(rollout, explorer, calibration):
         waits = pack is not explorer and _restarts(pack, wanted)
         (waiting if waits else sent).append((pack, wanted))
-    changing = any(_on_its_way(pack, wanted) for pack, wanted in sent)
-    if waiting and not changing and not any(map(_is_not_heard, rollout.served)):
+    changing = [pack for pack, wanted in sent if _on_its_way(pack, wanted)]
+    changing += [pack for pack in rollout.served if _is_not_heard(pack)]
+    if waiting and not changing:
         # First one that does not serve with all that it has.
-        sent.append(min(waiting, key=lambda one: (_is_settled(one[0]), one[0].ordinal)))
+        first = min(waiting, key=lambda one: (_is_settled(one[0]), one[0].ordinal))
+        waiting.remove(first)
+        sent.append(first)
+        changing.append(first[0])
     changed = ((p, wanted) for p, wanted in sent if p.agent and wanted != p.agent.plan)
-    return (*changed, *_aside(rollout, judgement))
+    return Plans(
+        sent=(*changed, *_aside(rollout, judgement)),
+        waiting=tuple(pack for pack, _ in waiting),
+        changing=tuple(changing),
+    )
+
+
+def changing_said(found: Plans, calibration: Calibration) -> Said | None:
+    """The condition Progressing while packs wait for their turn; nothing while one explores, whose
+    layouts change all the time."""
+    if not found.waiting or isinstance(calibration.step, Measure):
+        return None
+    waiting, changing = (_names(packs) for packs in (found.waiting, found.changing))
+    text = f"one pack at a time changes its layout: {changing} does, {waiting} serve as before"
+    for pack in found.changing:
+        if trouble := pack_trouble(pack):
+            text = (
+                f"{waiting} keep the layout before until {pack.name} serves in the new one; it "
+                f"does not: {trouble.reason}: {trouble.message.rstrip('.')}. Where that stays, "
+                f"`kubectl delete pod {pack.name}` makes it anew"
+            )
+            return Said("Progressing", "False", "LayoutHeldUp", text)
+    return Said("Progressing", "True", "LayoutChanging", text)
+
+
+def _names(packs: tuple[Pack, ...]) -> str:
+    return ", ".join(pack.name for pack in packs)
 
 
 def walking(rollout: Rollout) -> bool:
