@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yaml
@@ -69,6 +71,12 @@ class Page:
     """Of the whole list: a watch goes on from it."""
 
 
+def proxy_of_environment(url: str) -> str | None:
+    """Of HTTPS_PROXY and its like, unless NO_PROXY names the host of ``url``."""
+    where = urlsplit(url)
+    return None if proxy_bypass(where.netloc) else getproxies().get(where.scheme)
+
+
 class Kube:
     """What the API server keeps and tells. Every call raises KubeError."""
 
@@ -107,7 +115,12 @@ class Kube:
                 f"no usable cluster configuration ({error}): set KUBECONFIG to a kubeconfig file",
             ) from error
         fences = () if permit is None else (permit.fence,)
-        settings.client_session_kwargs = {"middlewares": (*fences, *middlewares)}
+        settings.proxy = settings.proxy or proxy_of_environment(settings.host)
+        settings.client_session_kwargs = {
+            "middlewares": (*fences, *middlewares),
+            # The session would look for ~/.netrc and a proxy at each request, in a thread.
+            "trust_env": False,
+        }
         return cls(client.ApiClient(settings))
 
     async def close(self) -> None:
