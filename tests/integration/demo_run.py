@@ -10,7 +10,7 @@ import pytest
 
 from slmctl_process import Slmctl
 
-KNEE_SECONDS = 480
+KNEE_SECONDS = 900
 """More than enough for a demo that goes to its end."""
 
 

@@ -106,15 +106,26 @@ def broken(proxy: ApiProxy, fault: Fault) -> Iterator[None]:
 
 
 async def converges(service: Service, packs: int) -> float:
-    """Seconds until so many packs serve and no other is left."""
+    """Seconds until the spec is followed: there are so many packs, and no other that is not going.
+    How long a pack takes to start and to go is not counted, but waited for."""
     began = time.monotonic()
+    labels = f"app.kubernetes.io/instance={service.name}"
+
+    async def followed() -> bool:
+        now = await service.now()
+        pods = await service.stack.kube.list("v1", "Pod", "default", labels=labels)
+        staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        return now.status.observed_generation == now.generation and len(staying) == packs
+
+    await until(f"the operator follows: {packs} packs", followed)
+    seconds = round(time.monotonic() - began, 1)
     await service.serves(packs)
 
     async def no_other() -> bool:
         return len(await service.pods()) == packs
 
     await until("surplus packs are gone", no_other)
-    return round(time.monotonic() - began, 1)
+    return seconds
 
 
 async def write_much(kube: Kube) -> None:

@@ -6,6 +6,7 @@ There is no node: what its Pods do is shown where there is one.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import subprocess
@@ -30,6 +31,7 @@ from helm_rig import (
 )
 from kubectl_rig import Kubectl
 from slm_dev.controlplane import ControlPlane
+from slm_dev.local_node.addresses import AddressPool
 from slm_dev.program import Program
 from slm_operator.api.models import GROUP, PLURAL
 from slm_operator.keys import KEY_LENGTH
@@ -223,7 +225,9 @@ async def test_an_operator_of_one_namespace_serves_it_with_its_role_alone(
         kubectl("apply", "-n", where, "-f", "-", stdin=service)
 
     variables = {"KUBECONFIG": str(kubeconfig), KEY_VARIABLE: "k" * KEY_LENGTH}
-    command = ["slm_operator", *arguments, "--health-address=127.0.0.9"]
+    addresses = AddressPool()
+    address = addresses.claim()
+    command = ["slm_operator", *arguments, f"--health-address={address}"]
     operator = Program(tmp_path, "operator", command, {**os.environ, **variables})
     operator.launch()
     try:
@@ -234,6 +238,7 @@ async def test_an_operator_of_one_namespace_serves_it_with_its_role_alone(
         assert "orbidden" not in operator.log_tail()
     finally:
         await operator.stop()
+        addresses.release(address)
         kubectl("delete", "slm", "--all", "-n", namespace)
         kubectl("delete", "role,rolebinding", "--all", "-n", namespace)
         helm("uninstall", RELEASE)
@@ -246,7 +251,7 @@ async def until(holds: Callable[[], bool], check: Callable[[], None]) -> None:
             await asyncio.sleep(0.2)
 
 
-def test_every_right_of_the_operator_exists(kubectl: Kubectl, helm: Helm) -> None:
+async def test_every_right_of_the_operator_exists(kubectl: Kubectl, helm: Helm) -> None:
     """The account of the release may do what the file of rights says, and read no Secret."""
     helm("install", RELEASE, str(CHART), "--take-ownership")
     account = f"system:serviceaccount:{helm.namespace}:{RELEASE}"
@@ -256,9 +261,13 @@ def test_every_right_of_the_operator_exists(kubectl: Kubectl, helm: Helm) -> Non
             *("auth", "can-i", verb, what, f"--as={account}", "--namespace", namespace)
         ).stdout.startswith("yes")
 
-    assert may("watch", f"{PLURAL}.{GROUP}", "default")
-    assert may("create", "pods", "default")
-    assert may("update", f"leases.coordination.k8s.io/{RELEASE}", helm.namespace)
+    # The API server learns of new roles by a watch of its own.
+    for verb, what, where in (
+        ("watch", f"{PLURAL}.{GROUP}", "default"),
+        ("create", "pods", "default"),
+        ("update", f"leases.coordination.k8s.io/{RELEASE}", helm.namespace),
+    ):
+        await until(functools.partial(may, verb, what, where), lambda: None)
     assert not may("update", f"leases.coordination.k8s.io/{RELEASE}", "default")
     assert not may("get", "secrets", "default")
     assert not may("update", f"{PLURAL}.{GROUP}", "default")

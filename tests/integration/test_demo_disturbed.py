@@ -59,7 +59,7 @@ def test_a_killed_demo_leaves_nothing_either(start: Start) -> None:
 def test_a_pack_that_cannot_start_ends_the_demo_with_its_reason_and_logs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(demo, "STUCK_SECONDS", 2.0)
+    monkeypatch.setattr(demo, "STUCK_SECONDS", 15.0)
     options = Options("simulated", keep=False, kill_operator=False, min_window_seconds=10)
 
     def broken(options: Options, say: Callable[[str], None]) -> Prepared:

@@ -28,12 +28,17 @@ def settings(budget_seconds: float) -> Settings:
 
 async def test_a_sweep_measures_every_point_and_names_all_of_it_simulated(tmp_path: Path) -> None:
     into = tmp_path / "windows"
-    windows = into / TRACE
     assert not await sweep(settings(budget_seconds=0.0), into, None, "none")
-    assert read(windows) == []
-    assert await sweep(settings(budget_seconds=300.0), into, None, "all")
+    assert read(into / TRACE) == []
+    for attempt in range(3):
+        into = tmp_path / f"windows-{attempt}"
+        assert await sweep(settings(budget_seconds=300.0), into, None, "all")
+        windows = into / TRACE
+        records = read(windows)
+        # On a busy machine the clients may not keep the engines full.
+        if all(one["window"]["spoilt"] == "" for one in records):
+            break
 
-    records = read(windows)
     order = [Point(one["replicas"], one["max_num_seqs"], one["layout_replicas"]) for one in records]
     assert tuple(order) == schedule(POINTS, 1)
     assert [one["sharing"] for one in records] == ["alone", "MPS", "MPS", "alone"]

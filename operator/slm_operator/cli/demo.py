@@ -28,7 +28,7 @@ from slm_operator.cluster.agents import AgentError
 from slm_operator.cluster.connection import KubeError
 from slm_worker.wire import ROUTER_PORT, PackState
 
-LIMIT_SECONDS = {"simulated": 8 * 60.0, "vllm": 20 * 60.0}
+LIMIT_SECONDS = {"simulated": 14 * 60.0, "vllm": 20 * 60.0}
 STUCK_SECONDS = 90.0
 """A pack that is in trouble for so long without a break will not recover by itself."""
 POLL_SECONDS = 0.5
