@@ -11,7 +11,7 @@ from commands import kubectl
 from operator_rig import PASSES, NewService, Service, counted, engine, fixed, until
 from slm_dev.stack import Stack
 from slm_operator.api.crd import crd
-from slm_operator.api.models import API_VERSION, KIND
+from slm_operator.api.models import API_VERSION, KIND, SLMService
 from slm_operator.cluster.connection import KubeError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -97,6 +97,13 @@ async def owners(stack: Stack, service: Service) -> list[Any]:
     ]
 
 
+async def settled(service: Service) -> SLMService:
+    """Serving, with nothing more to be said: the first sample comes after the first answer."""
+    await service.serves()
+    await service.condition("MetricsAvailable", "True", "Measured")
+    return await service.now()
+
+
 async def only(service: Service, pod: str) -> bool:
     return await service.pods() == [pod]
 
@@ -134,7 +141,7 @@ async def test_an_operator_that_starts_again_changes_nothing(
     operator_stack: Stack, new_service: NewService
 ) -> None:
     service = await new_service(fixed(1))
-    before = await service.serves()
+    before = await settled(service)
     agent = await service.agent()
     async with service.users() as users:
         await operator_stack.operator.stop()
@@ -152,7 +159,7 @@ async def test_what_was_asked_while_the_operator_was_away_is_done_when_it_is_bac
     operator_stack: Stack, new_service: NewService
 ) -> None:
     service = await new_service(fixed(1))
-    before = await service.serves()
+    before = await settled(service)
     agent = await service.agent()
     await operator_stack.operator.stop()
     try:
@@ -183,7 +190,7 @@ async def test_an_uninstall_in_the_wrong_order_hangs_nowhere_and_leaves_nothing_
             return error.status == 404
         return False
 
-    await until("no service holds the resource back", unknown, 30)
+    await until("no service holds the resource back", unknown, 150)
     await operator_stack.start_operator()
     await operator_stack.kube.apply(crd())
     # No controller manager runs here, whose garbage collection would do this.
