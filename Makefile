@@ -61,7 +61,7 @@ demo: setup $(if $(filter vllm,$(ENGINE)),setup-vllm) ## Show the product at wor
 test: test-unit test-integration test-cluster ## Run all tests: unit; on a real control plane, HAProxy and vLLM; on a real cluster (root).
 
 test-unit: $(INSTALLED) ## Run the unit tests: seconds, no process started.
-	@$(BIN)/python -m pytest tests/unit
+	@$(BIN)/python -m pytest tests/unit -n logical
 
 test-integration: setup-vllm ## Run the integration tests alone, JOBS=4 files at a time.
 	@$(BIN)/python -m pytest tests/integration --durations=20 $(SIDE_BY_SIDE)
