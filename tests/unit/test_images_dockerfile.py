@@ -101,3 +101,12 @@ def test_nothing_is_copied_but_what_the_context_lets_through() -> None:
                 assert source in allowed, line
         for mounted in re.findall(r"/context/(\S+)", line):
             assert mounted in allowed, line
+
+
+@pytest.mark.parametrize("target", ["operator", "worker"])
+def test_the_last_stage_does_nothing_that_depends_on_its_base(target: str) -> None:
+    """So that what it adds can be moved onto another base."""
+    for line in stage(target):
+        word, _, rest = line.partition(" ")
+        assert word in {"LABEL", "COPY", "ENV", "USER", "ENTRYPOINT", "CMD"}, line
+        assert word != "COPY" or rest.startswith("--from="), line

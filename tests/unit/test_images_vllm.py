@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 
 from slm_dev.images import vllm_base
-from slm_dev.images.base import BUILD
-from slm_dev.images.build import build_arguments
 from slm_dev.images.layers import Entry
 from slm_dev.images.oci import Layout
 from slm_dev.images.vllm_base import (
     SITE_PACKAGES,
-    VLLM_BASE,
     compile_packages,
     ensure_vllm_base,
     environment_entries,
@@ -109,12 +106,3 @@ def test_another_python_than_the_images_is_refused(
 
     with pytest.raises(SetupError, match=r"run it with Python 3\.99"):
         ensure_vllm_base(Layout(tmp_path), print)
-
-
-def test_only_the_workers_base_has_vllm() -> None:
-    digests = {VLLM_BASE: "sha256:1", BUILD.name: "sha256:2"}
-
-    given = build_arguments(digests, worker=VLLM_BASE, operator=BUILD.name)
-
-    with_vllm = {name for name, value in given.items() if value in (VLLM_BASE, "sha256:1")}
-    assert with_vllm == {"WORKER_IMAGE", "WORKER_DIGEST"}

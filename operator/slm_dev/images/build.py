@@ -1,7 +1,7 @@
 """Builds the operator's and the worker's image from the Dockerfile, once per content.
 
-The worker's has no vLLM, which is all that simulated engines need; `worker_with_vllm` builds it on
-another base, from the same file.
+The worker's has no vLLM, which is all that simulated engines need; `worker_with_vllm` moves it
+onto another base.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from slm_dev.images.base import BASES, BUILD, EPOCH_SECONDS, RUNTIME
 from slm_dev.images.buildah import Buildah
 from slm_dev.images.context import WHEELS, as_parts, context_files, stage
 from slm_dev.images.ingredients import ensure, ensure_bases, ensure_wheels
-from slm_dev.images.oci import Layout, archive_digest, write_archive
+from slm_dev.images.oci import archive_digest, read_archive, write_archive
+from slm_dev.images.rebase import rebase
 from slm_dev.images.sbom import write_sbom
-from slm_dev.images.vllm_base import SYSTEM, VLLM_BASE, ensure_vllm_base
+from slm_dev.images.vllm_base import SYSTEM, ensure_vllm_base
 from slm_dev.vllm_cpu import install
 from slm_dev.vllm_cpu.cache import Progress, content_key
 from slm_dev.vllm_cpu.commands import Run, run_command
@@ -71,21 +72,26 @@ def find_or_build(progress: Progress, run: Run = run_command) -> Images:
 
 
 def worker_with_vllm(progress: Progress, run: Run = run_command) -> Image:
-    """Return the worker's image of this checkout with vLLM for the CPU, built first when absent.
+    """Return the worker's image of this checkout with vLLM for the CPU, made first when absent.
 
     `progress` gets a line at each step. Raises SetupError when this machine lacks something or a
     step fails.
     """
-    tag = content_key(*_parts(), install.environment_folder().name.encode()) + _VLLM_TAG
+    worker = find_or_build(progress, run).worker
+    key = worker.name.rpartition(":")[2]
+    tag = content_key(key.encode(), install.environment_folder().name.encode()) + _VLLM_TAG
 
     def make(scratch: Path) -> None:
-        _require_machine()
-        bases = ensure_bases((BUILD, SYSTEM), progress, run)
-        bases[VLLM_BASE] = ensure_vllm_base(bases.pop(SYSTEM.name), progress, run)
-        digests = {name: layout.digest for name, layout in bases.items()}
-        arguments = build_arguments(digests, worker=VLLM_BASE, operator=BUILD.name)
-        wheels = ensure_wheels(progress, run)
-        _build(scratch, _Recipe(["worker"], bases, arguments, wheels), tag, progress, run)
+        old = ensure_bases(BASES, progress, run)[RUNTIME.name]
+        system = ensure_bases((SYSTEM,), progress, run)[SYSTEM.name]
+        new = ensure_vllm_base(system, progress, run)
+        progress("putting the worker on the base with vLLM")
+        image = read_archive(worker.archive, scratch / "worker")
+        layout = rebase(image, old, new, scratch / "rebased")
+        write_archive(layout, _name("worker", tag), scratch / "worker.tar", EPOCH_SECONDS)
+        write_sbom(layout, _name("worker", tag), scratch / "worker.cdx.json")
+        shutil.rmtree(scratch / "worker")
+        shutil.rmtree(scratch / "rebased")
 
     return _read(ensure(f"images-{tag}", make, progress), "worker", tag)
 
@@ -100,29 +106,15 @@ def build(
         wheels = threads.submit(ensure_wheels, progress, run).result()
         bases = bases_found.result()
     arguments = build_arguments({name: layout.digest for name, layout in bases.items()})
-    _build(folder, _Recipe(targets, bases, arguments, wheels), tag, progress, run)
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    targets: Sequence[str]
-    bases: Mapping[str, Layout]
-    """By their names."""
-    arguments: Mapping[str, str]
-    """Of the Dockerfile."""
-    wheels: Path
-
-
-def _build(folder: Path, recipe: _Recipe, tag: str, progress: Progress, run: Run) -> None:
     context, store, exported = folder / "context", folder / "store", folder / "exported"
-    stage(context, recipe.wheels)
+    stage(context, wheels)
     buildah = Buildah(store, run)
-    for name, layout in recipe.bases.items():
+    for name, layout in bases.items():
         buildah.load(layout, name)
-    for target in recipe.targets:
+    for target in targets:
         progress(f"building the {target}'s image")
         name = _name(target, tag)
-        buildah.build(context, target, name, recipe.arguments)
+        buildah.build(context, target, name, arguments)
         layout = buildah.export(name, exported)
         write_archive(layout, name, folder / f"{target}.tar", EPOCH_SECONDS)
         write_sbom(layout, name, folder / f"{target}.cdx.json")
@@ -131,14 +123,12 @@ def _build(folder: Path, recipe: _Recipe, tag: str, progress: Progress, run: Run
     shutil.rmtree(store)
 
 
-def build_arguments(
-    digests: Mapping[str, str], worker: str = RUNTIME.name, operator: str = RUNTIME.name
-) -> dict[str, str]:
+def build_arguments(digests: Mapping[str, str]) -> dict[str, str]:
     """The Dockerfile's arguments for bases of ours, given the digest of each by its name."""
     chosen = {
-        "OPERATOR": operator,
+        "OPERATOR": RUNTIME.name,
         "OPERATOR_BUILD": BUILD.name,
-        "WORKER": worker,
+        "WORKER": RUNTIME.name,
         "WORKER_BUILD": BUILD.name,
         "HAPROXY": BUILD.name,
     }

@@ -85,11 +85,18 @@ def write_layout(
         "rootfs": {"type": "layers", "diff_ids": [each["digest"] for each in described]},
         "history": [{"created": created, "created_by": name} for _ in described],
     }
+    return write_manifest(folder, image, described)
+
+
+def write_manifest(folder: Path, config: Mapping[str, Any], layers: Sequence[Json]) -> Layout:
+    """Make an image of ``folder``, which holds the blobs of ``layers``. ``config`` is the whole
+    configuration; ``layers`` are descriptors, lowest first."""
+    layout = Layout(folder)
     manifest = {
         "schemaVersion": 2,
         "mediaType": _MANIFEST,
-        "config": _add_blob(layout, _CONFIG, image),
-        "layers": described,
+        "config": _add_blob(layout, _CONFIG, config),
+        "layers": layers,
     }
     index = {
         "schemaVersion": 2,
@@ -99,6 +106,13 @@ def write_layout(
     (folder / "index.json").write_bytes(_encode(index))
     (folder / "oci-layout").write_bytes(_encode({"imageLayoutVersion": "1.0.0"}))
     return layout
+
+
+def read_archive(archive: Path, folder: Path) -> Layout:
+    """Unpack what `write_archive` wrote into the new ``folder``."""
+    with tarfile.open(archive) as members:
+        members.extractall(folder, filter="data")
+    return Layout(folder)
 
 
 def write_archive(layout: Layout, name: str, target: Path, epoch: int) -> None:

@@ -29,8 +29,8 @@ VLLM_BASE = "localhost/slm-vllm-cpu"
 HOME = "opt/vllm"
 SITE_PACKAGES = f"{HOME}/lib/python{BASE_PYTHON}/site-packages"
 
-NEEDED_BYTES = 10_000_000_000
-"""The base, its copy in buildah's storage, the built image and its archive: 2 GB each."""
+NEEDED_BYTES = 7_000_000_000
+"""The base while its layer is written, and the archive of the worker on it: 2 GB each."""
 
 # pip is of the environment and not of vLLM, torch's headers are for a compiler, and the lists of
 # installed files name programs that are not here.
