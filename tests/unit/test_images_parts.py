@@ -1,5 +1,6 @@
 """Layers, archives, Debian packages and bills of materials, each without building an image."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -129,6 +130,21 @@ def test_an_archive_bears_its_name_and_its_images_digest(tmp_path: Path) -> None
         index = json.load(archive.extractfile("index.json") or io.BytesIO())
     annotations = index["manifests"][0]["annotations"]
     assert annotations["io.containerd.image.name"] == "localhost/it:1"
+
+
+def test_a_compressed_image_tells_the_digest_of_what_was_compressed(tmp_path: Path) -> None:
+    entry = Entry("etc/x", 0o644, b"x" * 10_000)
+    plain = image(tmp_path / "plain", layer(tmp_path, "plain.tar", entry))
+    layers = [layer(tmp_path, "small.tar", entry)]
+    small = write_layout(tmp_path / "small", "localhost/it", layers, {}, "now", compress=True)
+
+    (packed,) = small.layers()
+    (content,) = small.config()["rootfs"]["diff_ids"]
+    assert content == plain.manifest()["layers"][0]["digest"]
+    assert gzip.decompress(packed.read_bytes()) == plain.layers()[0].read_bytes()
+    described = small.manifest()["layers"][0]
+    assert described["mediaType"].endswith("tar+gzip")
+    assert described["size"] == packed.stat().st_size < 10_000
 
 
 def test_the_same_files_give_the_same_image(tmp_path: Path) -> None:

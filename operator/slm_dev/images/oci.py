@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ ARCHITECTURE = "amd64"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
+_LAYER_GZIP = f"{_LAYER}+gzip"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _REFERENCE = "org.opencontainers.image.ref.name"
 # containerd imports an image under this name as it is; of the other it makes one of its own.
@@ -29,7 +31,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder that holds one image, with uncompressed layers."""
+    """A folder that holds one image."""
 
     folder: Path
 
@@ -64,7 +66,13 @@ class Layout:
 
 
 def write_layout(
-    folder: Path, name: str, layers: Sequence[Path], config: Mapping[str, Any], created: str
+    folder: Path,
+    name: str,
+    layers: Sequence[Path],
+    config: Mapping[str, Any],
+    created: str,
+    *,
+    compress: bool = False,
 ) -> Layout:
     """Write an image of ``layers``, which are moved into ``folder``.
 
@@ -72,20 +80,35 @@ def write_layout(
     """
     layout = Layout(folder)
     (folder / "blobs" / "sha256").mkdir(parents=True)
-    described = []
+    described, contents = [], []
     for layer in layers:
-        digest = file_digest(layer)
-        described.append(_descriptor(_LAYER, digest, layer.stat().st_size))
-        shutil.move(layer, layout.blob(digest))
+        contents.append(file_digest(layer))
+        blob, kind = (_compressed(layer), _LAYER_GZIP) if compress else (layer, _LAYER)
+        digest = file_digest(blob)
+        described.append(_descriptor(kind, digest, blob.stat().st_size))
+        shutil.move(blob, layout.blob(digest))
     image = {
         "created": created,
         "architecture": ARCHITECTURE,
         "os": "linux",
         "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [each["digest"] for each in described]},
+        "rootfs": {"type": "layers", "diff_ids": contents},
         "history": [{"created": created, "created_by": name} for _ in described],
     }
     return write_manifest(folder, image, described)
+
+
+def _compressed(layer: Path) -> Path:
+    """The layer in the place of an uncompressed one. Level 1 takes a third of the time of 6."""
+    target = layer.with_name(f"{layer.name}.gz")
+    with (
+        layer.open("rb") as source,
+        target.open("wb") as stream,
+        gzip.GzipFile("", "wb", 1, stream, mtime=0) as compressor,
+    ):
+        shutil.copyfileobj(source, compressor, _CHUNK_BYTES)
+    layer.unlink()
+    return target
 
 
 def write_manifest(folder: Path, config: Mapping[str, Any], layers: Sequence[Json]) -> Layout:

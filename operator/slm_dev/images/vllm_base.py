@@ -29,8 +29,8 @@ VLLM_BASE = "localhost/slm-vllm-cpu"
 HOME = "opt/vllm"
 SITE_PACKAGES = f"{HOME}/lib/python{BASE_PYTHON}/site-packages"
 
-NEEDED_BYTES = 7_000_000_000
-"""The base while its layer is written, and the archive of the worker on it: 2 GB each."""
+NEEDED_BYTES = 6_000_000_000
+"""Two gigabytes of bytecode and files, their layer, that compressed, and an archive with it."""
 
 # pip is of the environment and not of vLLM, torch's headers are for a compiler, and the lists of
 # installed files name programs that are not here.
@@ -76,7 +76,7 @@ def ensure_vllm_base(system: Layout, progress: Progress, run: Run = run_command)
         shutil.rmtree(compiled)
         below = [Path(shutil.copy(each, scratch / f"{each.name}.tar")) for each in system.layers()]
         configuration = {"Env": [f"PATH=/{HOME}/bin:{PATH}"]}
-        write_layout(scratch, VLLM_BASE, [*below, layer], configuration, CREATED)
+        write_layout(scratch, VLLM_BASE, [*below, layer], configuration, CREATED, compress=True)
 
     return Layout(ensure(f"images-vllm-{key}", make, progress))
 
