@@ -31,7 +31,15 @@ from benchmarks.fault_rig.belongings import (
     leftovers,
     look,
 )
-from benchmarks.fault_rig.breaking import FAULTS, MOMENT_SECONDS, Lasts, ended, incidents, suffer
+from benchmarks.fault_rig.breaking import (
+    ENDED_SECONDS,
+    FAULTS,
+    MOMENT_SECONDS,
+    Lasts,
+    ended,
+    incidents,
+    suffer,
+)
 from benchmarks.fault_rig.clock import JumpingClock
 from benchmarks.fault_rig.counting import CountingLoad, Kind
 from benchmarks.fault_rig.incidents import TIME_LEAPS, Account, Incident, account
@@ -246,7 +254,7 @@ async def soak(
             agent = pack.agent()
             family = [agent, *agent.children(recursive=True)]
             await asyncio.to_thread(pack.stop)
-            await asyncio.to_thread(psutil.wait_procs, family, 10)
+            await asyncio.to_thread(psutil.wait_procs, family, ENDED_SECONDS)
             left = leftovers(family, pack.address, pack.tmp)
     return work.diary, load, left
 

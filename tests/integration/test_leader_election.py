@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from operator_rig import Service, fixed, until
 from slm_dev.program import Program
 from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
+from slm_operator.cluster import lease
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Kube
 from slm_operator.main import LEASE_NAME
 
@@ -73,13 +76,72 @@ class Operator:
 
 
 @dataclass
+class Leases:
+    """Each state of the Lease from ``since`` on, however soon the next one followed."""
+
+    kube: Kube
+    since: str
+    states: list[dict[str, Any]] = field(default_factory=list)
+
+    async def follow(self) -> None:
+        while True:
+            # A watch that ended goes on where it was.
+            with contextlib.suppress(KubeError):
+                async for event, obj in self.kube.watch(
+                    lease.API_VERSION, lease.KIND, "default", since=self.since
+                ):
+                    self.since = obj["metadata"]["resourceVersion"]
+                    if event != "BOOKMARK" and obj["metadata"]["name"] == LEASE_NAME:
+                        self.states.append(obj["spec"])
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def transitions(self) -> int:
+        """As it is now."""
+        obj = await self.kube.get(lease.API_VERSION, lease.KIND, LEASE_NAME, "default")
+        return int(obj["spec"]["leaseTransitions"])
+
+    async def taken(self, after: str, transitions: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The first state after so many transitions, and the last one before."""
+
+        async def found() -> tuple[dict[str, Any], dict[str, Any]] | None:
+            for before, now in pairwise(self.states):
+                if now["leaseTransitions"] > transitions:
+                    return now, before
+            return None
+
+        states: tuple[dict[str, Any], dict[str, Any]] = await until(
+            f"another takes the lease after: {after}", found
+        )
+        return states
+
+    @property
+    def taken_too_soon(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Where it was neither given up nor had run out."""
+        return [
+            (before, now)
+            for before, now in pairwise(self.states)
+            if now["holderIdentity"] not in ("", before["holderIdentity"])
+            and before["holderIdentity"]
+            and waited_seconds(before, now) < before["leaseDurationSeconds"]
+        ]
+
+
+def waited_seconds(before: dict[str, Any], now: dict[str, Any]) -> float:
+    """From the last renewal of one leader until another held the Lease."""
+    acquired, renewed = (
+        datetime.fromisoformat(time) for time in (now["acquireTime"], before["renewTime"])
+    )
+    return (acquired - renewed).total_seconds()
+
+
+@dataclass
 class Pair:
     """Two operators; ``b`` speaks to the API server through a proxy."""
 
     a: Operator
     b: Operator
     proxy: ApiProxy
-    kube: Kube
+    leases: Leases
     both_led: int = 0
     takeovers: dict[str, float] = field(default_factory=dict)
 
@@ -91,32 +153,12 @@ class Pair:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def takes_over(self, successor: Operator, after: str, act: Callable[[], None]) -> None:
-        """Counts from the last renewal of the leader before until another holds the Lease."""
-        former = await self.lease()
+        transitions = await self.leases.transitions()
         act()
-
-        async def changed() -> dict[str, Any] | None:
-            nonlocal former
-            now = await self.lease()
-            if now["leaseTransitions"] > former["leaseTransitions"]:
-                return now
-            former = now
-            return None
-
-        taken = await until(f"another takes the lease after: {after}", changed)
-        waited = _time(taken["acquireTime"]) - _time(former["renewTime"])
-        self.takeovers[after] = round(waited.total_seconds(), 1)
+        taken, former = await self.leases.taken(after, transitions)
+        self.takeovers[after] = round(waited_seconds(former, taken), 1)
         assert self.takeovers[after] <= TAKEOVER_SECONDS, self.takeovers
         await until("and leads", successor.leads)
-
-    async def lease(self) -> dict[str, Any]:
-        found = await self.kube.get("coordination.k8s.io/v1", "Lease", LEASE_NAME, "default")
-        spec: dict[str, Any] = found["spec"]
-        return spec
-
-
-def _time(timestamp: str) -> datetime:
-    return datetime.fromisoformat(timestamp)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -132,12 +174,16 @@ async def pair(operator_stack: Stack, tmp_path: Path) -> AsyncIterator[Pair]:
                 "operator-b", *ELECTION, kubeconfig=proxy.kubeconfig
             ) as b,
         ):
-            pair = Pair(Operator(*a, http), Operator(*b, http), proxy, operator_stack.kube)
-            watching = asyncio.create_task(pair.watch())
+            kube = operator_stack.kube
+            since = await kube.version(lease.API_VERSION, lease.KIND, "default")
+            pair = Pair(Operator(*a, http), Operator(*b, http), proxy, Leases(kube, str(since)))
+            watching = [asyncio.create_task(one) for one in (pair.watch(), pair.leases.follow())]
             try:
                 yield pair
+                assert not any(one.done() for one in watching), watching
             finally:
-                watching.cancel()
+                for one in watching:
+                    one.cancel()
                 with contextlib.suppress(psutil.Error, AssertionError):
                     pair.b.send(signal.SIGCONT)
     finally:
@@ -215,6 +261,7 @@ async def test_another_operator_leads_after_a_cut_a_kill_and_a_pause(
         await until("it leads again", b.leads)
         await service.serves(2)
     assert pair.both_led == 0
+    assert pair.leases.taken_too_soon == []
     assert users.failed == 0, users.failures
     assert pair.takeovers["ended"] < min(
         seconds for after, seconds in pair.takeovers.items() if after != "ended"

@@ -45,6 +45,13 @@ async def test_a_drained_node_loses_no_request_and_keeps_no_pack(
             await clients.until_sent(REQUESTS)
             await drain(operator_stack, api, SECOND_NODE, service.name, selector)
             assert SECOND_NODE not in await packs_by_node(api, selector)
+
+            async def back() -> bool:
+                now = await packs_by_node(api, selector)
+                return set(now) == {NODE_NAME} and len(now[NODE_NAME]) == PACKS
+
+            # The status may yet be the one from before.
+            await until("every pack is on the other node", back)
             await service.serves(PACKS)
             await clients.until_sent(clients.count.sent + REQUESTS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -35,6 +36,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 BATCH = 4
 USERS_EACH = 5
 """Ten requests at once: more than one replica takes, so that both are busy."""
+MOST_LOST_BY_A_KILL = 2 * max_in_flight(BATCH)
+"""A process that dies loses its connections one after another, and each place that becomes free
+may be given to a request that waits, as long as the process still listens."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -106,7 +110,11 @@ async def test_a_killed_agent_starts_anew(steady: Service) -> None:
     assert [one.pid for one in after.replicas] != [one.pid for one in before.replicas]
     assert not any(psutil.pid_exists(one.pid or 0) for one in before.replicas)
     await steady.serves(2)
-    assert (await steady.pod())["status"]["containerStatuses"][0]["restartCount"] >= 1
+
+    async def counted() -> bool:
+        return bool((await steady.pod())["status"]["containerStatuses"][0]["restartCount"])
+
+    await until("the node counts the restart", counted)
 
 
 async def test_an_agent_killed_in_mid_window_spoils_only_that_window(
@@ -131,25 +139,27 @@ def measures_one(state: PackState) -> bool:
 async def test_a_killed_replica_takes_along_only_what_it_worked_on(
     steady: Service, index: int
 ) -> None:
-    before = await steady.agent()
+    before, told = await steady.agent(), len(await deaths(steady, index, "EngineKilled"))
     async with steady.users(USERS_EACH) as users:
         await both_busy(steady)
         os.kill(pid_of(before, index), signal.SIGKILL)
-        await tells(steady, index, "EngineKilled", "memory limit")
+        await tells(steady, index, "EngineKilled", "memory limit", told)
         await healed(steady, before, index)
+        failed = users.failed
         await users.served(5)
-    assert users.failed <= max_in_flight(BATCH), users.failures
+    assert users.failed == failed <= MOST_LOST_BY_A_KILL, users.failures
     await steady.serves(2)
 
 
 async def test_a_hung_replica_is_found_and_replaced(steady: Service) -> None:
-    before = await steady.agent()
+    before, told = await steady.agent(), len(await deaths(steady, 1, "Hung"))
     async with steady.users(USERS_EACH) as users:
         await both_busy(steady)
         os.kill(pid_of(before, 1), signal.SIGSTOP)
-        await tells(steady, 1, "Hung", "was killed and starts again")
+        await tells(steady, 1, "Hung", "was killed and starts again", told)
         await healed(steady, before, 1)
         await users.served(5)
+    # The router gave it nothing more from before it was killed.
     assert users.failed <= max_in_flight(BATCH), users.failures
     assert not psutil.pid_exists(pid_of(before, 1))
     await steady.serves(2)
@@ -165,14 +175,26 @@ async def both_busy(service: Service) -> None:
     await service.agent_until("both replicas work", lambda s: all(r.running for r in s.replicas))
 
 
-async def tells(service: Service, index: int, reason: str, phrase: str) -> None:
-    """The agent names the replica's problem."""
+async def tells(service: Service, index: int, reason: str, phrase: str, before: int) -> None:
+    """The agent names the replica's problem, once more than ``before``."""
 
-    def told(state: PackState) -> bool:
-        problem = state.replicas[index].problem
-        return problem is not None and problem.reason == reason and phrase in problem.message
+    async def told() -> str | None:
+        found = await deaths(service, index, reason)
+        return found[-1] if len(found) > before else None
 
-    await service.agent_until(f"{reason} of replica {index}", told)
+    assert phrase in await until(f"{reason} of replica {index}", told)
+
+
+async def deaths(service: Service, index: int, reason: str) -> list[str]:
+    """What the agent told of the replica's deaths for this reason. In its state a problem stands
+    only until the replica serves again, and may be gone before a look; the log keeps it."""
+    found = []
+    for line in service.stack.pack_log(await service.now()).splitlines():
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if entry.get("replica") == index and entry["message"].startswith(f"{reason}: "):
+                found.append(entry["message"])
+    return found
 
 
 async def healed(service: Service, before: PackState, index: int) -> None:
@@ -224,6 +246,13 @@ async def made_anew(service: Service, before: str) -> None:
     await until("another Pod", replaced)
 
 
+def runs(process: psutil.Process) -> bool:
+    """Whether it is more than a zombie, which nobody reaps where its parent was killed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 async def test_packs_lost_with_their_node_are_made_anew(
     operator_stack: Stack, steady: Service
 ) -> None:
@@ -233,7 +262,7 @@ async def test_packs_lost_with_their_node_are_made_anew(
     try:
 
         async def ended() -> bool:
-            return not any(one.is_running() and one.status() != "zombie" for one in processes)
+            return not any(map(runs, processes))
 
         await until("the pack ended with its node", ended)
     finally:
