@@ -218,16 +218,22 @@ class Controller:
         held.memory = decision.memory
         wanted = _children(snapshot, decision, tokens.current)
         # Packs that are created would wait in silence for a Secret that somebody deleted.
-        doubted = creating or any(map(_doubts_children, snapshot.packs))
-        await self._apply_children(service, held, wanted, also_unchanged=doubted)
+        doubted = creating or any(p.doubts_children for p in snapshot.packs)
         # Garbage collection would remove those of a former service too; their names are free then.
         former = (p for p in seen if not p.belongs_to(service.uid) and not p.terminating)
-        for pack in (*former, *decision.pods.delete):
-            await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
-        for ordinal in decision.pods.create:
-            await self._kube.apply(children.pack_pod(decision.service, ordinal, image))
-        for ordinal in decision.pods.canary:
-            await self._kube.apply(children.pack_pod(service, ordinal, image))
+        try:
+            await self._apply_children(service, held, wanted, also_unchanged=doubted)
+            for pack in (*former, *decision.pods.delete):
+                await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
+            for ordinal in decision.pods.create:
+                await self._kube.apply(children.pack_pod(decision.service, ordinal, image))
+            for ordinal in decision.pods.canary:
+                await self._kube.apply(children.pack_pod(service, ordinal, image))
+        except KubeError as error:
+            # A quota that holds one pack back does not keep the others from their plans.
+            if error.is_refusal:
+                await self._send_plans(decision, tokens)
+            raise
         held.refused = await self._send_plans(decision, tokens)
         return decision
 
@@ -366,15 +372,6 @@ def _children(snapshot: Snapshot, decision: Decision, token: str) -> tuple[child
         children.headless_service(service),
         children.disruption_budget(service, decision.status.desired_packs or 0),
         *_slice(snapshot, decision),
-    )
-
-
-def _doubts_children(pack: Pack) -> bool:
-    """Whether a pack shows that what goes with it is not as it was applied."""
-    return any(
-        trouble is not None
-        and trouble.reason in ("CreateContainerConfigError", "AgentRefusedToken")
-        for trouble in (pack.container, pack.silence)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slm_operator.cluster import lease
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.lease import (
     DURATION_SECONDS,
@@ -267,3 +269,19 @@ async def test_there_are_never_two_leaders(
         assert sum(p.permit.holds for p in processes.values()) <= 1
         world.seconds += pause
         assert sum(p.permit.holds for p in processes.values()) <= 1
+
+
+async def test_a_leader_whose_renewals_fail_in_an_unknown_way_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(Lease):
+        def __init__(self) -> None:
+            pass
+
+        async def keep(self) -> None:
+            raise ValueError("a proxy's page instead of JSON")
+
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    await lease._keep(Broken())
+    assert ended == [os.EX_TEMPFAIL]

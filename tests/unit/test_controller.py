@@ -115,6 +115,21 @@ async def test_no_plan_is_sent_that_the_status_does_not_hold(operator: Operator)
     assert [p.rotation for p in operator.agents.plans] == [2]
 
 
+async def test_a_pack_that_is_refused_keeps_no_other_from_its_plan(operator: Operator) -> None:
+    operator.kube.refuse = lambda what: what == "apply PodDisruptionBudget"
+    await operator.reconcile(running_pod())
+    assert [p.rotation for p in operator.agents.plans] == [2]
+    await operator.reconcile(running_pod())
+    assert operator.ready()["reason"] == "Forbidden"
+
+
+async def test_no_plan_is_sent_while_the_api_server_is_away(operator: Operator) -> None:
+    operator.kube.refusal = KubeError(503, "Unavailable", "try later")
+    operator.kube.refuse = lambda what: what == "apply PodDisruptionBudget"
+    await operator.reconcile(running_pod())
+    assert operator.agents.plans == []
+
+
 async def test_refusals_are_tried_again_with_backoff_and_heal(operator: Operator) -> None:
     operator.kube.refuse = lambda what: what == "apply Secret"
     delays = [await operator.reconcile() for _ in range(6)]

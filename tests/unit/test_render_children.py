@@ -256,6 +256,7 @@ def test_a_drain_takes_one_pack_at_a_time_and_is_never_held_up_by_a_lone_one(
 ) -> None:
     budget = children.disruption_budget(service(), packs)
     assert budget["spec"]["minAvailable"] == stay
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
     labels = children.pack_pod(service(), 0, "w")["metadata"]["labels"]
     assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
 

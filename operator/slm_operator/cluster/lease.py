@@ -214,7 +214,10 @@ async def leading(election: Election, permit: Permit) -> AsyncIterator[None]:
 
 
 async def _keep(lease: Lease) -> None:
-    await lease.keep()
+    try:
+        await lease.keep()
+    except Exception:
+        log.exception("the lease could not be kept")
     log.critical("this operator leads no longer: it ends, to be started again as a standby")
     # Nothing is waited for that could hang or write.
     os._exit(os.EX_TEMPFAIL)

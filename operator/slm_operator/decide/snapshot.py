@@ -60,6 +60,15 @@ class Pack:
         """Not when it was left by a former service of the same name."""
         return self.owner_uid in ("", service_uid)
 
+    @property
+    def doubts_children(self) -> bool:
+        """Whether it shows that what goes with it is not as it was applied."""
+        return any(
+            trouble is not None
+            and trouble.reason in ("CreateContainerConfigError", "AgentRefusedToken")
+            for trouble in (self.container, self.silence)
+        )
+
 
 @dataclass(frozen=True)
 class Unstartable:

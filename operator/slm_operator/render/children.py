@@ -120,14 +120,16 @@ def headless_service(service: SLMService) -> Object:
 
 def disruption_budget(service: SLMService, packs: int) -> Object:
     """A node's drain evicts one pack at a time. A lone pack may go: a drain that waits for ever
-    helps nobody. The number is counted from above, since Kubernetes takes no percentage and no
-    maxUnavailable for Pods whose owner is none of its own kinds."""
+    helps nobody, and so may one that does not serve. The number is counted from above, since
+    Kubernetes takes no percentage and no maxUnavailable for Pods whose owner is none of its own
+    kinds."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": child_metadata(service, service.name),
         "spec": {
             "minAvailable": max(0, packs - 1),
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": selector(service)},
         },
     }
