@@ -281,7 +281,7 @@ async def test_a_leader_whose_renewals_fail_in_an_unknown_way_ends(
         async def keep(self) -> None:
             raise ValueError("a proxy's page instead of JSON")
 
-    ended = []
+    ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     await lease._keep(Broken())
     assert ended == [os.EX_TEMPFAIL]
