@@ -15,6 +15,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield from runs_in(tmp_path)
 
 
+@pytest.mark.timeout(KNEE_SECONDS + 180)
 def test_the_demo_finds_the_published_knee_and_leaves_only_its_report(start: Start) -> None:
     run = start()
     assert run.wait(KNEE_SECONDS) == 0, run.told()

@@ -23,6 +23,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield from runs_in(tmp_path)
 
 
+@pytest.mark.timeout(KNEE_SECONDS + 180)
 def test_the_search_resumes_after_the_operators_death_and_no_request_fails(start: Start) -> None:
     run = start("--kill-operator", SHORT)
     assert run.wait(KNEE_SECONDS) == 0, run.told()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks.gpu.lengths import TRACE
 from benchmarks.gpu.points import Point, schedule
 from benchmarks.gpu.summary import read, write
@@ -26,6 +28,7 @@ def settings(budget_seconds: float) -> Settings:
     )
 
 
+@pytest.mark.timeout(1200)
 async def test_a_sweep_measures_every_point_and_names_all_of_it_simulated(tmp_path: Path) -> None:
     into = tmp_path / "windows"
     assert not await sweep(settings(budget_seconds=0.0), into, None, "none")

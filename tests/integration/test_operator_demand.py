@@ -88,6 +88,6 @@ async def test_demand_adds_a_pack_and_its_end_removes_it(
     assert (await service.pod())["metadata"]["uid"] == first
     removed = fewer.status.history[-1]
     assert (removed.reason, removed.rule) == ("PacksRemoved", "DemandFalling")
-    assert (await service.events()).keys() >= {"PacksAdded", "PacksRemoved"}
+    await service.told("PacksAdded", "PacksRemoved")
     for crowd in (regular, *more):
         assert crowd.counts.failed == 0, crowd.counts.last_failure
