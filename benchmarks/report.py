@@ -16,6 +16,7 @@ from rich.table import Table
 RESULTS = Path(__file__).parent / "results"
 
 Figure = float | int | str | bool | None
+Machine = Mapping[str, str | int | None]
 
 
 def write(
@@ -24,13 +25,15 @@ def write(
     command: str,
     raw: Mapping[str, object] | None = None,
     results: Path = RESULTS,
+    machine: Machine | None = None,
 ) -> Path:
     """Print ``figures`` as a table and write them to ``NAME.json`` in ``results``.
 
     ``figures`` maps a name that ends in its unit to a value; ``command`` reproduces them. ``raw``
-    is what they were computed from, for the file alone.
+    is what they were computed from, for the file alone. ``machine`` is where they were measured;
+    None: here.
     """
-    machine = describe_machine()
+    machine = machine or describe_machine()
     table = Table(title=f"{name} on {machine['cpu']}, {machine['cores']} cores")
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -51,7 +54,7 @@ def write(
     return path
 
 
-def describe_machine() -> dict[str, str | int | None]:
+def describe_machine() -> Machine:
     """CPU model, cores, memory, operating system and Python of this machine."""
     return {
         "cpu": _cpu_model(),

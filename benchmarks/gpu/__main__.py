@@ -36,7 +36,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--model", choices=list(MODELS), default="opt-1.3b")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer that vLLM loads")
     arguments = parser.parse_args()
     simulated = not gpu_is_here()
     if simulated:
@@ -54,7 +53,7 @@ def main() -> None:
     )
     windows = WINDOWS / f"{arguments.model}{'-simulated' if simulated else ''}"
     command = f"python -m benchmarks.gpu --model {arguments.model} --rounds {arguments.rounds}"
-    asyncio.run(sweep(settings, windows, arguments.tokenizer, command))
+    asyncio.run(sweep(settings, windows, command))
     name = f"gpu_{arguments.model.replace('.', '_').replace('-', '_')}"
     print(write(windows / TRACE, name).choice.sentence)
 

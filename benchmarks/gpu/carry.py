@@ -1,4 +1,4 @@
-"""Brings vLLM and HAProxy to a machine without a network, in parts of at most 44 MiB.
+"""Brings vLLM and HAProxy to a machine without a network, in parts of at most 52 MiB.
 
     python -m benchmarks.gpu.carry pack                      # here: fills .gpu-carry/
     python3 -m benchmarks.gpu.carry unpack --into DIR        # there, after each part or all of them
@@ -12,6 +12,7 @@ the checkout. This module runs with nothing but Python's standard library.
 from __future__ import annotations
 
 import argparse
+import compileall
 import hashlib
 import json
 import re
@@ -26,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PARTS = ROOT / ".gpu-carry"
-PART_BYTES = 44 * 2**20
+PART_BYTES = 52 * 2**20
 """With the checkout they travel together, and 64 MiB at once at most."""
 MANIFEST = "manifest.json"
 ARCHIVE = "archive.tar.xz"
@@ -43,11 +44,13 @@ LEFT_OUT = (
     "vllm/vllm-rs",
     "vllm/third_party/deep_gemm",
     "vllm/vllm_flash_attn/cute",
+    "mistral_common/data",
+    "pycountry/locales",
 )
-"""Of vLLM's wheel what a dense model on Hopper does not run: kernels for mixtures of experts, for
-GPUs before and after it, and a front end of its own. They are most of the wheel."""
+"""What a dense model on Hopper does not need: of vLLM's wheel the kernels for mixtures of experts,
+for older and for newer GPUs, and a front end of its own, which are most of the wheel; of others,
+Mistral's tokenizers and the names of countries in all languages."""
 OF_EVERY_LINUX = re.compile(r"/(ld-linux|libc|libm|libdl|libpthread|librt|libgcc_s|libstdc\+\+)\b")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 class CarryError(Exception):
@@ -113,7 +116,7 @@ def shared_libraries(ldd_output: str) -> Iterator[Path]:
             yield Path(found[1])
 
 
-def pack(tokenizer: Path | None) -> None:
+def pack() -> None:
     """Downloads, builds, collects and splits. Raises CalledProcessError and CarryError."""
     shutil.rmtree(PARTS, ignore_errors=True)
     load = PARTS / "load"
@@ -138,15 +141,10 @@ def pack(tokenizer: Path | None) -> None:
         path = site / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     _collect_program(load / "programs")
-    if tokenizer is not None:
-        (load / "tokenizer").mkdir()
-        for name in TOKENIZER_FILES:
-            if (tokenizer / name).exists():
-                shutil.copy(tokenizer / name, load / "tokenizer")
     _run(
         "tar",
         "--create",
-        "--use-compress-program=xz -T0 -2",
+        "--use-compress-program=xz -T0 --x86 --lzma2=preset=9",
         f"--file={PARTS / ARCHIVE}",
         f"--directory={load}",
         ".",
@@ -180,6 +178,8 @@ def install(into: Path) -> None:
     site = into / "site"
     if not site.exists():
         raise CarryError(f"no {site}: unpack all parts first")
+    # Each of vLLM's processes imports thousands of files, and an image may forbid to keep them.
+    compileall.compile_dir(site, quiet=2, workers=0)
     programs = into / "programs"
     # A program finds its libraries beside it, and nobody else does: they are of another system.
     _write_program(
@@ -223,15 +223,14 @@ def _run(*command: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
-    packing = verbs.add_parser("pack")
-    packing.add_argument("--tokenizer", type=Path, help="folder with a tokenizer to take along")
+    verbs.add_parser("pack")
     for verb in ("unpack", "install"):
         verbs.add_parser(verb).add_argument("--into", type=Path, required=True)
     arguments = parser.parse_args()
     try:
         match arguments.verb:
             case "pack":
-                pack(arguments.tokenizer)
+                pack()
             case "unpack":
                 unpack(arguments.into)
             case _:

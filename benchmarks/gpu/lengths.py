@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import itertools
+import math
 import random
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -63,7 +64,11 @@ def lengths_of(workload: str, max_model_len: int) -> tuple[Length, ...]:
 
 
 class TraceLoad:
-    """Sends requests of these lengths, one after another round, as many at once as are wanted."""
+    """Sends requests of these lengths, one after another round, as many at once as are wanted.
+
+    Each client's first answer ends early by chance, so that prompts are read and answers written
+    side by side from the beginning, as they are after a long while.
+    """
 
     def __init__(
         self, *, url: str, model_name: str, lengths: Sequence[Length], rng: random.Random
@@ -90,27 +95,30 @@ class TraceLoad:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask(self, session: aiohttp.ClientSession) -> None:
+        share = self._rng.random()
         while True:
             try:
-                async with session.post(self._url, json=self._body()) as answer:
+                async with session.post(self._url, json=self._body(share)) as answer:
                     text = await answer.read()
                 failure = None if answer.status == 200 else f"{answer.status} {text[:200]!r}"
             except (aiohttp.ClientError, OSError) as error:
                 failure = repr(error)
             if failure is None:
+                share = 1.0
                 self.completed += 1
             else:
                 self.failures.append(failure)
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
 
-    def _body(self) -> dict[str, object]:
+    def _body(self, share: float) -> dict[str, object]:
         length = next(self._lengths)
+        output_tokens = math.ceil(share * length.output_tokens) or 1
         words = range(FIRST_WORD, LEAST_VOCABULARY)
         return {
             "model": self._model_name,
             "prompt": self._rng.choices(words, k=length.prompt_tokens),
-            "max_tokens": length.output_tokens,
-            "min_tokens": length.output_tokens,
+            "max_tokens": output_tokens,
+            "min_tokens": output_tokens,
             "ignore_eos": True,
             "temperature": 0,
         }

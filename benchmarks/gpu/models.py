@@ -7,7 +7,6 @@ configuration of a real model measures what the model would. What such an engine
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -103,16 +102,39 @@ LEAST_VOCABULARY = 49152
 """Token numbers below it are words of every model here."""
 
 
-def write_model(name: str, folder: Path, tokenizer: Path | None = None) -> Path:
-    """Writes the model's configuration into a folder of its own below ``folder``.
+def write_model(name: str, folder: Path) -> Path:
+    """Writes the model's configuration and a tokenizer into a folder of its own below ``folder``.
 
-    ``tokenizer``: a folder whose tokenizer vLLM shall load; whose words they are does not matter,
-    since prompts are sent as numbers. Raises KeyError for an unknown name.
+    Raises KeyError for an unknown name.
     """
     model = folder / name
     model.mkdir(parents=True, exist_ok=True)
-    (model / "config.json").write_text(json.dumps(MODELS[name], indent=2) + "\n")
-    if tokenizer is not None:
-        for file in tokenizer.glob("*token*.json"):
-            shutil.copy(file, model)
+    config = MODELS[name]
+    (model / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _write_tokenizer(model, int(str(config["vocab_size"])))
     return model
+
+
+def _write_tokenizer(model: Path, words: int) -> None:
+    """One word for every token that the model can write.
+
+    With invented weights a model writes one token over and over. Where a real tokenizer reads it as
+    half a character or as nothing, vLLM's server waits for the rest and decodes all of the answer
+    again at each token, until it has time for nothing else.
+    """
+    tokenizer: dict[str, object] = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "WordLevel",
+            "vocab": {f"w{number}": number for number in range(words)},
+            "unk_token": "w0",
+        },
+    }
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_MODEL_LEN}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))

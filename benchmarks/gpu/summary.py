@@ -140,7 +140,7 @@ def write(folder: Path, name: str, results: Path = report.RESULTS) -> Summary:
         name = f"{name}_simulated"
     commands = " && ".join(dict.fromkeys(str(record["command"]) for record in records))
     raw = {"spoilt": list(summary.spoilt), "windows": records}
-    report.write(name, figures(summary), commands, raw, results)
+    report.write(name, figures(summary), commands, raw, results, records[0]["machine"])
     (results / f"{name}.svg").write_text(plot(summary))
     return summary
 

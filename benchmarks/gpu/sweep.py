@@ -46,8 +46,17 @@ from slm_worker.wire import (
 EXIT_INCOMPLETE = 3
 ENGINE_ARGUMENTS = ("--load-format=dummy", f"--max-model-len={MAX_MODEL_LEN}")
 """Prefix caching stays on, as vLLM has it: prompts are random words, so nothing is found twice."""
-SWITCH_SECONDS = 60.0
-"""What one replica's start is taken for, until one was seen."""
+SWITCH_SECONDS = 45.0
+"""What one replica's start is taken for, until one was seen: on an H100 the first took 69 s, which
+compiled, and the others 33 to 37 s."""
+
+
+GIVEN_UP_AFTER_STARTS = 2
+"""A lent machine's time is worth more than a third try."""
+
+
+class NotStartingError(Exception):
+    """A replica does not start; the text says which, and why."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,10 @@ class Sweep:
         ]
 
     async def run(self, pack: Pack) -> None:
-        """Measures until all is done or the budget would be overrun. Raises what the pack does."""
+        """Measures until all is done or the budget would be overrun.
+
+        Raises NotStartingError, and what the pack raises.
+        """
         for file, point, workload in self.missing():
             needed = self._switch_seconds(point)
             needed += self._settings.warmup_seconds + self._settings.window_seconds
@@ -109,7 +121,9 @@ class Sweep:
         settings = self._settings
         began = time.monotonic()
         await pack.plan(point.layout_replicas, point.replicas, max_num_seqs=point.max_num_seqs)
-        state = await pack.until(lambda state: state.settled)
+        state = await pack.until(lambda state: state.settled or bool(not_starting(state)))
+        if not state.settled:
+            raise NotStartingError(not_starting(state))
         self._layout = (point.layout_replicas, point.max_num_seqs)
         switch_seconds = time.monotonic() - began
         starts = [one.start_seconds for one in state.replicas if one.start_seconds is not None]
@@ -155,6 +169,15 @@ class Sweep:
         return measured, record
 
 
+def not_starting(state: PackState) -> str:
+    """Which replica failed to start again and again, and why; empty where none did."""
+    for replica in state.replicas:
+        if replica.failures >= GIVEN_UP_AFTER_STARTS and replica.problem is not None:
+            cause = f"{replica.problem.reason}: {replica.problem.message}"
+            return f"replica {replica.index} failed {replica.failures} times in a row, {cause}"
+    return ""
+
+
 def sharing(state: PackState) -> str:
     """How the replicas of a pack were on one GPU."""
     if len(state.replicas) == 1:
@@ -183,10 +206,10 @@ async def _version(pack: Pack) -> str:
 
 @asynccontextmanager
 async def pack_on_gpu(
-    model: str, folder: Path, environment: Mapping[str, str], tokenizer: Path | None = None
+    model: str, folder: Path, environment: Mapping[str, str]
 ) -> AsyncIterator[Pack]:
     """A pack of the machine's GPU, whose replicas take turns where there is no MPS."""
-    path = write_model(model, folder, tokenizer)
+    path = write_model(model, folder)
     config = PackConfig(
         model=ModelRef(uri=f"file://{path}", name=model),
         engine=EngineConfig(kind="vLLM", args=ENGINE_ARGUMENTS),
@@ -196,7 +219,7 @@ async def pack_on_gpu(
         yield pack
 
 
-async def sweep(settings: Settings, into: Path, tokenizer: Path | None, command: str) -> bool:
+async def sweep(settings: Settings, into: Path, command: str) -> bool:
     """Answers whether every window is there now."""
     work = Sweep(settings, into, command)
     if work.missing():
@@ -207,7 +230,7 @@ async def sweep(settings: Settings, into: Path, tokenizer: Path | None, command:
             ):
                 await work.run(pack)
         else:
-            async with pack_on_gpu(settings.model, into / "model", {}, tokenizer) as pack:
+            async with pack_on_gpu(settings.model, into / "model", {}) as pack:
                 await work.run(pack)
     return not work.missing()
 
@@ -222,7 +245,6 @@ def main() -> None:
     parser.add_argument("--warmup-seconds", type=float, default=20.0)
     parser.add_argument("--window-seconds", type=float, default=45.0)
     parser.add_argument("--budget-seconds", type=float, default=540.0)
-    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer that vLLM loads")
     parser.add_argument("--stand-ins", action="store_true", help="no GPU: every figure simulated")
     arguments = parser.parse_args()
     settings = Settings(
@@ -236,7 +258,11 @@ def main() -> None:
         workloads=tuple(arguments.workloads),
     )
     command = " ".join(["python -m benchmarks.gpu.sweep", *sys.argv[1:]])
-    if not asyncio.run(sweep(settings, arguments.into, arguments.tokenizer, command)):
+    try:
+        complete = asyncio.run(sweep(settings, arguments.into, command))
+    except NotStartingError as error:
+        sys.exit(f"error: {error}")
+    if not complete:
         print(f"windows are missing: call it again to go on\n  {command}")
         sys.exit(EXIT_INCOMPLETE)
 

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pynvml
 import pytest
-
-TOKENIZER_VARIABLE = "SLM_GPU_TOKENIZER"
-"""Environment variable with the folder of the tokenizer that vLLM loads."""
 
 
 def missing() -> list[str]:
@@ -24,8 +20,6 @@ def missing() -> list[str]:
         )
         if shutil.which(program) is None
     ]
-    if TOKENIZER_VARIABLE not in os.environ:
-        lacks.append(f"{TOKENIZER_VARIABLE} is not set: name a folder with a tokenizer.json")
     try:
         pynvml.nvmlInit()
         if not pynvml.nvmlDeviceGetCount():
@@ -42,8 +36,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     lacks = missing() if any(here in item.path.parents for item in items) else []
     if lacks:
         raise pytest.UsageError("tests/gpu cannot run here: " + "; ".join(lacks))
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Path:
-    return Path(os.environ[TOKENIZER_VARIABLE])

@@ -8,7 +8,6 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -26,10 +25,10 @@ MOMENT_SECONDS = 2.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pack(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> AsyncIterator[Pack]:
+async def pack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pack]:
     """Two settled replicas."""
     folder = tmp_path_factory.mktemp("model")
-    async with pack_on_gpu(MODEL, folder, {}, tokenizer) as running:
+    async with pack_on_gpu(MODEL, folder, {}) as running:
         await running.settle(replicas=2, rotation=2)
         yield running
 

@@ -31,11 +31,11 @@ def settings(budget_seconds: float) -> Settings:
 @pytest.mark.timeout(1200)
 async def test_a_sweep_measures_every_point_and_names_all_of_it_simulated(tmp_path: Path) -> None:
     into = tmp_path / "windows"
-    assert not await sweep(settings(budget_seconds=0.0), into, None, "none")
+    assert not await sweep(settings(budget_seconds=0.0), into, "none")
     assert read(into / TRACE) == []
     for attempt in range(3):
         into = tmp_path / f"windows-{attempt}"
-        assert await sweep(settings(budget_seconds=300.0), into, None, "all")
+        assert await sweep(settings(budget_seconds=300.0), into, "all")
         windows = into / TRACE
         records = read(windows)
         # On a busy machine the clients may not keep the engines full.

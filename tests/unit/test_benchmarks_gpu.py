@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.gpu.carry import CarryError, collect, join, manifest, shared_libraries, split
-from benchmarks.gpu.lengths import Length, lengths_of, read_lengths
+from benchmarks.gpu.lengths import Length, TraceLoad, lengths_of, read_lengths
 from benchmarks.gpu.models import LEAST_VOCABULARY, MODELS, write_model
 from benchmarks.gpu.points import Point, quantile, schedule, window
 from benchmarks.gpu.summary import NothingMeasuredError, figures, plot, read, summarize
+from benchmarks.gpu.sweep import not_starting
 from benchmarks.gpu.vllm_standin import translated
+from builders import pack_state
 from slm_worker.model_files import read_footprint
-from slm_worker.wire import Counters, EngineConfig, Histogram, ModelRef
+from slm_worker.wire import (
+    Counters,
+    EngineConfig,
+    Histogram,
+    ModelRef,
+    Problem,
+    ReplicaPhase,
+    ReplicaState,
+)
 
 A, B, C = Point(1, 256, 1), Point(1, 512, 1), Point(2, 256, 2)
 
@@ -126,6 +140,48 @@ def test_a_model_by_hand_has_the_real_ones_size(
     assert footprint.weights_bytes / 2 == pytest.approx(parameters, rel=0.01)
     vocabulary = MODELS[name]["vocab_size"]
     assert isinstance(vocabulary, int) and vocabulary >= LEAST_VOCABULARY
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    words = {number: word for word, number in tokenizer["model"]["vocab"].items()}
+    assert set(words) == set(range(vocabulary)) and all(words.values())
+
+
+def test_a_replica_that_fails_again_and_again_ends_the_sweep_with_its_cause() -> None:
+    problem = Problem(reason="OutOfMemory", message="no memory: fewer replicas", since_seconds=1.0)
+    fine = ReplicaState(
+        index=0,
+        phase=ReplicaPhase.STARTING,
+        in_rotation=False,
+        max_num_seqs=256,
+        kv_cache_bytes=None,
+        pid=1,
+        starts=1,
+    )
+    once = fine.model_copy(update={"failures": 1, "problem": problem})
+    twice = fine.model_copy(update={"index": 1, "failures": 2, "problem": problem})
+    assert not_starting(pack_state(replicas=(fine, once))) == ""
+    told = not_starting(pack_state(replicas=(fine, once, twice)))
+    assert told == "replica 1 failed 2 times in a row, OutOfMemory: no memory: fewer replicas"
+
+
+async def test_each_clients_first_answer_ends_early_and_the_others_do_not() -> None:
+    asked: list[int] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append((await request.json())["max_tokens"])
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/v1/completions", answer)
+    async with TestServer(app) as server:
+        url = str(server.make_url("")).rstrip("/")
+        lengths = [Length(2, 100)]
+        load = TraceLoad(url=url, model_name="m", lengths=lengths, rng=random.Random(0))
+        async with load.running(8):
+            while load.completed < 40:
+                await asyncio.sleep(0.01)
+    early = [tokens for tokens in asked if tokens < 100]
+    assert len(early) == 8 and len(set(early)) > 4 and asked[-1] == 100
+    assert load.failures == []
 
 
 def test_every_length_of_the_trace_fits_the_model() -> None:
