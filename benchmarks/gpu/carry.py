@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import compileall
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
@@ -178,8 +179,12 @@ def install(into: Path) -> None:
     site = into / "site"
     if not site.exists():
         raise CarryError(f"no {site}: unpack all parts first")
-    # Each of vLLM's processes imports thousands of files, and an image may forbid to keep them.
-    compileall.compile_dir(site, quiet=2, workers=0)
+    # Each of vLLM's processes imports thousands of files. An image may have no bytecode of them, and
+    # forbid to keep any.
+    bytecode = into / "bytecode"
+    sys.pycache_prefix = str(bytecode)
+    for package in (site, *_folders_of("torch", "transformers", "triton")):
+        compileall.compile_dir(package, quiet=2, workers=0)
     programs = into / "programs"
     # A program finds its libraries beside it, and nobody else does: they are of another system.
     _write_program(
@@ -195,8 +200,16 @@ def install(into: Path) -> None:
     )
     print(f"export PYTHONPATH={ROOT}:{ROOT}/worker:{ROOT}/operator:{site}")
     print(f"export PATH={programs / 'bin'}:$PATH")
+    print(f"export PYTHONPYCACHEPREFIX={bytecode} PYTHONDONTWRITEBYTECODE=")
     # vLLM takes flashinfer for there on Hopper, unless told.
     print("export VLLM_USE_FLASHINFER_SAMPLER=0")
+
+
+def _folders_of(*packages: str) -> Iterator[Path]:
+    for package in packages:
+        found = importlib.util.find_spec(package)
+        if found is not None and found.origin is not None:
+            yield Path(found.origin).parent
 
 
 def _write_program(path: Path, text: str) -> None:

@@ -36,6 +36,9 @@ class FakeProcess:
             return None
         return -signal.SIGKILL if self._killed else 1
 
+    def cpu_seconds(self) -> float | None:
+        return None
+
     async def wait(self) -> int:
         await self.exited.wait()
         return 1

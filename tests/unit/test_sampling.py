@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import cast
 
 import pytest
 
+from slm_worker.engine.client import EngineNotAnsweringError
+from slm_worker.engine.metrics import EngineSample
 from slm_worker.gpu.base import (
     MPS_NOT_NEEDED,
     DeviceError,
@@ -14,9 +18,13 @@ from slm_worker.gpu.base import (
     DeviceReading,
     MpsStatus,
 )
+from slm_worker.replicas.health import ProgressWatch
+from slm_worker.replicas.member import Replica
+from slm_worker.replicas.planner import Settings
+from slm_worker.replicas.replica import EngineRun
 from slm_worker.reporting import gpu_state
 from slm_worker.sampling import Sampler
-from slm_worker.wire import GpuConfig, GpuHealth
+from slm_worker.wire import GpuConfig, GpuHealth, ReplicaPhase
 
 H100 = DeviceIdentity("NVIDIA", "H100", 80 << 30, False, "GPU-1", "580.1")
 CONFIG = GpuConfig(kind="NVIDIA")
@@ -131,3 +139,46 @@ async def test_the_power_limit_is_told_apart_from_heat(
 def test_before_the_first_sample_nothing_is_known_of_the_reading() -> None:
     told = gpu_state(CONFIG, FakeDevice(DeviceReading(5, 300.0)), None)
     assert (told.power_watts, told.energy_source) == (None, "Unknown")
+
+
+@dataclass
+class SilentRun:
+    """An engine that answers nobody, and has used so much processor time at each look."""
+
+    used_seconds: list[float]
+
+    @property
+    def client(self) -> SilentRun:
+        return self
+
+    @property
+    def process(self) -> SilentRun:
+        return self
+
+    async def scrape(self) -> EngineSample:
+        raise EngineNotAnsweringError("/metrics gave no counters: no answer in time")
+
+    def cpu_seconds(self) -> float:
+        return self.used_seconds.pop(0)
+
+
+@pytest.mark.parametrize(("used_seconds", "hung"), [(90.0, False), (1.0, True)])
+async def test_what_a_silent_engine_computed_tells_overload_from_a_hang(
+    used_seconds: float, hung: bool
+) -> None:
+    times = iter((0.0, 100.0))
+    watch = ProgressWatch(0.0)
+    one = Replica(0, Settings(8, 1, None, Fraction(1)), ReplicaPhase.READY, starts=1, watch=watch)
+    one.run = cast("EngineRun", SilentRun([0.0, used_seconds]))
+    sampler = Sampler(
+        FakeDevice(DeviceReading(5, 300.0)),
+        QuietRouter(),
+        running=lambda: (one,),
+        starts=lambda: 1,
+        clock=lambda: next(times),
+    )
+    await sampler.sample()
+    await sampler.sample()
+    watch.probed(False, 100.0)
+    watch.probed(False, 100.0)
+    assert watch.hung(100.0) is hung

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from slm_worker.engine.base import EngineCommand
 from slm_worker.engine.metrics import EngineSample
 from slm_worker.replicas.affinity import core_sets
+from slm_worker.replicas.environment import engine_environment, lacks_bytecode
 from slm_worker.replicas.health import (
+    BUSY_PATIENCE_SECONDS,
     IDLE_PROBE_SECONDS,
     MAX_BACKOFF_SECONDS,
     STALLED_PROBE_SECONDS,
     ProgressWatch,
     backoff_seconds,
 )
-from slm_worker.replicas.process import engine_environment
 
 
 def busy(tokens: int) -> EngineSample:
@@ -61,10 +62,10 @@ def test_an_engine_that_stalls_or_does_not_answer_is_probed_soon(
 def test_two_failed_probes_in_a_row_mean_hung() -> None:
     watch = ProgressWatch(0.0)
     watch.probed(False, 20.0)
-    assert not watch.hung
+    assert not watch.hung(20.0)
     assert watch.probe_due(20.0), "the second follows at once"
     watch.probed(False, 30.0)
-    assert watch.hung
+    assert watch.hung(30.0)
 
 
 def test_progress_between_two_failed_probes_is_no_hang() -> None:
@@ -73,7 +74,46 @@ def test_progress_between_two_failed_probes_is_no_hang() -> None:
     watch.probed(False, 20.0)
     watch.sampled(busy(2), 21.0)
     watch.probed(False, 30.0)
-    assert not watch.hung
+    assert not watch.hung(30.0)
+
+
+def silent(watch: ProgressWatch, until_seconds: int, cores: float | None) -> None:
+    """Two failed probes, and no answer to the agent every other second."""
+    for second in range(1, until_seconds, 2):
+        watch.sampled(None, float(second), None if cores is None else cores * second)
+    watch.probed(False, 10.0)
+    watch.probed(False, 20.0)
+
+
+def test_a_silent_server_at_work_is_given_time() -> None:
+    watch = ProgressWatch(0.0)
+    silent(watch, 20, cores=0.9)
+    assert not watch.hung(20.0)
+    watch.sampled(busy(1), 21.0)
+    watch.sampled(busy(2), 22.0)
+    assert not watch.hung(22.0 + BUSY_PATIENCE_SECONDS), "it came back"
+
+
+def test_a_silent_server_at_work_is_not_given_time_without_end() -> None:
+    watch = ProgressWatch(0.0)
+    silent(watch, int(BUSY_PATIENCE_SECONDS), cores=0.9)
+    assert not watch.hung(BUSY_PATIENCE_SECONDS - 0.1)
+    assert watch.hung(BUSY_PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("cores", [0.1, None])
+def test_a_silent_server_that_does_nothing_is_hung(cores: float | None) -> None:
+    watch = ProgressWatch(0.0)
+    silent(watch, 20, cores)
+    assert watch.hung(20.0)
+
+
+def test_a_server_that_stops_working_is_hung() -> None:
+    watch = ProgressWatch(0.0)
+    silent(watch, 20, cores=0.9)
+    watch.sampled(None, 22.0, 18.0)
+    watch.sampled(None, 24.0, 18.0)
+    assert watch.hung(24.0)
 
 
 def test_the_backoff_doubles_to_a_minute() -> None:
@@ -139,3 +179,34 @@ def test_compiled_kernels_outlive_the_replica_unless_the_user_says_where_they_go
     assert environment["TRITON_CACHE_DIR"] == "/mine"
     assert environment["VLLM_CACHE_ROOT"] == "/cache/vllm"
     assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/cache/inductor"
+
+
+def installed(folder: Path, *, compiled: bool) -> Path:
+    """A vLLM as pip lays it out; its program."""
+    package = folder / "lib" / "python3.12" / "dist-packages" / "vllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    if compiled:
+        (package / "__pycache__").mkdir()
+    program = folder / "bin" / "vllm"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    return program
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_bytecode_that_the_image_lacks_is_kept_for_the_other_processes(
+    tmp_path: Path, compiled: bool
+) -> None:
+    program = installed(tmp_path, compiled=compiled)
+    assert lacks_bytecode(program) is not compiled
+    environment = engine_environment(
+        {"PYTHONDONTWRITEBYTECODE": "1"},
+        EngineCommand((str(program), "serve"), {}),
+        {},
+        marker="10.0.0.1/0",
+        cache_dir=Path("/cache"),
+        tmpdir=Path("/run/r0"),
+    )
+    assert environment.get("PYTHONPYCACHEPREFIX") == (None if compiled else "/cache/python")
+    assert ("PYTHONDONTWRITEBYTECODE" in environment) is compiled

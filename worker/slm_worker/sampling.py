@@ -92,7 +92,10 @@ class Sampler:
                 )
                 one.last_sample = sample
                 if one.watch is not None:
-                    one.watch.sampled(sample, now_seconds)
+                    cpu_seconds = None
+                    if sample is None and one.run is not None:
+                        cpu_seconds = one.run.process.cpu_seconds()
+                    one.watch.sampled(sample, now_seconds, cpu_seconds)
             self.reading = reading
             self.router_queue = queued
             self.counters = self._meter.record(

@@ -13,6 +13,12 @@ STALLED_PROBE_SECONDS = 5.0
 """An engine that has requests, or does not answer, and makes no progress, is probed sooner."""
 PROBE_TIMEOUT_SECONDS = 10.0
 FAILED_PROBES_UNTIL_HUNG = 2
+BUSY_CORES = 0.5
+BUSY_PATIENCE_SECONDS = 120.0
+"""A server that answers nobody and uses more than BUSY_CORES has more to do than it can. To kill it
+would drop its requests and give the others its load: vLLM's was seen silent for 20 s at a time,
+on an H100, with many long answers to put into words. A loop without an end looks the same, hence a
+limit."""
 
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
@@ -28,12 +34,19 @@ class ProgressWatch:
         self._last: tuple[int, int, int] | None = None
         self._suspicious = False
         self._failed_probes = 0
+        self._silent_since: tuple[float, float] | None = None
+        self._busy = False
 
-    def sampled(self, sample: EngineSample | None, now_seconds: float) -> None:
-        """``sample`` is None where the engine did not answer."""
+    def sampled(
+        self, sample: EngineSample | None, now_seconds: float, cpu_seconds: float | None = None
+    ) -> None:
+        """``sample`` is None where the engine did not answer; ``cpu_seconds`` is then what its
+        server has used so far, where that is known."""
         if sample is None:
             self._suspicious = True
+            self._weigh(now_seconds, cpu_seconds)
             return
+        self._silent_since, self._busy = None, False
         work = (sample.output_tokens, sample.prompt_tokens, sample.steps)
         if self._last is not None and work != self._last:
             self._progressed(now_seconds)
@@ -52,9 +65,19 @@ class ProgressWatch:
         else:
             self._failed_probes += 1
 
-    @property
-    def hung(self) -> bool:
-        return self._failed_probes >= FAILED_PROBES_UNTIL_HUNG
+    def hung(self, now_seconds: float) -> bool:
+        if self._failed_probes < FAILED_PROBES_UNTIL_HUNG:
+            return False
+        return not self._busy or now_seconds - self._progress_at_seconds >= BUSY_PATIENCE_SECONDS
+
+    def _weigh(self, now_seconds: float, cpu_seconds: float | None) -> None:
+        """Whether a silent server was at work since the sample before."""
+        before = self._silent_since
+        self._silent_since = None if cpu_seconds is None else (now_seconds, cpu_seconds)
+        if before is None or cpu_seconds is None:
+            self._busy = False
+        elif now_seconds > before[0]:
+            self._busy = cpu_seconds - before[1] > BUSY_CORES * (now_seconds - before[0])
 
     def _progressed(self, now_seconds: float) -> None:
         self._progress_at_seconds = now_seconds

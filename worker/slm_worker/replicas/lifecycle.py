@@ -233,7 +233,7 @@ class Lifecycle:
         except EngineNotAnsweringError as error:
             watch.probed(False, self._clock())
             log.warning("%s", error, extra={"replica": one.index})
-            if watch.hung and one.watch is watch and one.answering:
+            if watch.hung(self._clock()) and one.watch is watch and one.answering:
                 await self._fail(
                     one,
                     ReplicaError(

@@ -10,12 +10,9 @@ import signal
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
-from slm_worker.engine.base import EngineCommand
-from slm_worker.replicas.leftovers import (
-    MARKER_VARIABLE,
-    group_members,
-    sweep_shared_memory,
-)
+import psutil
+
+from slm_worker.replicas.leftovers import group_members, sweep_shared_memory
 from slm_worker.replicas.output import Output
 from slm_worker.replicas.parent import die_with_parent
 
@@ -25,43 +22,8 @@ SECOND_TERMINATE_GRACE_SECONDS = 5.0
 GROUP_END_SECONDS = 5.0
 GROUP_POLL_SECONDS = 0.02
 
-_SECRET_PREFIX = "SLM_"  # noqa: S105 - a prefix of names
-_SERVICE_LINK_PREFIX = "tcp://"
-
 Release = Callable[[Collection[int]], Awaitable[None]]
 """Ends these processes' hold on the device, before they are killed. Never raises."""
-
-
-def engine_environment(
-    agent: Mapping[str, str],
-    command: EngineCommand,
-    device: Mapping[str, str],
-    *,
-    marker: str,
-    cache_dir: Path,
-    tmpdir: Path,
-) -> dict[str, str]:
-    """What an engine process inherits: not the agent's own settings and token, and none of the
-    variables that Kubernetes sets for Services (VLLM_PORT=tcp://... would stop vLLM)."""
-    inherited = {
-        name: value
-        for name, value in agent.items()
-        if not name.startswith(_SECRET_PREFIX) and not value.startswith(_SERVICE_LINK_PREFIX)
-    }
-    own = {MARKER_VARIABLE: marker, "TMPDIR": str(tmpdir)}
-    return compile_caches(cache_dir) | inherited | command.env | dict(device) | own
-
-
-def compile_caches(cache_dir: Path) -> dict[str, str]:
-    """Where compiled kernels go: one place for all replicas and restarts, which start one after
-    another, so that only the first compiles. By default some would go below TMPDIR, which ends
-    with the replica. A variable that the user sets is left."""
-    return {
-        "VLLM_CACHE_ROOT": str(cache_dir / "vllm"),
-        "TORCHINDUCTOR_CACHE_DIR": str(cache_dir / "inductor"),
-        "TRITON_CACHE_DIR": str(cache_dir / "triton"),
-        "CUDA_CACHE_PATH": str(cache_dir / "cuda"),
-    }
 
 
 class EngineProcess:
@@ -122,6 +84,14 @@ class EngineProcess:
     @property
     def returncode(self) -> int | None:
         return self._process.returncode
+
+    def cpu_seconds(self) -> float | None:
+        """Processor time of the leader alone, which is the engine's server; None once it ended."""
+        try:
+            times = psutil.Process(self.pid).cpu_times()
+        except psutil.Error:
+            return None
+        return times.user + times.system
 
     @property
     def log_tail(self) -> str:

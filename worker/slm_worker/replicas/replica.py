@@ -18,10 +18,11 @@ from slm_worker.engine.client import EngineClient, EngineNotAnsweringError
 from slm_worker.gpu.base import DeviceReading, MpsStatus
 from slm_worker.measure import ProcessKey
 from slm_worker.replicas.affinity import pin
+from slm_worker.replicas.environment import engine_environment
 from slm_worker.replicas.leftovers import marker
 from slm_worker.replicas.memory_limit import MemoryLimit
 from slm_worker.replicas.planner import Settings
-from slm_worker.replicas.process import EngineProcess, engine_environment
+from slm_worker.replicas.process import EngineProcess
 from slm_worker.replicas.progress import StartDeadlines, StartProgress
 from slm_worker.replicas.witness import StartWitness
 
