@@ -12,10 +12,10 @@ the checkout. This module runs with nothing but Python's standard library.
 from __future__ import annotations
 
 import argparse
-import compileall
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -179,12 +179,17 @@ def install(into: Path) -> None:
     site = into / "site"
     if not site.exists():
         raise CarryError(f"no {site}: unpack all parts first")
-    # Each of vLLM's processes imports thousands of files. An image may have no bytecode of them, and
-    # forbid to keep any.
+    # Each of vLLM's processes imports thousands of files, and an image may have no bytecode of them
+    # and forbid to keep any. What is for another Python does not compile, which is no error.
     bytecode = into / "bytecode"
-    sys.pycache_prefix = str(bytecode)
-    for package in (site, *_folders_of("torch", "transformers", "triton")):
-        compileall.compile_dir(package, quiet=2, workers=0)
+    subprocess.run(
+        (
+            *(sys.executable, "-m", "compileall", "-qq", "-j0", site),
+            *_folders_of("torch", "transformers", "triton"),
+        ),
+        env={**os.environ, "PYTHONPYCACHEPREFIX": str(bytecode)},
+        check=False,
+    )
     programs = into / "programs"
     # A program finds its libraries beside it, and nobody else does: they are of another system.
     _write_program(
