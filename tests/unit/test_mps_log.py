@@ -118,3 +118,13 @@ def test_clients_that_come_and_go_on_a_real_h200_are_no_fault() -> None:
     lines = log.read_text().splitlines()
     assert sum("assuming client" in line for line in lines) == 4
     assert fault_in(lines) is None
+
+
+def test_a_client_that_was_told_to_exit_on_a_real_h100_is_no_fault() -> None:
+    """Driver 580, one of four engines that shared the GPU: the others' contexts stay."""
+    log = Path(__file__).parents[1] / "fixtures" / "mps" / "driver-580-h100-terminate-client.log"
+    lines = log.read_text().splitlines()
+    told = next(i for i, line in enumerate(lines) if "requesting client {PID: 1886" in line)
+    assert lines[told + 1].endswith("Client termination succeeded.")
+    assert any("Number of active client contexts is 3" in line for line in lines[told:])
+    assert fault_in(lines) is None
