@@ -94,7 +94,7 @@ def _wanted(
         state = pack.agent
         if state is None:
             continue
-        probe, load = target(rollout.service, calibration), None
+        probe, load = target(rollout.service, calibration, pack), None
         exploring = calibration.exploring
         if pack is explorer and exploring:
             probe, load = exploring.probe, exploring.load
@@ -142,12 +142,37 @@ def _aside(rollout: Rollout, judgement: Judgement) -> tuple[tuple[Pack, Plan], .
     return tuple(found)
 
 
-def target(service: SLMService, calibration: Calibration) -> Probe:
-    """What a pack runs when it is not exploring."""
-    if service.autoscaling.mode == "Auto" and isinstance(calibration.step, Settle):
+def target(service: SLMService, calibration: Calibration, pack: Pack | None = None) -> Probe:
+    """What ``pack`` runs when it is not exploring; None: one that comes."""
+    if service.autoscaling.mode != "Auto":
+        return resting_probe(service)
+    if isinstance(calibration.step, Settle):
         return running_layout(calibration.step.choice)
-    if service.autoscaling.mode == "Auto" and calibration.incumbent and searches(service):
+    if not searches(service):
+        return resting_probe(service)
+    if calibration.incumbent:
         return calibration.incumbent
-    if service.autoscaling.mode == "Auto" and calibration.exploring:
+    if kept := _kept(service, pack):
+        return kept
+    if calibration.exploring:
         return calibration.exploring.elsewhere or resting_probe(service)
     return resting_probe(service)
+
+
+def _kept(service: SLMService, pack: Pack | None) -> Probe | None:
+    """The layout that a pack serves in, where the spec allows it: while nothing is chosen, as after
+    a change of what is measured, it is the best guess, and another would restart every replica."""
+    state = pack.agent if pack is not None else None
+    if pack is None or state is None or state.plan is None or state.packing is None:
+        return None
+    if not pack.ready and state.problem is not None:
+        return None
+    autoscaling, layout = service.autoscaling, state.plan.layout
+    most = min(autoscaling.max_replicas_per_pack, state.packing.max_replicas)
+    if not autoscaling.min_replicas_per_pack <= layout.replicas <= most:
+        return None
+    if service.spec.engine.max_num_seqs not in (None, layout.max_num_seqs):
+        return None
+    if autoscaling.calibration.when == "Never":
+        return None
+    return Probe(layout.replicas, layout.replicas, layout.max_num_seqs)
