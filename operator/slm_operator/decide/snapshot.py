@@ -106,6 +106,8 @@ class Memory:
 
     explorer: str = ""
     """UID of the Pod on which the search runs; while it is silent the search waits."""
+    silent_since_seconds: float | None = None
+    """When the first of an unbroken series of passes found no answer of that pack."""
     samples: tuple[Sample, ...] = ()
     """Polls of the exploring pack while it runs what is being measured."""
     measuring_generation: int = 0
