@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from builders import pack, pack_state, service
-from decide_world import World, look
+from decide_world import World, condition, look
+from slm_operator.api.models import SLMService
 from slm_operator.decide.calibrate import plan
 from slm_operator.decide.decision import STARTING_POLL_SECONDS, STEADY_POLL_SECONDS, Decision
 from slm_operator.decide.snapshot import Pack, Trouble
@@ -122,6 +123,43 @@ def test_nobody_is_told_to_wait_while_one_explores() -> None:
     decision = look(service({"packs": 2}), runs(1, 0), runs(5, 1))
     condition = decision.status.condition("Progressing")
     assert condition is not None and condition.reason == "RolloutComplete"
+
+
+class TestSmallerGpu:
+    """A pack whose GPU holds fewer replicas than the others'."""
+
+    def on(self, most: int, replicas: int = 0, ordinal: int = 1) -> Pack:
+        return pack(pack_state(layout(replicas) if replicas else None, max_replicas=most), ordinal)
+
+    def settled(self, **bounds: int) -> SLMService:
+        """Where two replicas were chosen on a larger one."""
+        status = World(service()).run(60).status
+        assert status.recommended_replicas_per_pack == 2
+        return service({"packs": 2, "autoscaling": {"maxReplicasPerPack": 4, **bounds}}, status)
+
+    def test_it_runs_as_many_of_the_chosen_as_fit(self) -> None:
+        decision = look(self.settled(), self.on(8, 2, 0), self.on(1))
+        told = [(p.ordinal, plan.layout.replicas, plan.rotation) for p, plan in decision.plans]
+        assert told == [(1, 1, 1)]
+        done = look(self.settled(), self.on(8, 2, 0), self.on(1, 1))
+        assert done.plans == ()
+        status, reason, message = condition(done, "PackingFeasible")
+        assert (status, reason) == ("True", "FewerFit")
+        assert message.startswith("on the GPU of chat-pack-1 1 replicas fit, so it runs no more")
+        assert condition(done, "Ready")[:2] == ("True", "Serving")
+
+    def test_less_than_the_spec_allows_is_not_run_and_that_pack_is_named(self) -> None:
+        decision = look(self.settled(minReplicasPerPack=2), self.on(8, 2, 0), self.on(1))
+        assert decision.plans == ()
+        for kind in ("PackingFeasible", "Ready"):
+            status, reason, message = condition(decision, kind)
+            assert (status, reason) == ("False", "DoesNotFit")
+            assert message.startswith("on the GPU of chat-pack-1 1 replicas fit, 2 are wanted")
+
+    def test_a_fixed_count_is_all_or_nothing(self) -> None:
+        decision = told(self.on(8, NEW, 0), self.on(NEW - 1))
+        assert decision.plans == ()
+        assert condition(decision, "PackingFeasible")[:2] == ("False", "DoesNotFit")
 
 
 def exploring(decision: Decision) -> Pack:

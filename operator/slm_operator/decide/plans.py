@@ -92,16 +92,26 @@ def _wanted(
     found = []
     for pack in rollout.served:
         state = pack.agent
-        if state is None:
+        if state is None or state.packing is None:
             continue
         probe, load = target(rollout.service, calibration, pack), None
         exploring = calibration.exploring
         if pack is explorer and exploring:
             probe, load = exploring.probe, exploring.load
-        if state.packing is None or probe.layout_replicas > state.packing.max_replicas:
-            continue
-        found.append((pack, plan(probe, load, state.plan)))
+        fitting = _fitting(probe, state.packing.max_replicas, rollout.service)
+        if fitting is not None:
+            found.append((pack, plan(fitting, load, state.plan)))
     return found
+
+
+def _fitting(probe: Probe, most: int, service: SLMService) -> Probe | None:
+    """As much of ``probe`` as fits a GPU that may be smaller than the one that was measured; None
+    where that is less than the spec allows."""
+    if probe.layout_replicas <= most:
+        return probe
+    if most < resting_probe(service).replicas:
+        return None
+    return Probe(most, min(probe.replicas, most), probe.max_num_seqs)
 
 
 def _restarts(pack: Pack, wanted: Plan) -> bool:
