@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from slm_operator.api.models import SLMService
 from slm_operator.decide.calibrate import Calibration, plan, resting_probe, searches
 from slm_operator.decide.canary import Judgement
-from slm_operator.decide.conditions import pack_trouble
 from slm_operator.decide.rollout import Rollout
-from slm_operator.decide.said import Said
 from slm_operator.decide.snapshot import Pack
 from slm_operator.pareto.points import Probe
 from slm_operator.pareto.search import Measure, Settle, running_layout
@@ -24,6 +22,8 @@ class Plans:
     """Serve in another layout until it is their turn."""
     changing: tuple[Pack, ...] = ()
     """For which they wait."""
+    restarted: tuple[Pack, ...] = ()
+    """Served until now, and start their replicas anew."""
 
 
 def plans(
@@ -55,29 +55,8 @@ def plans(
         sent=(*changed, *_aside(rollout, judgement)),
         waiting=tuple(pack for pack, _ in waiting),
         changing=tuple(changing),
+        restarted=tuple(pack for pack, wanted in sent if _restarts(pack, wanted)),
     )
-
-
-def changing_said(found: Plans, calibration: Calibration) -> Said | None:
-    """The condition Progressing while packs wait for their turn; nothing while one explores, whose
-    layouts change all the time."""
-    if not found.waiting or isinstance(calibration.step, Measure):
-        return None
-    waiting, changing = (_names(packs) for packs in (found.waiting, found.changing))
-    text = f"one pack at a time changes its layout: {changing} does, {waiting} serve as before"
-    for pack in found.changing:
-        if trouble := pack_trouble(pack):
-            text = (
-                f"{waiting} keep the layout before until {pack.name} serves in the new one; it "
-                f"does not: {trouble.reason}: {trouble.message.rstrip('.')}. Where that stays, "
-                f"`kubectl delete pod {pack.name}` makes it anew"
-            )
-            return Said("Progressing", "False", "LayoutHeldUp", text)
-    return Said("Progressing", "True", "LayoutChanging", text)
-
-
-def _names(packs: tuple[Pack, ...]) -> str:
-    return ", ".join(pack.name for pack in packs)
 
 
 def walking(rollout: Rollout) -> bool:

@@ -101,6 +101,15 @@ class CanarySamples:
 
 
 @dataclass(frozen=True)
+class Moving:
+    """A pack that left a layout in which it served, for another that it does not run yet."""
+
+    uid: str
+    since_seconds: float
+    """By the snapshots' clock."""
+
+
+@dataclass(frozen=True)
 class Memory:
     """What the operator remembers of a service between passes; losing it costs one window."""
 
@@ -123,6 +132,8 @@ class Memory:
     """What was seen of the users' traffic."""
     demand: DemandKept = field(default_factory=DemandKept)
     canary: CanarySamples = field(default_factory=CanarySamples)
+    moving: tuple[Moving, ...] = ()
+    """Losing it hides a lone pack that is held up in a change of its layout."""
     ready_since_seconds: float | None = None
     """When a pack was first seen ready, of an unbroken series of passes."""
 
