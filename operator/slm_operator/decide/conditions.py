@@ -42,11 +42,13 @@ def conditions(
     refused: Trouble | None,
     power: PowerStatus | None,
     progressing: Said,
+    behind: Sequence[Pack],
     now: str,
 ) -> tuple[Condition, ...]:
     """All conditions, with the time of the last change of each. ``refused``: what the API server
     or an agent said no to in the last pass. ``power``: the share of the cluster's budget.
-    ``progressing``: where the rollout stands."""
+    ``progressing``: where the rollout stands. ``behind``: packs that serve in another layout than
+    they shall."""
     said: Sequence[Said] = (
         _ready(service, packs, calibration, wanted.packs, refused),
         _gpu_allocated(packs),
@@ -57,7 +59,7 @@ def conditions(
         _scaling_active(service, wanted),
         progressing,
         slo_met(service, calibration.step),
-        power_budget_met(service, calibration.step, power),
+        power_budget_met(service, calibration.step, power, behind, calibration.counting),
     )
     if wanted.packs == 0 and not packs:
         said = [_asleep(s) if s.status == "Unknown" else s for s in said]

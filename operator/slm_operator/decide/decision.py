@@ -105,7 +105,9 @@ def decide(
     rolled = replace(rolled, said=said)
     explained = (*_explanations(calibration, snapshot), *_packs_changed(service, wanted))
     entries = tuple(explanation.entry(e, snapshot.now) for e in explained)
-    status = _status(snapshot, calibration, wanted, rollout, rolled, entries, refused, rules)
+    status = _status(
+        snapshot, calibration, wanted, rollout, rolled, changes.behind, entries, refused, rules
+    )
     if judgement.passed and rolled.status.phase == "Progressing":
         status = carried(status, asked, rollout, judgement)
     if rolled.gone_back:
@@ -207,6 +209,7 @@ def _status(
     wanted: Wanted,
     rollout: Rollout,
     rolled: Step,
+    behind: tuple[Pack, ...],
     entries: tuple[HistoryEntry, ...],
     refused: Trouble | None,
     rules: WindowRules,
@@ -249,6 +252,7 @@ def _status(
             refused,
             snapshot.power,
             rolled.said,
+            behind,
             snapshot.now,
         ),
         history=(*before.history, *entries)[-HISTORY_KEPT:],

@@ -22,6 +22,8 @@ class Plans:
     """Serve in another layout until it is their turn."""
     changing: tuple[Pack, ...] = ()
     """For which they wait."""
+    behind: tuple[Pack, ...] = ()
+    """Served in another layout until this pass: those that wait, and the one that does no more."""
     restarted: tuple[Pack, ...] = ()
     """Served until now, and start their replicas anew."""
 
@@ -42,6 +44,7 @@ def plans(
     for pack, wanted in _wanted(rollout, explorer, calibration):
         waits = pack is not explorer and _restarts(pack, wanted)
         (waiting if waits else sent).append((pack, wanted))
+    behind = tuple(pack for pack, _ in waiting)
     changing = [pack for pack, wanted in sent if _on_its_way(pack, wanted)]
     changing += [pack for pack in rollout.served if _is_not_heard(pack)]
     if waiting and not changing:
@@ -55,6 +58,7 @@ def plans(
         sent=(*changed, *_aside(rollout, judgement)),
         waiting=tuple(pack for pack, _ in waiting),
         changing=tuple(changing),
+        behind=behind,
         restarted=tuple(pack for pack, wanted in sent if _restarts(pack, wanted)),
     )
 
