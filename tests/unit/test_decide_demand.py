@@ -263,6 +263,7 @@ class TestStart:
         assert pack_start_seconds([started(20.0, 30.0, 25.0), started(5.0, 40.0, 25.0)]) == 75.0
         assert pack_start_seconds([started(20.0, 30.0), started(90.0, 40.0, None)]) == 50.0
         assert pack_start_seconds([started(None, 30.0)]) == START_SECONDS
+        assert pack_start_seconds([started(3600.0, 30.0)]) == 630.0, "it waited for a GPU"
         assert pack_start_seconds([]) == START_SECONDS
 
 

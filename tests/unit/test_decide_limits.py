@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from builders import service
-from decide_world import World, condition
+from builders import pack, pack_state, service
+from decide_world import World, condition, look
 from slm_operator.api.models import SLMService
+from slm_operator.decide.calibrate import plan
 from slm_operator.decide.limits import PREEMPTION_STORM, limits, objective
+from slm_operator.decide.snapshot import Pack
 from slm_operator.pareto.objective import Limits, Objective
+from slm_operator.pareto.points import Probe
 
 
 def scaled(**autoscaling: Any) -> SLMService:
@@ -54,6 +57,46 @@ def test_a_power_budget_bounds_the_replicas() -> None:
     )
     why = {p.replicas_per_pack: p.why for p in decision.status.frontier}
     assert why[2] == "443 W exceeds the power budget of 400 W"
+
+
+def test_a_budget_is_not_kept_yet_by_packs_in_a_layout_that_draws_more() -> None:
+    world = World(scaled(powerBudgetWatts=400))
+    world.run(90)
+    two = service(
+        {"packs": 3, "autoscaling": {"maxReplicasPerPack": 4, "powerBudgetWatts": 400}},
+        world.service.status,
+    )
+
+    def other(replicas: int, ordinal: int) -> Pack:
+        layout = plan(Probe(replicas, replicas, 256), None, None)
+        return pack(pack_state(layout), ordinal)
+
+    for replicas in (2, 4):
+        packs = pack(world.state()), other(replicas, 1), other(replicas, 2)
+        said = condition(look(two, *packs, memory=world.memory), "PowerBudgetMet")
+        assert said == (
+            "Unknown",
+            "LayoutChanging",
+            "1 replica x 256 draws, saturated, 335 W of 400 W; until their turn chat-pack-1, "
+            "chat-pack-2 serve in layouts that may draw more",
+        )
+    packs = pack(world.state()), other(1, 1), pack(pack_state(), 2)
+    said = condition(look(two, *packs, memory=world.memory), "PowerBudgetMet")
+    assert said[:2] == ("True", "Kept")
+
+
+def test_one_that_is_behind_in_a_layout_that_draws_less_keeps_the_budget() -> None:
+    world = World(scaled(powerBudgetWatts=450))
+    chosen = world.run(90).status.recommended_replicas_per_pack
+    assert chosen == 2
+    two = service(
+        {"packs": 2, "autoscaling": {"maxReplicasPerPack": 4, "powerBudgetWatts": 450}},
+        world.service.status,
+    )
+    fewer = pack(pack_state(plan(Probe(1, 1, 256), None, None)), 1)
+    decision = look(two, pack(world.state()), fewer, memory=world.memory)
+    assert [p.layout.replicas for _, p in decision.plans] == [2], "it is behind"
+    assert condition(decision, "PowerBudgetMet")[:2] == ("True", "Kept")
 
 
 def test_a_budget_that_no_point_keeps_runs_the_nearest_and_says_so() -> None:

@@ -45,6 +45,20 @@ def test_packs_that_follow_a_canary_start_with_its_layout() -> None:
     assert [p.replicas_per_pack for p in status.frontier] == [2]
 
 
+def test_a_canary_starts_in_the_layout_that_the_others_keep_while_one_searches_anew() -> None:
+    world = settled()
+    calibration = {"promptTokens": 999, "outputTokens": 99}
+    autoscaling = {"maxReplicasPerPack": 4, "calibration": calibration}
+    world.change(CHANGED | {"autoscaling": autoscaling})
+    assert world.second().status.frontier == (), "a search begins"
+    canary = None
+    while canary is None:
+        assert progressing(world.second())[1] == "CanaryStarting"
+        canary = next(s.plan for s in world.servers.values() if s.template == world.template)
+    others = [s.plan for s in world.servers.values() if s.template != world.template]
+    assert [plan and plan.layout.replicas for plan in (canary, *others)] == [2, 3, 2]
+
+
 def test_more_energy_than_allowed_rolls_back_and_says_both_numbers() -> None:
     world = settled()
     before = world.template

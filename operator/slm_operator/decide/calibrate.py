@@ -141,8 +141,10 @@ def calibrate(
         incumbent = _probe(before.chosen)
     here = Calibration(mark, known, memory, expected(service, same), incumbent)
     if explorer is None or state is None:
-        return here
-    memory = replace(memory, explorer=explorer.uid)
+        since = memory.silent_since_seconds
+        since = snapshot.seconds if since is None else since
+        return replace(here, memory=replace(memory, silent_since_seconds=since))
+    memory = replace(memory, explorer=explorer.uid, silent_since_seconds=None)
     memory = _with_failures(memory, before, mark, state.agent_id, snapshot.now)
     space = search_space(service, state, memory, snapshot.power)
     if not searches(service) or space is None or state.packing is None:

@@ -42,11 +42,13 @@ def conditions(
     refused: Trouble | None,
     power: PowerStatus | None,
     progressing: Said,
+    behind: Sequence[Pack],
     now: str,
 ) -> tuple[Condition, ...]:
     """All conditions, with the time of the last change of each. ``refused``: what the API server
     or an agent said no to in the last pass. ``power``: the share of the cluster's budget.
-    ``progressing``: where the rollout stands."""
+    ``progressing``: where the rollout stands. ``behind``: packs that serve in another layout than
+    they shall."""
     said: Sequence[Said] = (
         _ready(service, packs, calibration, wanted.packs, refused),
         _gpu_allocated(packs),
@@ -57,7 +59,7 @@ def conditions(
         _scaling_active(service, wanted),
         progressing,
         slo_met(service, calibration.step),
-        power_budget_met(service, calibration.step, power),
+        power_budget_met(service, calibration.step, power, behind, calibration.counting),
     )
     if wanted.packs == 0 and not packs:
         said = [_asleep(s) if s.status == "Unknown" else s for s in said]
@@ -139,14 +141,16 @@ def _gpu_allocated(packs: Sequence[Pack]) -> Said:
 
 def _packing_feasible(service: SLMService, packs: Sequence[Pack], calibration: Calibration) -> Said:
     kind = "PackingFeasible"
-    sized = [(s.packing, s.gpu) for s in _states(packs) if s.packing]
+    sized = [(s.packing, s.gpu, p.name) for p in packs if (s := p.agent) and s.packing]
     if not sized:
         return Said(kind, "Unknown", "ModelNotRead", "no pack has read the model's size yet")
-    packing, gpu = sized[0]
+    packing, gpu, name = min(sized, key=lambda one: one[0].max_replicas)
+    alike = all(one[0].max_replicas == packing.max_replicas for one in sized)
+    where = "" if alike else f"on the GPU of {name} "
     autoscaling = service.autoscaling
     least = service.spec.replicas_per_pack or autoscaling.min_replicas_per_pack
     if packing.max_replicas < least:
-        text = f"{packing.max_replicas} replicas fit, {least} are wanted: {packing.message}"
+        text = f"{where}{packing.max_replicas} replicas fit, {least} are wanted: {packing.message}"
         text = with_remedies(text, remedies(least, packing, gpu))
         return Said(kind, "False", "DoesNotFit", text)
     if failed := calibration.memory.unstartable:
@@ -154,7 +158,8 @@ def _packing_feasible(service: SLMService, packs: Sequence[Pack], calibration: C
         text = f"could not be started: {layouts} ({failed[-1].why})"
         return Said(kind, "True", "FewerStarted", text)
     if packing.max_replicas < autoscaling.max_replicas_per_pack and searches(service):
-        text = f"{packing.max_replicas} replicas fit, so no more are tried: {packing.message}"
+        bounds = "so no more are tried" if alike else "so it runs no more, whatever others run"
+        text = f"{where}{packing.max_replicas} replicas fit, {bounds}: {packing.message}"
         return Said(kind, "True", "FewerFit", text)
     return Said(kind, "True", "Fits", packing.message)
 

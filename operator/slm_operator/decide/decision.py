@@ -21,13 +21,14 @@ from slm_operator.decide.calibrate import (
     searches,
 )
 from slm_operator.decide.canary import Judgement
+from slm_operator.decide.changing import moving, progressing
 from slm_operator.decide.conditions import conditions, ready_replicas, started
 from slm_operator.decide.demand import SAMPLE_SECONDS, Wanted, wanted_packs
 from slm_operator.decide.explanation import Explanation
 from slm_operator.decide.exploring import exploring_pack, own_load
 from slm_operator.decide.failures import to_status
 from slm_operator.decide.fingerprint import profile_key
-from slm_operator.decide.plans import changing_said, plans, walking
+from slm_operator.decide.plans import plans, walking
 from slm_operator.decide.pods import PodChanges, pod_changes
 from slm_operator.decide.profile_record import Profile, stripped
 from slm_operator.decide.promotion import carried, carried_back, judged
@@ -100,11 +101,13 @@ def decide(
     wanted = wanted_packs(snapshot, calibration, demand_period_seconds)
     changes = plans(rollout, explorer, calibration, judgement)
     same_template = rolled.status.updated_packs == len(rollout.alive)
-    if same_template and rolled.said.reason in ("RolloutComplete", "PacksUpdating"):
-        rolled = replace(rolled, said=changing_said(changes, calibration) or rolled.said)
+    said = progressing(rolled.said, changes, calibration, snapshot, same_template)
+    rolled = replace(rolled, said=said)
     explained = (*_explanations(calibration, snapshot), *_packs_changed(service, wanted))
     entries = tuple(explanation.entry(e, snapshot.now) for e in explained)
-    status = _status(snapshot, calibration, wanted, rollout, rolled, entries, refused, rules)
+    status = _status(
+        snapshot, calibration, wanted, rollout, rolled, changes.behind, entries, refused, rules
+    )
     if judgement.passed and rolled.status.phase == "Progressing":
         status = carried(status, asked, rollout, judgement)
     if rolled.gone_back:
@@ -126,6 +129,7 @@ def decide(
             calibration.memory,
             demand=wanted.kept,
             canary=judgement.kept,
+            moving=moving(changes, exploring, snapshot),
             ready_since_seconds=since,
         ),
         poll_seconds=_poll_seconds(
@@ -205,6 +209,7 @@ def _status(
     wanted: Wanted,
     rollout: Rollout,
     rolled: Step,
+    behind: tuple[Pack, ...],
     entries: tuple[HistoryEntry, ...],
     refused: Trouble | None,
     rules: WindowRules,
@@ -247,6 +252,7 @@ def _status(
             refused,
             snapshot.power,
             rolled.said,
+            behind,
             snapshot.now,
         ),
         history=(*before.history, *entries)[-HISTORY_KEPT:],

@@ -31,6 +31,10 @@ START_SECONDS = 120.0
 """Taken for the start of a pack while none has told its own. Simulations take 60 s, with the image
 and the model on the node; a new node may have neither, and a start that is taken for too long only
 adds a pack sooner."""
+MOST_PLACING_SECONDS = 600.0
+"""Enough for a cluster that adds a node, with its driver, and for the image on it. A Pod that took
+longer waited for a GPU to become free, which tells nothing of the next one's start; taken as it is,
+demand would be foreseen for an hour after an hour's wait."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +126,14 @@ def capacity(calibration: Calibration) -> OperatingPoint | None:
 
 
 def pack_start_seconds(packs: Sequence[Pack]) -> float:
-    """The longest that a pack took, as it told itself: to its container's start, and its replicas
-    one after another."""
+    """The longest that a pack took, as it told itself: to its container's start, as far as that
+    may have been the cluster's work, and its replicas one after another."""
     told = []
     for pack in packs:
         replicas = pack.agent.replicas if pack.agent else ()
         starts = [r.start_seconds for r in replicas if r.start_seconds is not None]
         if pack.placing_seconds is not None and replicas and len(starts) == len(replicas):
-            told.append(pack.placing_seconds + sum(starts))
+            told.append(min(pack.placing_seconds, MOST_PLACING_SECONDS) + sum(starts))
     return max(told, default=START_SECONDS)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from slm_operator.api.models import SLMService
+from slm_operator.decide.fingerprint import device, known_device
 from slm_operator.decide.limits import limits
 from slm_operator.decide.live import serving_probe, turn
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot
@@ -15,6 +16,10 @@ from slm_operator.pareto.search import Measure
 from slm_operator.pareto.window import Measurement
 from slm_operator.pareto.workload import Workload
 from slm_worker.wire import Load, PackState
+
+SILENT_SECONDS = 60.0
+"""Four polls of a service at rest: an operator that has just started, and loses one poll of the
+pack that was measured, does not drop all points for the GPU of another pack."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,27 @@ class Exploring:
 
 def exploring_pack(snapshot: Snapshot) -> Pack | None:
     """The pack on which the search runs: the same one while it lives, so that a lost poll does not
-    have another pack rebuilt; otherwise the first that answers."""
-    alive = [
-        p for p in snapshot.packs if not (p.terminating or p.ended or p.scheduling or p.container)
-    ]
+    have another pack rebuilt; otherwise the first that answers, best on a GPU of which points are
+    known: on another they would not count. None while one that may have such a GPU is silent."""
+    placed = [p for p in snapshot.packs if not (p.terminating or p.ended or p.scheduling)]
+    alive = [p for p in placed if not p.container]
     held = next((p for p in alive if p.uid == snapshot.memory.explorer), None)
-    return held or next((p for p in alive if p.agent is not None), None)
+    if held is not None:
+        return held
+    answering = [p for p in alive if p.agent is not None]
+    known = known_device(snapshot.service)
+    if not known or not answering:
+        return next(iter(answering), None)
+    best = min(answering, key=lambda p: (known, "", device(p.agent)).index(device(p.agent)))
+    silent = any(p.agent is None and (p.silence or p.container) for p in placed)
+    if device(best.agent) not in (known, "") and silent and not _has_waited(snapshot):
+        return None
+    return best
+
+
+def _has_waited(snapshot: Snapshot) -> bool:
+    since = snapshot.memory.silent_since_seconds
+    return since is not None and snapshot.seconds - since >= SILENT_SECONDS
 
 
 def exploration(

@@ -25,32 +25,36 @@ def fingerprint(service: SLMService, worker_image: str, state: PackState | None)
         **_configuration(service, worker_image),
         "load": calibration_load(service).model_dump(mode="json"),
     }
+    return f"{_digest(wanted)}-{device(state) or known_device(service)}"
+
+
+def known_device(service: SLMService) -> str:
+    """The GPU of which the status' points speak; empty while none is known."""
     before = service.status.calibration
-    device = before.fingerprint.partition("-")[2] if before else ""
-    return f"{_digest(wanted)}-{_device(state) or device}"
+    return before.fingerprint.partition("-")[2] if before else ""
 
 
 def same_configuration(before: str, now: str) -> bool:
     """Whether both fingerprints speak of one configuration; a GPU that was not known yet may be
     any."""
-    spec, _, device = before.partition("-")
-    spec_now, _, device_now = now.partition("-")
-    return spec == spec_now and device in ("", device_now)
+    spec, _, opened = before.partition("-")
+    spec_now, _, opened_now = now.partition("-")
+    return spec == spec_now and opened in ("", opened_now)
 
 
 def profile_key(service: SLMService, worker_image: str, state: PackState, load: Load) -> str:
     """By which services share what was measured: as the fingerprint, but for the lengths of
     ``load``, which have to fall into one bucket, and with the worker's release. Empty while the
     pack has not opened its GPU."""
-    device = _device(state)
-    if not device:
+    opened = device(state)
+    if not opened:
         return ""
     wanted = {
         **_configuration(service, worker_image),
         "worker": state.version,
         "lengths": [_bucket(load.prompt_tokens), _bucket(load.output_tokens)],
     }
-    return f"{_digest(wanted)}-{device}"
+    return f"{_digest(wanted)}-{opened}"
 
 
 def _configuration(service: SLMService, worker_image: str) -> dict[str, Any]:
@@ -63,7 +67,8 @@ def _configuration(service: SLMService, worker_image: str) -> dict[str, Any]:
     }
 
 
-def _device(state: PackState | None) -> str:
+def device(state: PackState | None) -> str:
+    """The part of a fingerprint that a pack's GPU decides; empty until it has opened that."""
     if state is None or state.packing is None:
         return ""
     sharing = ["in turns"] if state.gpu.mps == "Unavailable" else []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import Condition, PowerStatus
 from slm_operator.decide.said import Said
+from slm_operator.decide.snapshot import Pack
 from slm_operator.pareto.objective import Limits, Objective
-from slm_operator.pareto.points import OperatingPoint
+from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.search import Measure, Settle
 
 PREEMPTION_STORM = 1.0
@@ -73,10 +76,14 @@ def slo_met(service: SLMService, step: Measure | Settle | None) -> Said:
 
 
 def power_budget_met(
-    service: SLMService, step: Measure | Settle | None, power: PowerStatus | None = None
+    service: SLMService,
+    step: Measure | Settle | None,
+    power: PowerStatus | None,
+    behind: Sequence[Pack],
+    points: Sequence[OperatingPoint],
 ) -> Said:
     """Whether the chosen point keeps the power budget, and this service's share of the cluster's
-    (``power``)."""
+    (``power``). ``behind``: packs that serve in another layout; ``points``: those that count."""
     kind, own = "PowerBudgetMet", service.autoscaling.power_budget_watts
     budget = limits(service, power).power_watts
     if own is None and power is None:
@@ -108,6 +115,11 @@ def power_budget_met(
         return Said(kind, "False", "ClusterPowerExceeded", message)
     drawn = f"{chosen.probe} draws, saturated, {chosen.power_watts:,.0f} W"
     message = drawn if budget is None else f"{drawn} of {budget:,.0f} W"
+    if unkept := [p.name for p in behind if budget is not None and not _keeps(p, points, budget)]:
+        text = (
+            f"{message}; until their turn {', '.join(unkept)} serve in layouts that may draw more"
+        )
+        return Said(kind, "Unknown", "LayoutChanging", text)
     if power is None:
         return Said(kind, "True", "Kept", message)
     whole = f"the cluster's {power.cluster_budget_watts:,} W"
@@ -118,6 +130,16 @@ def power_budget_met(
         )
         return Said(kind, "True", "PowerShared", message)
     return Said(kind, "True", "Kept", f"{message}; {whole} take nothing off it")
+
+
+def _keeps(pack: Pack, points: Sequence[OperatingPoint], budget_watts: float) -> bool:
+    """Whether what the pack runs was measured to draw no more."""
+    plan = pack.agent.plan if pack.agent is not None else None
+    if plan is None:
+        return False
+    runs = Probe(plan.layout.replicas, plan.rotation, plan.layout.max_num_seqs)
+    drawn = (p.power_watts for p in points if p.probe == runs)
+    return any(watts is not None and watts <= budget_watts for watts in drawn)
 
 
 def _as_before(service: SLMService, kind: str, what: str) -> Said:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from slm_operator.api.models import SLMService
 from slm_operator.decide.calibrate import Calibration, plan, resting_probe, searches
 from slm_operator.decide.canary import Judgement
-from slm_operator.decide.conditions import pack_trouble
 from slm_operator.decide.rollout import Rollout
-from slm_operator.decide.said import Said
 from slm_operator.decide.snapshot import Pack
 from slm_operator.pareto.points import Probe
 from slm_operator.pareto.search import Measure, Settle, running_layout
@@ -24,6 +22,10 @@ class Plans:
     """Serve in another layout until it is their turn."""
     changing: tuple[Pack, ...] = ()
     """For which they wait."""
+    behind: tuple[Pack, ...] = ()
+    """Served in another layout until this pass: those that wait, and the one that does no more."""
+    restarted: tuple[Pack, ...] = ()
+    """Served until now, and start their replicas anew."""
 
 
 def plans(
@@ -42,6 +44,7 @@ def plans(
     for pack, wanted in _wanted(rollout, explorer, calibration):
         waits = pack is not explorer and _restarts(pack, wanted)
         (waiting if waits else sent).append((pack, wanted))
+    behind = tuple(pack for pack, _ in waiting)
     changing = [pack for pack, wanted in sent if _on_its_way(pack, wanted)]
     changing += [pack for pack in rollout.served if _is_not_heard(pack)]
     if waiting and not changing:
@@ -55,29 +58,9 @@ def plans(
         sent=(*changed, *_aside(rollout, judgement)),
         waiting=tuple(pack for pack, _ in waiting),
         changing=tuple(changing),
+        behind=behind,
+        restarted=tuple(pack for pack, wanted in sent if _restarts(pack, wanted)),
     )
-
-
-def changing_said(found: Plans, calibration: Calibration) -> Said | None:
-    """The condition Progressing while packs wait for their turn; nothing while one explores, whose
-    layouts change all the time."""
-    if not found.waiting or isinstance(calibration.step, Measure):
-        return None
-    waiting, changing = (_names(packs) for packs in (found.waiting, found.changing))
-    text = f"one pack at a time changes its layout: {changing} does, {waiting} serve as before"
-    for pack in found.changing:
-        if trouble := pack_trouble(pack):
-            text = (
-                f"{waiting} keep the layout before until {pack.name} serves in the new one; it "
-                f"does not: {trouble.reason}: {trouble.message.rstrip('.')}. Where that stays, "
-                f"`kubectl delete pod {pack.name}` makes it anew"
-            )
-            return Said("Progressing", "False", "LayoutHeldUp", text)
-    return Said("Progressing", "True", "LayoutChanging", text)
-
-
-def _names(packs: tuple[Pack, ...]) -> str:
-    return ", ".join(pack.name for pack in packs)
 
 
 def walking(rollout: Rollout) -> bool:
@@ -92,16 +75,26 @@ def _wanted(
     found = []
     for pack in rollout.served:
         state = pack.agent
-        if state is None:
+        if state is None or state.packing is None:
             continue
-        probe, load = target(rollout.service, calibration), None
+        probe, load = target(rollout.service, calibration, pack), None
         exploring = calibration.exploring
         if pack is explorer and exploring:
             probe, load = exploring.probe, exploring.load
-        if state.packing is None or probe.layout_replicas > state.packing.max_replicas:
-            continue
-        found.append((pack, plan(probe, load, state.plan)))
+        fitting = _fitting(probe, state.packing.max_replicas, rollout.service)
+        if fitting is not None:
+            found.append((pack, plan(fitting, load, state.plan)))
     return found
+
+
+def _fitting(probe: Probe, most: int, service: SLMService) -> Probe | None:
+    """As much of ``probe`` as fits a GPU that may be smaller than the one that was measured; None
+    where that is less than the spec allows."""
+    if probe.layout_replicas <= most:
+        return probe
+    if most < resting_probe(service).replicas:
+        return None
+    return Probe(most, min(probe.replicas, most), probe.max_num_seqs)
 
 
 def _restarts(pack: Pack, wanted: Plan) -> bool:
@@ -142,12 +135,37 @@ def _aside(rollout: Rollout, judgement: Judgement) -> tuple[tuple[Pack, Plan], .
     return tuple(found)
 
 
-def target(service: SLMService, calibration: Calibration) -> Probe:
-    """What a pack runs when it is not exploring."""
-    if service.autoscaling.mode == "Auto" and isinstance(calibration.step, Settle):
+def target(service: SLMService, calibration: Calibration, pack: Pack | None = None) -> Probe:
+    """What ``pack`` runs when it is not exploring; None: one that comes."""
+    if service.autoscaling.mode != "Auto":
+        return resting_probe(service)
+    if isinstance(calibration.step, Settle):
         return running_layout(calibration.step.choice)
-    if service.autoscaling.mode == "Auto" and calibration.incumbent and searches(service):
+    if not searches(service):
+        return resting_probe(service)
+    if calibration.incumbent:
         return calibration.incumbent
-    if service.autoscaling.mode == "Auto" and calibration.exploring:
+    if kept := _kept(service, pack):
+        return kept
+    if calibration.exploring:
         return calibration.exploring.elsewhere or resting_probe(service)
     return resting_probe(service)
+
+
+def _kept(service: SLMService, pack: Pack | None) -> Probe | None:
+    """The layout that a pack serves in, where the spec allows it: while nothing is chosen, as after
+    a change of what is measured, it is the best guess, and another would restart every replica."""
+    state = pack.agent if pack is not None else None
+    if pack is None or state is None or state.plan is None or state.packing is None:
+        return None
+    if not pack.ready and state.problem is not None:
+        return None
+    autoscaling, layout = service.autoscaling, state.plan.layout
+    most = min(autoscaling.max_replicas_per_pack, state.packing.max_replicas)
+    if not autoscaling.min_replicas_per_pack <= layout.replicas <= most:
+        return None
+    if service.spec.engine.max_num_seqs not in (None, layout.max_num_seqs):
+        return None
+    if autoscaling.calibration.when == "Never":
+        return None
+    return Probe(layout.replicas, layout.replicas, layout.max_num_seqs)

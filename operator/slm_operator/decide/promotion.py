@@ -25,7 +25,8 @@ def judged(
     if not rollout.tries:
         return Judgement()
     former, service = rollout.service, snapshot.service
-    probe = target(former, calibration)
+    others = (p for p in rollout.served if p.uid != calibration.memory.explorer)
+    probe = target(former, calibration, next(others, None))
     own = service.autoscaling.calibration.when == "OnStart"
     held_to = Yardstick(
         probe,

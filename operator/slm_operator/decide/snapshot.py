@@ -101,11 +101,22 @@ class CanarySamples:
 
 
 @dataclass(frozen=True)
+class Moving:
+    """A pack that left a layout in which it served, for another that it does not run yet."""
+
+    uid: str
+    since_seconds: float
+    """By the snapshots' clock."""
+
+
+@dataclass(frozen=True)
 class Memory:
     """What the operator remembers of a service between passes; losing it costs one window."""
 
     explorer: str = ""
     """UID of the Pod on which the search runs; while it is silent the search waits."""
+    silent_since_seconds: float | None = None
+    """When the first of an unbroken series of passes found no answer of that pack."""
     samples: tuple[Sample, ...] = ()
     """Polls of the exploring pack while it runs what is being measured."""
     measuring_generation: int = 0
@@ -121,6 +132,8 @@ class Memory:
     """What was seen of the users' traffic."""
     demand: DemandKept = field(default_factory=DemandKept)
     canary: CanarySamples = field(default_factory=CanarySamples)
+    moving: tuple[Moving, ...] = ()
+    """Losing it hides a lone pack that is held up in a change of its layout."""
     ready_since_seconds: float | None = None
     """When a pack was first seen ready, of an unbroken series of passes."""
 
