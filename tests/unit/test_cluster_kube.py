@@ -136,6 +136,25 @@ async def test_a_list_comes_part_by_part_until_its_end() -> None:
     assert pages == [Page([A], "9"), Page([C], "9")]
 
 
+async def test_of_metadata_alone_an_empty_list_is_null_and_a_watch_has_a_form_of_its_own() -> None:
+    accepted = []
+
+    async def handle(request: web.Request) -> web.Response:
+        accepted.append(request.headers["Accept"])
+        if "watch" in request.query:
+            return web.Response(text=lines({"type": "ADDED", "object": A}))
+        return web.json_response({"items": None, "metadata": {"resourceVersion": "9"}})
+
+    async with served(handle) as kube:
+        pages = [page async for page in kube.pages("v1", "Service", metadata_only=True)]
+        assert await kube.uids("v1", "Service") == set()
+        watch = kube.watch("v1", "Service", since="9", metadata_only=True)
+        assert [event async for event in watch] == [("ADDED", A)]
+    assert pages == [Page([], "9")]
+    kinds = [accept.split(";")[1] for accept in accepted]
+    assert kinds == ["as=PartialObjectMetadataList"] * 2 + ["as=PartialObjectMetadata"]
+
+
 async def test_uids_are_gathered_over_all_pages_without_the_objects() -> None:
     accepted = []
 

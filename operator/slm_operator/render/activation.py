@@ -13,6 +13,8 @@ from slm_operator.render.children import MANAGED_BY, Object, child_metadata
 
 API_VERSION = "discovery.k8s.io/v1"
 KIND = "EndpointSlice"
+MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"
+"""Of slices: whose they are, which Kubernetes' own controller leaves alone."""
 NOWHERE = "0.0.0.0"  # noqa: S104 - an address of a slice without endpoints
 
 
@@ -26,8 +28,7 @@ def activator_slice(service: SLMService, address: str, port: int, active: bool) 
     found["labels"] = {
         **found["labels"],
         "kubernetes.io/service-name": service.name,
-        # Whose slices Kubernetes' own controller leaves alone.
-        "endpointslice.kubernetes.io/managed-by": MANAGED_BY,
+        MANAGED_BY_LABEL: MANAGED_BY,
     }
     endpoint = {"addresses": [address], "conditions": {"ready": True}}
     return {
