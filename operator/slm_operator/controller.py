@@ -341,18 +341,18 @@ def _children(snapshot: Snapshot, decision: Decision, token: str) -> tuple[child
         children.front_service(service),
         children.headless_service(service),
         children.disruption_budget(service, decision.status.desired_packs or 0),
-        *_slice(snapshot, decision),
+        *_slices(snapshot, decision),
     )
 
 
-def _slice(snapshot: Snapshot, decision: Decision) -> tuple[children.Object, ...]:
-    """Once a service has a port it has the slice; while nobody knows where the activator is, what
-    is there stays."""
+def _slices(snapshot: Snapshot, decision: Decision) -> list[children.Object]:
+    """Once a service has a port it has them; while nobody knows where the activator is, what is
+    there stays. Without an activator nobody is led there."""
     service, seen, port = snapshot.service, snapshot.activation, decision.status.activator_port
     if port is None or (seen is not None and not seen.address):
-        return ()
-    address = seen.address if seen is not None else activation.NOWHERE
-    return (activation.activator_slice(service, address, port, decision.through_activator),)
+        return []
+    address = seen.address if seen is not None else ""
+    return activation.activator_slices(service, address, port, decision.through_activator)
 
 
 def _faults(error: ValidationError) -> str:

@@ -97,6 +97,28 @@ async def test_a_request_at_zero_packs_wakes_its_service_once_and_is_served_by_i
             assert await request == 200
 
 
+async def test_what_waits_is_served_though_its_service_scales_to_zero_no_more() -> None:
+    async with world() as here:
+        await here.start()
+        port = (await here.see()).port
+        assert port is not None
+        request = asyncio.create_task(here.ask(port))
+        await here.waits(port)
+        assert await here.look() == ["chat"]
+        status = SLEEPY.status.model_copy(update={"activator_port": port})
+        awake = service({"autoscaling": {"minPacks": 1, "maxPacks": 2}})
+        awake = awake.model_copy(update={"status": status})
+        assert (await here.see(of=awake)).held == 1
+        here.pack.go_on.set()
+        async with here.pack.running():
+            assert (await here.see(READY, of=awake)).port == port
+            assert await request == 200
+        assert (
+            await here.client.activation(awake.model_copy(update={"status": SLEEPY.status}), ())
+            is None
+        )
+
+
 async def test_only_packs_that_are_ready_and_stay_get_requests() -> None:
     async with world() as here:
         await here.start()

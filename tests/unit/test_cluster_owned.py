@@ -13,13 +13,13 @@ from slm_operator.cluster import owned as subject
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Object, Page
 from slm_operator.cluster.owned import Owned
-from slm_operator.render.activation import activator_slice
+from slm_operator.render.activation import activator_slices
 from slm_operator.render.children import disruption_budget, front_service, token_secret
 
 CHAT = service()
 BUDGET = disruption_budget(CHAT, 2)
 FRONT = front_service(CHAT)
-SLICE = activator_slice(CHAT, "10.0.0.9", 20000, active=True)
+SLICE = activator_slices(CHAT, "10.0.0.9", 20000, active=True)[0]
 SECRET = token_secret(CHAT, "t" * 32)
 GENERATIONS = ("PodDisruptionBudget", "EndpointSlice")
 

@@ -87,8 +87,10 @@ class ActivatorClient:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def activation(self, service: SLMService, packs: Sequence[Pack]) -> Activation | None:
-        """For one pass: tells the activator where the service's requests go now."""
-        if not service.scales_to_zero:
+        """For one pass: tells the activator where the service's requests go now. It goes on being
+        told of a service that no longer scales to zero: requests may wait there, and clients keep
+        their connections."""
+        if not service.scales_to_zero and service.status.activator_port is None:
             self._known.pop(service.uid, None)
             return None
         self._ports.saw(service.uid, service.status.activator_port)
