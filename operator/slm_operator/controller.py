@@ -163,19 +163,24 @@ class Controller:
 
         Another object of the name of one stays. Raises KubeError.
         """
-        name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
+        namespace, uid = obj["metadata"]["namespace"], obj["metadata"]["uid"]
         there = [p for p in packs if p.belongs_to(uid) and not p.terminating]
         for pack in there:
             await self._kube.delete("v1", "Pod", pack.name, namespace, uid=pack.uid)
         known = await self.owned.remove(uid, namespace)
-        self.owned.forget(uid)
-        if self._activator is not None:
-            await self._activator.forget(uid)
-        self._held.pop(uid, None)
+        await self.let_go(obj)
+        return known or bool(there)
+
+    async def let_go(self, obj: Object, *, orphaned: bool = False) -> None:
+        """Forgets a service that has ended, whatever became of its objects. ``orphaned``: they
+        stay."""
+        name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
+        self.forget(uid)
         if self._power is not None:
             self._power.forget(uid)
         self._metrics.forget(namespace, name)
-        return known or bool(there)
+        if self._activator is not None:
+            await self._activator.forget(uid, keeps_port=orphaned)
 
     def _failed(self, reason: str, message: str) -> None:
         self._metrics.failed_passes.labels(reason=reason).inc()

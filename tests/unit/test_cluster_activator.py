@@ -204,6 +204,18 @@ async def test_each_service_has_a_port_of_its_own_and_the_range_ends() -> None:
         assert (await here.see(of=third)).port == others
 
 
+async def test_what_still_leads_to_the_port_of_an_orphan_leads_to_no_other_service() -> None:
+    async with world() as here:
+        await here.start()
+        mine, others = (await here.see()).port, (await here.see(of=OTHER)).port
+        assert None not in (mine, others)
+        await here.client.forget(OTHER.uid, keeps_port=True)
+        third = SLEEPY.model_copy(update={"uid": "u3"})
+        assert (await here.see(of=third)).port is None
+        await here.look()
+        assert list(here.client._doors) == [mine], "nothing waits for the orphan any more"
+
+
 class TestPorts:
     def test_a_service_keeps_the_port_that_its_status_has(self) -> None:
         ports = Ports(1, 3)

@@ -58,7 +58,7 @@ class FakeActivator:
         self.done.append(f"route {[p.address for p in packs if p.ready]}")
         return Activation(self.ports.of(service.uid), self.address, held=self.held)
 
-    async def forget(self, uid: str) -> None:
+    async def forget(self, uid: str, *, keeps_port: bool) -> None:
         self.done.append(f"forget {uid}")
 
 

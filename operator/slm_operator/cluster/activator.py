@@ -118,9 +118,11 @@ class ActivatorClient:
             lastingly=not self._silent,
         )
 
-    async def forget(self, uid: str) -> None:
-        """Of a service that is gone: what waits for it is refused, its port is free."""
-        self._ports.forget(uid)
+    async def forget(self, uid: str, *, keeps_port: bool = False) -> None:
+        """Of a service that is gone: what waits for it is refused. Its port is free, unless slices
+        that stay lead clients there, who must not come to another service."""
+        if not keeps_port:
+            self._ports.forget(uid)
         known = self._known.pop(uid, None)
         if known is None:
             return
