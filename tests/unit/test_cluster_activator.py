@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from activator_world import BODY, CHAT, HOST, TOKEN, FakePack, free_port
 from builders import pack, service
@@ -183,6 +185,22 @@ async def test_another_token_is_said_by_name() -> None:
         told = (await here.see()).trouble
         assert told is not None and told.reason == "ActivatorRefusedToken"
         assert "SLM_ACTIVATOR_TOKEN" in told.message
+
+
+@pytest.mark.parametrize("body", ["<html>", "{", "[]", '{"doors": 1}'])
+async def test_another_answer_than_an_activators_is_a_trouble_with_its_remedy(body: str) -> None:
+    async def handle(_: web.Request) -> web.Response:
+        return web.Response(text=body)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    async with world() as here, TestServer(app) as server:
+        here.client._url = str(server.make_url("")).rstrip("/")
+        told = (await here.see()).trouble
+        assert told is not None and told.reason == "ActivatorUnreachable"
+        assert "run operator and activator of one release" in told.message
+        assert await here.look() == []
+        assert here.client._trouble == told
 
 
 async def test_a_service_that_does_not_scale_to_zero_is_not_told() -> None:

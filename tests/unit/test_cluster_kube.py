@@ -80,6 +80,22 @@ async def test_a_watch_that_is_cut_inside_a_line_is_an_outage() -> None:
     assert raised.value.status == 0
 
 
+@pytest.mark.parametrize("body", ["<html>hotel Wi-Fi</html>", '{"items": [', "", "[]", "null"])
+async def test_an_answer_that_is_no_object_is_an_outage(body: str) -> None:
+    async with answering(body) as (kube, _):
+        with pytest.raises(KubeError, match="GET /api/v1/namespaces/default/pods/p got") as raised:
+            await kube.get("v1", "Pod", "p", "default")
+    assert (raised.value.status, raised.value.is_refusal) == (0, False)
+
+
+@pytest.mark.parametrize("body", ["<html>no</html>", "[]", '"no"', "null"])
+async def test_a_refusal_that_is_no_object_is_quoted(body: str) -> None:
+    async with answering(body, 403) as (kube, _):
+        with pytest.raises(KubeError) as raised:
+            await kube.get("v1", "Pod", "p", "default")
+    assert (raised.value.status, raised.value.message) == (403, body)
+
+
 async def test_the_version_of_what_is_stored_costs_one_object() -> None:
     body = {"items": [{}], "metadata": {"resourceVersion": "9"}}
     async with answering(json.dumps(body)) as (kube, queries):

@@ -138,12 +138,11 @@ class ActivatorClient:
         address, silent = self._address, self._silent
         known = list(self._known.values())
         try:
-            held = Held.model_validate_json(await self._call("GET", HELD_PATH))
-        except (ActivatorError, ValidationError) as error:
+            held = await self._held()
+        except ActivatorError as error:
             if self._trouble is None:
                 log.warning("the activator: %s", error)
-            reason = error.reason if isinstance(error, ActivatorError) else "ActivatorUnreachable"
-            self._trouble = Trouble(reason, _text(error))
+            self._trouble = Trouble(error.reason, error.message)
             return known if self._silent != silent else []
         recovered, self._trouble = self._trouble is not None, None
         before, self._doors = self._doors, {door.port: door for door in held.doors}
@@ -161,9 +160,18 @@ class ActivatorClient:
     def _silent(self) -> bool:
         return self._clock() - self._answered_at >= SILENCE_SECONDS
 
+    async def _held(self) -> Held:
+        try:
+            return Held.model_validate_json(await self._call("GET", HELD_PATH))
+        except ValidationError as error:
+            raise _unreadable() from error
+
     async def _put(self, port: int, route: Route) -> Door:
         text = await self._call("PUT", f"{ROUTES_PATH}/{port}", route.model_dump_json())
-        door = self._doors[port] = Door.model_validate_json(text)
+        try:
+            door = self._doors[port] = Door.model_validate_json(text)
+        except ValidationError as error:
+            raise _unreadable() from error
         return door
 
     async def _call(self, method: str, path: str, body: str | None = None) -> str:
@@ -199,10 +207,11 @@ class ActivatorClient:
         return text
 
 
-def _text(error: ActivatorError | ValidationError) -> str:
-    if isinstance(error, ActivatorError):
-        return error.message
-    return "it answers something else than it should: run operator and activator of one release"
+def _unreadable() -> ActivatorError:
+    return ActivatorError(
+        "ActivatorUnreachable",
+        "it answers something else than it should: run operator and activator of one release",
+    )
 
 
 async def _resolved(url: str) -> str:
