@@ -7,7 +7,6 @@ between the two: what was not done is decided again from the same points.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +24,7 @@ from slm_operator.cluster.agents import AgentError, Agents
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.events import Events
 from slm_operator.cluster.kube import Kube, Object, get_or_none
+from slm_operator.cluster.owned import Owned
 from slm_operator.cluster.profiles import Profiles
 from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision, decide
@@ -63,10 +63,6 @@ class Settings:
     """Most that the GPUs of all services may draw; None: no limit."""
 
 
-Child = tuple[str, str, str]
-"""Version, kind and name of an object that goes with the packs."""
-
-
 @dataclass
 class _Held:
     """What is kept of one service between passes; a restart rebuilds it from the status."""
@@ -75,10 +71,6 @@ class _Held:
     status: str | None = None
     """Last status written here, in JSON: its objects would be most of what an operator with many
     services keeps. The watch may still show an older one."""
-    applied: dict[Child, str] = field(default_factory=dict)
-    """Hash of each child as it was last applied."""
-    children: dict[Child, str] = field(default_factory=dict)
-    """UIDs of those that are known to be this service's."""
     refused: Trouble | None = None
     profile: StoredProfile | None = None
     """What was last found for this service to begin its search with."""
@@ -100,6 +92,7 @@ class Controller:
         tracing: Tracing | None = None,
     ) -> None:
         self._kube = kube
+        self.owned = Owned(kube)
         self._activator = activator
         self._profiles = Profiles(kube)
         self._events = Events(kube, now, clock)
@@ -162,28 +155,32 @@ class Controller:
         """What was written of a service is no longer there, so its next pass believes what it is
         shown, as after a restart."""
         self._held.pop(uid, None)
+        self.owned.forget(uid)
 
     async def finalize(self, obj: Object, packs: Iterable[Pack]) -> bool:
         """Removes the children of a service that is being deleted, each as its grace allows; waits
         for none of them. False when there was nothing to remove any more.
 
-        What is not a Pod goes only as it was applied here: another object of that name stays. What
-        an earlier process applied is left to its owner reference. Raises KubeError.
+        Another object of the name of one stays. Raises KubeError.
         """
-        name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
+        namespace, uid = obj["metadata"]["namespace"], obj["metadata"]["uid"]
         there = [p for p in packs if p.belongs_to(uid) and not p.terminating]
         for pack in there:
             await self._kube.delete("v1", "Pod", pack.name, namespace, uid=pack.uid)
-        known = self._held[uid].children if uid in self._held else {}
-        for (version, kind, child), child_uid in known.items():
-            await self._kube.delete(version, kind, child, namespace, uid=child_uid)
-        if self._activator is not None:
-            await self._activator.forget(uid)
-        self._held.pop(uid, None)
+        known = await self.owned.remove(uid, namespace)
+        await self.let_go(obj)
+        return known or bool(there)
+
+    async def let_go(self, obj: Object, *, orphaned: bool = False) -> None:
+        """Forgets a service that has ended, whatever became of its objects. ``orphaned``: they
+        stay."""
+        name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
+        self.forget(uid)
         if self._power is not None:
             self._power.forget(uid)
         self._metrics.forget(namespace, name)
-        return bool(there or known)
+        if self._activator is not None:
+            await self._activator.forget(uid, keeps_port=orphaned)
 
     def _failed(self, reason: str, message: str) -> None:
         self._metrics.failed_passes.labels(reason=reason).inc()
@@ -222,7 +219,7 @@ class Controller:
         # Garbage collection would remove those of a former service too; their names are free then.
         former = (p for p in seen if not p.belongs_to(service.uid) and not p.terminating)
         try:
-            await self._apply_children(service, held, wanted, also_unchanged=doubted)
+            await self.owned.apply(service, wanted, also_unchanged=doubted)
             for pack in (*former, *decision.pods.delete):
                 await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
             for ordinal in decision.pods.create:
@@ -327,28 +324,6 @@ class Controller:
             self._metrics.decided(service.namespace, service.name, event.reason, at)
             await self._events.tell(service, event)
 
-    async def _apply_children(
-        self,
-        service: SLMService,
-        held: _Held,
-        wanted: Iterable[children.Object],
-        also_unchanged: bool,
-    ) -> None:
-        """Applies what goes with the packs where it changes: all of it in every pass would be
-        writes where nothing changes."""
-        for child in wanted:
-            key = child["apiVersion"], child["kind"], child["metadata"]["name"]
-            mark = hashlib.sha256(repr(child).encode()).hexdigest()
-            if held.applied.get(key) == mark and not also_unchanged:
-                continue
-            answer = (await self._kube.apply(child))["metadata"]
-            if any(
-                owner["uid"] == service.uid and owner.get("controller")
-                for owner in answer.get("ownerReferences") or ()
-            ):
-                held.children[key] = answer["uid"]
-            held.applied[key] = mark
-
     async def _send_plans(self, decision: Decision, tokens: Tokens) -> Trouble | None:
         """The last refusal, if there is one."""
         refused = None
@@ -371,18 +346,18 @@ def _children(snapshot: Snapshot, decision: Decision, token: str) -> tuple[child
         children.front_service(service),
         children.headless_service(service),
         children.disruption_budget(service, decision.status.desired_packs or 0),
-        *_slice(snapshot, decision),
+        *_slices(snapshot, decision),
     )
 
 
-def _slice(snapshot: Snapshot, decision: Decision) -> tuple[children.Object, ...]:
-    """Once a service has a port it has the slice; while nobody knows where the activator is, what
-    is there stays."""
+def _slices(snapshot: Snapshot, decision: Decision) -> list[children.Object]:
+    """Once a service has a port it has them; while nobody knows where the activator is, what is
+    there stays. Without an activator nobody is led there."""
     service, seen, port = snapshot.service, snapshot.activation, decision.status.activator_port
     if port is None or (seen is not None and not seen.address):
-        return ()
-    address = seen.address if seen is not None else activation.NOWHERE
-    return (activation.activator_slice(service, address, port, decision.through_activator),)
+        return []
+    address = seen.address if seen is not None else ""
+    return activation.activator_slices(service, address, port, decision.through_activator)
 
 
 def _faults(error: ValidationError) -> str:

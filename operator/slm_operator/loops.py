@@ -180,12 +180,15 @@ class Loops:
 
     async def _end(self, loop: _Loop) -> None:
         """Looks again until nothing was left to remove: what the last pass made may show late."""
-        if "orphan" in loop.obj["metadata"].get("finalizers", ()):
-            return  # kubectl delete --cascade=orphan
-        for pause in ENDING_PAUSES_SECONDS:
-            if not await self._finalize(loop):
-                return
-            await asyncio.sleep(pause)
+        # kubectl delete --cascade=orphan
+        orphaned = "orphan" in loop.obj["metadata"].get("finalizers", ())
+        try:
+            for pause in () if orphaned else ENDING_PAUSES_SECONDS:
+                if not await self._finalize(loop):
+                    return
+                await asyncio.sleep(pause)
+        finally:
+            await self._controller.let_go(loop.obj, orphaned=orphaned)
 
     async def _finalize(self, loop: _Loop) -> bool:
         """False when there was nothing to remove any more."""

@@ -118,7 +118,10 @@ async def _serve(
     loops = Loops(controller, packs, metrics, tracing)
     try:
         async with asyncio.TaskGroup() as tasks:
-            following = [tasks.create_task(packs.follow(kube, namespaces))]
+            following = [
+                tasks.create_task(packs.follow(kube, namespaces)),
+                tasks.create_task(controller.owned.follow(loops.wake, namespaces)),
+            ]
             if activator is not None:
                 following.append(tasks.create_task(activator.follow(kube, loops.wake, namespaces)))
             # A service that is looked at before its packs are known seems to have none.

@@ -1,8 +1,9 @@
 """The CRD on a real API server: what it stores, what it refuses, and with which words."""
 
 import json
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from cli_builders import found, object_of
 from crd_cases import ACCEPTED, REFUSED, Object, spec, with_args
 from kubectl_rig import Kubectl
 from slm_dev.controlplane import ControlPlane
+from slm_operator.api.crd import crd
 from slm_operator.api.models import API_VERSION, GROUP, PLURAL, VERSION, SLMService
+from slm_operator.api.rules import VALIDATIONS
 from slm_operator.api.status import Condition, OperatingPointStatus, SLMServiceStatus
 from slm_operator.cli.app import app
 from slm_operator.cli.local.request import Request, manifest
@@ -176,6 +179,44 @@ def test_a_name_that_no_service_or_pod_could_bear_is_refused(name: str, services
     message = services.refusal(spec(), name)
     assert f"metadata.name is {name}: Services and Pods are named after it" in message
     assert "use at most 50" in message
+
+
+def test_a_name_that_is_that_of_another_services_packs_is_refused_for_new_services_alone(
+    services: Services, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    message = services.refusal(spec(), "chat-packs")
+    assert "metadata.name is chat-packs: it must not end in -packs" in message
+    assert "use another ending" in message
+    services.create(spec(), "chat-packs-a")
+
+    former = crd()
+    (version,) = former["spec"]["versions"]
+    root = version["schema"]["openAPIV3Schema"]
+    root[VALIDATIONS] = [each for each in root[VALIDATIONS] if "oldSelf" not in each["rule"]]
+    manifest = tmp_path / "crd.json"
+    manifest.write_text(json.dumps(former))
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(manifest))
+    try:
+        soon(lambda: services.create(spec(), "old-packs"))
+    finally:
+        kubectl.install_crd()
+    soon(lambda: services.refusal(spec(), f"new{uuid.uuid4().hex[:6]}-packs"))
+    assert services.patch("old-packs", {"spec": {"packs": 2}})["spec"]["packs"] == 2
+    status = SLMServiceStatus(observed_generation=2).to_object()
+    assert services.patch_status("old-packs", status)["status"]["observedGeneration"] == 2
+
+
+def soon(act: Callable[[], object]) -> None:
+    """The API server takes another CRD into account a moment after it was stored."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            act()
+        except (client.ApiException, pytest.fail.Exception):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        else:
+            return
 
 
 def test_each_engine_argument_that_the_operator_owns_is_refused_in_every_form(

@@ -46,6 +46,7 @@ class Refused:
     wrong: dict[str, Any]
     """What stands in the spec beside the model, or instead of it."""
     remedy: str
+    name: str = NAME
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,9 @@ REFUSED = (
         "Several GPUs for one replica",
         {"engine": {"args": ["--tensor-parallel-size=2"]}},
         "remove it: packs are for models that one GPU holds; `packs: 2` serves with two GPUs",
+    ),
+    Refused(
+        "A name that is that of another service's packs", {}, "another name", name=f"{NAME}-packs"
     ),
 )
 LATER = (
@@ -199,9 +203,10 @@ async def apply(operator_stack: Stack, tmp_path: Path) -> AsyncIterator[Apply]:
 async def test_what_kubectl_apply_refuses(apply: Apply) -> None:
     rows = []
     for case in REFUSED:
-        exit_code, said = await apply(NAME, MODEL | case.wrong)
+        exit_code, said = await apply(case.name, MODEL | case.wrong)
         assert exit_code == 1, said
-        rows.append((case.mistake, written(case.wrong), code(said.strip()), case.remedy))
+        wrong = written(case.wrong) if case.wrong else code(f"metadata: {{name: {case.name}}}")
+        rows.append((case.mistake, wrong, code(said.strip()), case.remedy))
     compare("Refused at once", table(("mistake", "written", "kubectl apply says", "do"), rows))
 
 

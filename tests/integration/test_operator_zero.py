@@ -117,3 +117,30 @@ async def test_requests_at_zero_packs_wait_for_one_and_none_is_lost(
     # service that was deleted while no operator looked.
     await service.delete()
     await service.gone()
+
+
+async def test_requests_that_wait_when_one_pack_becomes_the_least_are_answered(
+    activator: str, new_service: NewService
+) -> None:
+    live = SLEEPY["autoscaling"] | {"calibration": {"when": "Live"}}
+    service = await new_service(SLEEPY | {"autoscaling": live})
+    await service.serves()
+    asleep = await service.until("no pack is wanted", lambda s: s.status.desired_packs == 0)
+    await service.until("none is there", lambda s: s.status.packs == 0)
+    clients = Clients(f"http://{activator}:{asleep.status.activator_port}", service.name, EACH)
+    async with clients:
+        await service.apply(autoscaling=live | {"minPacks": 1})
+        await service.until("a pack is ready", lambda s: s.status.ready_packs == 1)
+        await until("what waited is answered", lambda: answered(clients), 30)
+    assert clients.counts.failed == 0, clients.counts.last_failure
+
+    async def led_nowhere() -> bool:
+        return await led_to(service) == []
+
+    await until("clients are led to the pack alone", led_nowhere)
+    await service.delete()
+    await service.gone()
+
+
+async def answered(clients: Clients) -> bool:
+    return clients.counts.completed >= EACH

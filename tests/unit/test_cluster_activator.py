@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from activator_world import BODY, CHAT, HOST, TOKEN, FakePack, free_port
 from builders import pack, service
@@ -97,6 +99,28 @@ async def test_a_request_at_zero_packs_wakes_its_service_once_and_is_served_by_i
             assert await request == 200
 
 
+async def test_what_waits_is_served_though_its_service_scales_to_zero_no_more() -> None:
+    async with world() as here:
+        await here.start()
+        port = (await here.see()).port
+        assert port is not None
+        request = asyncio.create_task(here.ask(port))
+        await here.waits(port)
+        assert await here.look() == ["chat"]
+        status = SLEEPY.status.model_copy(update={"activator_port": port})
+        awake = service({"autoscaling": {"minPacks": 1, "maxPacks": 2}})
+        awake = awake.model_copy(update={"status": status})
+        assert (await here.see(of=awake)).held == 1
+        here.pack.go_on.set()
+        async with here.pack.running():
+            assert (await here.see(READY, of=awake)).port == port
+            assert await request == 200
+        assert (
+            await here.client.activation(awake.model_copy(update={"status": SLEEPY.status}), ())
+            is None
+        )
+
+
 async def test_only_packs_that_are_ready_and_stay_get_requests() -> None:
     async with world() as here:
         await here.start()
@@ -163,6 +187,22 @@ async def test_another_token_is_said_by_name() -> None:
         assert "SLM_ACTIVATOR_TOKEN" in told.message
 
 
+@pytest.mark.parametrize("body", ["<html>", "{", "[]", '{"doors": 1}'])
+async def test_another_answer_than_an_activators_is_a_trouble_with_its_remedy(body: str) -> None:
+    async def handle(_: web.Request) -> web.Response:
+        return web.Response(text=body)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    async with world() as here, TestServer(app) as server:
+        here.client._url = str(server.make_url("")).rstrip("/")
+        told = (await here.see()).trouble
+        assert told is not None and told.reason == "ActivatorUnreachable"
+        assert "run operator and activator of one release" in told.message
+        assert await here.look() == []
+        assert here.client._trouble == told
+
+
 async def test_a_service_that_does_not_scale_to_zero_is_not_told() -> None:
     async with world() as here:
         await here.start()
@@ -180,6 +220,18 @@ async def test_each_service_has_a_port_of_its_own_and_the_range_ends() -> None:
         assert told.trouble.reason == "ActivatorPortsTaken"
         await here.client.forget(OTHER.uid)
         assert (await here.see(of=third)).port == others
+
+
+async def test_what_still_leads_to_the_port_of_an_orphan_leads_to_no_other_service() -> None:
+    async with world() as here:
+        await here.start()
+        mine, others = (await here.see()).port, (await here.see(of=OTHER)).port
+        assert None not in (mine, others)
+        await here.client.forget(OTHER.uid, keeps_port=True)
+        third = SLEEPY.model_copy(update={"uid": "u3"})
+        assert (await here.see(of=third)).port is None
+        await here.look()
+        assert list(here.client._doors) == [mine], "nothing waits for the orphan any more"
 
 
 class TestPorts:

@@ -80,6 +80,22 @@ async def test_a_watch_that_is_cut_inside_a_line_is_an_outage() -> None:
     assert raised.value.status == 0
 
 
+@pytest.mark.parametrize("body", ["<html>hotel Wi-Fi</html>", '{"items": [', "", "[]", "null"])
+async def test_an_answer_that_is_no_object_is_an_outage(body: str) -> None:
+    async with answering(body) as (kube, _):
+        with pytest.raises(KubeError, match="GET /api/v1/namespaces/default/pods/p got") as raised:
+            await kube.get("v1", "Pod", "p", "default")
+    assert (raised.value.status, raised.value.is_refusal) == (0, False)
+
+
+@pytest.mark.parametrize("body", ["<html>no</html>", "[]", '"no"', "null"])
+async def test_a_refusal_that_is_no_object_is_quoted(body: str) -> None:
+    async with answering(body, 403) as (kube, _):
+        with pytest.raises(KubeError) as raised:
+            await kube.get("v1", "Pod", "p", "default")
+    assert (raised.value.status, raised.value.message) == (403, body)
+
+
 async def test_the_version_of_what_is_stored_costs_one_object() -> None:
     body = {"items": [{}], "metadata": {"resourceVersion": "9"}}
     async with answering(json.dumps(body)) as (kube, queries):
@@ -134,6 +150,25 @@ async def test_a_list_comes_part_by_part_until_its_end() -> None:
     async with served(handle) as kube:
         pages = [page async for page in kube.pages("v1", "Pod", labels="a=b")]
     assert pages == [Page([A], "9"), Page([C], "9")]
+
+
+async def test_of_metadata_alone_an_empty_list_is_null_and_a_watch_has_a_form_of_its_own() -> None:
+    accepted = []
+
+    async def handle(request: web.Request) -> web.Response:
+        accepted.append(request.headers["Accept"])
+        if "watch" in request.query:
+            return web.Response(text=lines({"type": "ADDED", "object": A}))
+        return web.json_response({"items": None, "metadata": {"resourceVersion": "9"}})
+
+    async with served(handle) as kube:
+        pages = [page async for page in kube.pages("v1", "Service", metadata_only=True)]
+        assert await kube.uids("v1", "Service") == set()
+        watch = kube.watch("v1", "Service", since="9", metadata_only=True)
+        assert [event async for event in watch] == [("ADDED", A)]
+    assert pages == [Page([], "9")]
+    kinds = [accept.split(";")[1] for accept in accepted]
+    assert kinds == ["as=PartialObjectMetadataList"] * 2 + ["as=PartialObjectMetadata"]
 
 
 async def test_uids_are_gathered_over_all_pages_without_the_objects() -> None:

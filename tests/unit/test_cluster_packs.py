@@ -40,7 +40,7 @@ class ScriptedKube:
         self.idle = asyncio.Event()
 
     async def pages(
-        self, api: str, kind: str, namespace: str, *, labels: str
+        self, api: str, kind: str, namespace: str, *, labels: str, metadata_only: bool
     ) -> AsyncIterator[Page]:
         pages = self._script.pop(0)
         if isinstance(pages, KubeError):
@@ -53,7 +53,14 @@ class ScriptedKube:
         return self.versions.pop(0) if self.versions else 7
 
     async def watch(
-        self, api: str, kind: str, namespace: str, *, labels: str, since: str
+        self,
+        api: str,
+        kind: str,
+        namespace: str,
+        *,
+        labels: str,
+        since: str,
+        metadata_only: bool = False,
     ) -> AsyncIterator[tuple[str, Object]]:
         self.watched_since.append(since)
         if not self._script:
@@ -88,11 +95,22 @@ class TwoNamespaces(ScriptedKube):
         super().__init__()
         self._scripts = scripts
 
-    def pages(self, api: str, kind: str, namespace: str, *, labels: str) -> AsyncIterator[Page]:
-        return self._scripts[namespace].pages(api, kind, namespace, labels=labels)
+    def pages(
+        self, api: str, kind: str, namespace: str, *, labels: str, metadata_only: bool
+    ) -> AsyncIterator[Page]:
+        return self._scripts[namespace].pages(
+            api, kind, namespace, labels=labels, metadata_only=metadata_only
+        )
 
     async def watch(
-        self, api: str, kind: str, namespace: str, *, labels: str, since: str
+        self,
+        api: str,
+        kind: str,
+        namespace: str,
+        *,
+        labels: str,
+        since: str,
+        metadata_only: bool = False,
     ) -> AsyncIterator[tuple[str, Object]]:
         async for event in self._scripts[namespace].watch(
             api, kind, namespace, labels=labels, since=since

@@ -150,7 +150,7 @@ async def test_an_outage_is_logged_and_does_not_lower_ready(
     assert operator.ready()["status"] == "True"
     operator.kube.refusal = KubeError(status, "Unavailable", "try later")
     operator.kube.refuse = lambda what: what.startswith("apply Secret")
-    operator.controller._held["u1"].applied = {}
+    operator.controller.owned.forget("u1")
     assert await operator.reconcile(running_pod()) == BACKOFF_SECONDS[0]
     assert "try later" in caplog.text
     operator.kube.refuse = lambda _: False

@@ -77,6 +77,21 @@ async def test_deletion_leaves_what_another_controls(
     assert operator.kube.done == []
 
 
+async def test_nothing_is_kept_of_a_service_whose_objects_cannot_be_deleted() -> None:
+    operator = Operator(cluster_power_budget_watts=800)
+    await operator.reconcile(running_pod())
+    assert 'name="chat"' in operator.exposed()
+    operator.kube.refuse = lambda what: what.startswith("delete")
+    with pytest.raises(KubeError):
+        await operator.controller.finalize(OBJECT, [read_pack(running_pod())])
+    await operator.controller.let_go(OBJECT)
+    kept = (operator.controller._held, operator.controller.owned._of)
+    assert kept == ({}, {})
+    assert operator.controller._power is not None
+    assert operator.controller._power._entries == {}
+    assert 'name="chat"' not in operator.exposed()
+
+
 async def test_an_object_that_cannot_be_read_can_be_deleted(operator: Operator) -> None:
     await operator.controller.finalize(OBJECT | {"spec": {}}, [read_pack(running_pod())])
     assert operator.kube.done == ["delete Pod chat-pack-0 p0"]

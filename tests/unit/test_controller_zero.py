@@ -46,6 +46,8 @@ POD: dict[str, Any] = {
 
 
 class FakeActivator:
+    address = "10.0.0.9"
+
     def __init__(self, done: list[str]) -> None:
         self.ports = Ports(20000, 20000)
         self.held = 0
@@ -54,16 +56,18 @@ class FakeActivator:
     async def activation(self, service: SLMService, packs: list[Pack]) -> Activation:
         self.ports.saw(service.uid, service.status.activator_port)
         self.done.append(f"route {[p.address for p in packs if p.ready]}")
-        return Activation(self.ports.of(service.uid), "10.0.0.9", held=self.held)
+        return Activation(self.ports.of(service.uid), self.address, held=self.held)
 
-    async def forget(self, uid: str) -> None:
+    async def forget(self, uid: str, *, keeps_port: bool) -> None:
         self.done.append(f"forget {uid}")
 
 
 class Operator:
     def __init__(self) -> None:
         self.kube, self.now = FakeKube(), 0.0
+        self.family = "IPv4"
         self.slices: list[dict[str, Any]] = []
+        """Of this family."""
         self.activator = FakeActivator(self.kube.done)
         self.controller = Controller(
             self.kube,  # type: ignore[arg-type]
@@ -78,18 +82,18 @@ class Operator:
 
         async def noted(obj: Any, **arguments: Any) -> Any:
             answer = await apply(obj, **arguments)
-            if obj["kind"] == "EndpointSlice":
+            if obj["kind"] == "EndpointSlice" and obj["addressType"] == self.family:
                 self.slices.append(obj)
             return answer
 
         self.kube.apply = noted  # type: ignore[method-assign]
         self.activator.ports.all_known = True
 
-    async def look(self, *pods: dict[str, Any]) -> list[str]:
+    async def look(self, *pods: dict[str, Any], of: dict[str, Any] = SLEEPY) -> list[str]:
         """What is done in a pass 15 s after the one before."""
         self.now += 15.0
         self.kube.done.clear()
-        await self.controller.reconcile(SLEEPY, map(read_pack, pods))
+        await self.controller.reconcile(of, map(read_pack, pods))
         return list(self.kube.done)
 
     async def to_zero(self) -> list[str]:
@@ -140,6 +144,38 @@ async def test_a_request_brings_the_pack_back_and_clients_are_led_to_it() -> Non
     assert operator.slices[-1]["endpoints"], "until all nodes know the pack"
     assert "apply EndpointSlice" in await operator.look(POD)
     assert operator.slices[-1]["endpoints"] == []
+
+
+async def test_a_least_of_one_leads_nobody_away_from_the_activator_before_a_pack_is_ready() -> None:
+    operator = Operator()
+    await operator.to_zero()
+    await operator.look()
+    operator.activator.held = 1
+    autoscaling = SLEEPY["spec"]["autoscaling"] | {"minPacks": 1}
+    awake = SLEEPY | {"spec": SLEEPY["spec"] | {"autoscaling": autoscaling}}
+    assert "apply Pod" in await operator.look(of=awake)
+    assert operator.slices[-1]["endpoints"]
+    assert (await operator.look(POD, of=awake))[0] == "route ['10.0.0.1']"
+    assert operator.slices[-1]["endpoints"], "until all nodes know the pack"
+    await operator.look(POD, of=awake)
+    assert operator.slices[-1]["endpoints"] == []
+
+
+async def test_an_activator_of_another_family_changes_no_slices_type() -> None:
+    operator = Operator()
+    operator.activator.address, operator.family = "fd00::9", "IPv6"
+    await operator.to_zero()
+    assert operator.slices[-1]["endpoints"][0]["addresses"] == ["fd00::9"]
+    names = {operator.slices[-1]["metadata"]["name"]}
+    operator.activator.address = "10.0.0.9"
+    await operator.look()
+    assert operator.slices[-1]["endpoints"] == []
+    operator.controller._activator = None
+    stored = SLEEPY | {"status": operator.kube.statuses[-1]}
+    operator.controller.forget("u1")
+    await operator.controller.reconcile(stored, ())
+    assert (operator.slices[-1]["addressType"], operator.slices[-1]["endpoints"]) == ("IPv6", [])
+    assert names == {one["metadata"]["name"] for one in operator.slices} == {"chat-activator-ipv6"}
 
 
 async def test_an_operator_that_restarts_knows_the_port() -> None:

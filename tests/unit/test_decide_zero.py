@@ -204,6 +204,31 @@ class TestBack:
             led.append((decision.status.ready_packs, decision.through_activator))
         assert led == [(0, True), (0, True), (1, True), (1, False), (1, False)]
 
+    def test_so_they_are_where_a_pack_comes_back_because_the_least_is_one_by_now(self) -> None:
+        fleet = asleep()
+        fleet.service = following(least=1).model_copy(update={"status": fleet.service.status})
+        fleet.activation = replace(HOLDS, held=1)
+        led = []
+        for look in range(5):
+            decision = fleet.look()
+            led.append((decision.status.ready_packs, decision.through_activator))
+            if look == 0:
+                fleet.memory = Memory()  # an operator that starts anew
+        assert led == [(0, True), (0, True), (1, True), (1, False), (1, False)]
+
+    def test_a_service_whose_least_is_one_is_never_led_there_again(self) -> None:
+        fleet = sleepy()
+        fleet.run(4, load=0.3)
+        fleet.service = following(least=1).model_copy(update={"status": fleet.service.status})
+        fleet.packs = []
+        decision = fleet.look()
+        assert decision.status.ready_packs == 0
+        assert not decision.through_activator
+        fleet.memory = Memory()
+        fleet.service = following(least=1)
+        fleet.activation = None
+        assert not fleet.look().through_activator
+
     def test_it_stays_for_a_whole_period(self) -> None:
         fleet = asleep()
         fleet.activation = replace(HOLDS, held=1)

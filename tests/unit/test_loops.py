@@ -30,6 +30,8 @@ class Recorder:
         self.ends: list[bool | KubeError] = []
         self.hangs = False
         self.forgotten: list[str] = []
+        self.let_go_of: list[tuple[str, bool]] = []
+        """Each with whether its objects stay."""
         self.remembered: set[str] = set()
         self.slow: set[str] = set()
         """UIDs of services whose passes wait for an agent."""
@@ -59,6 +61,9 @@ class Recorder:
         if isinstance(answer, KubeError):
             raise answer
         return answer
+
+    async def let_go(self, obj: Any, *, orphaned: bool) -> None:
+        self.let_go_of.append((obj["metadata"]["uid"], orphaned))
 
 
 class World:
@@ -199,6 +204,7 @@ async def test_what_shall_be_orphaned_stays(world: World) -> None:
     world.loops.remove("a")
     await asyncio.sleep(0.05)
     assert (world.controller.passes, world.controller.ended) == ([], [])
+    assert world.controller.let_go_of == [("a", True)]
 
 
 async def test_the_end_looks_again_until_nothing_is_left(world: World) -> None:
@@ -217,6 +223,7 @@ async def test_the_end_is_given_up_when_the_api_server_refuses_and_garbage_colle
     await asyncio.sleep(0.05)
     assert world.controller.ended == ["a", "a", "a"]
     assert "default/chat: removing what it owned: Forbidden" in caplog.text
+    assert world.controller.let_go_of == [("a", False)]
     assert not world.loops._by_name
 
 

@@ -8,7 +8,7 @@ from slm_dev.reference.markdown import block, cell, code, page, table
 from slm_dev.reference.schema import Schema, bounds, default, fields, kind
 from slm_operator.api.crd import crd
 from slm_operator.api.models import GROUP, KIND, VERSION
-from slm_operator.api.rules import VALIDATIONS
+from slm_operator.api.rules import VALIDATIONS, Rule
 
 
 def slmservice() -> str:
@@ -52,7 +52,7 @@ def _status_rows(status: Schema) -> Iterator[tuple[str, ...]]:
         yield code(field.path), kind(field.schema), said
 
 
-def _rules(path: str, schema: Schema) -> Iterator[tuple[str, list[dict[str, str]]]]:
+def _rules(path: str, schema: Schema) -> Iterator[tuple[str, list[Rule]]]:
     """By the field that they are attached to."""
     if VALIDATIONS in schema:
         yield path or "The whole object", schema[VALIDATIONS]
@@ -63,7 +63,7 @@ def _rules(path: str, schema: Schema) -> Iterator[tuple[str, list[dict[str, str]
             yield from _rules(f"{path}{mark}", schema[key])
 
 
-def _rule(rule: dict[str, str]) -> str:
+def _rule(rule: Rule) -> str:
     return f"{cell(message(rule['messageExpression']))}\n\n{block(rule['rule'])}"
 
 

@@ -20,7 +20,7 @@ from slm_operator.api.models import (
     SLMService,
     SLMServiceSpec,
 )
-from slm_operator.api.rules import SERVICE_NAME, validations
+from slm_operator.api.rules import NO_PACKS_SUFFIX, SERVICE_NAME, validations
 from slm_operator.api.status import SLMServiceStatus
 
 Schema = dict[str, Any]
@@ -114,7 +114,7 @@ def _root() -> Schema:
             "spec": structural(SLMServiceSpec.model_json_schema(by_alias=True)),
             "status": structural(SLMServiceStatus.model_json_schema(by_alias=True)),
         },
-        **validations(SERVICE_NAME),
+        **validations(SERVICE_NAME, NO_PACKS_SUFFIX),
     }
 
 

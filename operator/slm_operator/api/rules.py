@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from slm_worker.wire import ADDRESS_VARIABLE, OWNED_ENGINE_ARGUMENTS
 
-Rule = dict[str, str]
+Rule = dict[str, Any]
 
 VALIDATIONS = "x-kubernetes-validations"
 MAX_NAME_LENGTH = 50
@@ -29,14 +29,17 @@ def ruled_by(*rules: Rule) -> ConfigDict:
     return ConfigDict(json_schema_extra=validations(*rules))
 
 
-def rule(condition: str, message: str, *, path: str | None = None) -> Rule:
+def rule(condition: str, message: str, *, path: str | None = None, knows_old: bool = False) -> Rule:
     """Refuses the object when ``condition`` is false, with ``message``: CEL text of a string.
 
     The message can name strings of bounded length but no numbers: the API server takes the text of
     a number for unbounded, and rejects the whole CRD for its cost. ``path``: the field to blame,
-    relative to where the rule is attached.
+    relative to where the rule is attached. ``knows_old``: the condition reads `oldSelf`, which has
+    no value while an object is created.
     """
-    found = {"rule": condition, "messageExpression": message}
+    found: Rule = {"rule": condition, "messageExpression": message}
+    if knows_old:
+        found["optionalOldSelf"] = True
     return found if path is None else {**found, "fieldPath": path}
 
 
@@ -58,6 +61,20 @@ SERVICE_NAME = rule(
         f": Services and Pods are named after it: use at most {MAX_NAME_LENGTH} lower case "
         "letters, digits and dashes, with a letter first and no dash last"
     ),
+)
+
+PACKS_SUFFIX = "-packs"
+"""Ends the name of the Service with the packs' own addresses."""
+
+NO_PACKS_SUFFIX = rule(
+    # One that is stored already stays as it can be edited: a name cannot be mended.
+    f"oldSelf.hasValue() || !self.metadata.name.endsWith('{PACKS_SUFFIX}')",
+    "'metadata.name is ' + self.metadata.name + "
+    + text(
+        f": it must not end in {PACKS_SUFFIX}, as the Services do that lead to the packs of an "
+        "SLMService of the name before it: use another ending"
+    ),
+    knows_old=True,
 )
 
 MODEL_URI = (

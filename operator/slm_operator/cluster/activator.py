@@ -87,8 +87,10 @@ class ActivatorClient:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def activation(self, service: SLMService, packs: Sequence[Pack]) -> Activation | None:
-        """For one pass: tells the activator where the service's requests go now."""
-        if not service.scales_to_zero:
+        """For one pass: tells the activator where the service's requests go now. It goes on being
+        told of a service that no longer scales to zero: requests may wait there, and clients keep
+        their connections."""
+        if not service.scales_to_zero and service.status.activator_port is None:
             self._known.pop(service.uid, None)
             return None
         self._ports.saw(service.uid, service.status.activator_port)
@@ -116,9 +118,11 @@ class ActivatorClient:
             lastingly=not self._silent,
         )
 
-    async def forget(self, uid: str) -> None:
-        """Of a service that is gone: what waits for it is refused, its port is free."""
-        self._ports.forget(uid)
+    async def forget(self, uid: str, *, keeps_port: bool = False) -> None:
+        """Of a service that is gone: what waits for it is refused. Its port is free, unless slices
+        that stay lead clients there, who must not come to another service."""
+        if not keeps_port:
+            self._ports.forget(uid)
         known = self._known.pop(uid, None)
         if known is None:
             return
@@ -134,12 +138,11 @@ class ActivatorClient:
         address, silent = self._address, self._silent
         known = list(self._known.values())
         try:
-            held = Held.model_validate_json(await self._call("GET", HELD_PATH))
-        except (ActivatorError, ValidationError) as error:
+            held = await self._held()
+        except ActivatorError as error:
             if self._trouble is None:
                 log.warning("the activator: %s", error)
-            reason = error.reason if isinstance(error, ActivatorError) else "ActivatorUnreachable"
-            self._trouble = Trouble(reason, _text(error))
+            self._trouble = Trouble(error.reason, error.message)
             return known if self._silent != silent else []
         recovered, self._trouble = self._trouble is not None, None
         before, self._doors = self._doors, {door.port: door for door in held.doors}
@@ -157,9 +160,18 @@ class ActivatorClient:
     def _silent(self) -> bool:
         return self._clock() - self._answered_at >= SILENCE_SECONDS
 
+    async def _held(self) -> Held:
+        try:
+            return Held.model_validate_json(await self._call("GET", HELD_PATH))
+        except ValidationError as error:
+            raise _unreadable() from error
+
     async def _put(self, port: int, route: Route) -> Door:
         text = await self._call("PUT", f"{ROUTES_PATH}/{port}", route.model_dump_json())
-        door = self._doors[port] = Door.model_validate_json(text)
+        try:
+            door = self._doors[port] = Door.model_validate_json(text)
+        except ValidationError as error:
+            raise _unreadable() from error
         return door
 
     async def _call(self, method: str, path: str, body: str | None = None) -> str:
@@ -195,10 +207,11 @@ class ActivatorClient:
         return text
 
 
-def _text(error: ActivatorError | ValidationError) -> str:
-    if isinstance(error, ActivatorError):
-        return error.message
-    return "it answers something else than it should: run operator and activator of one release"
+def _unreadable() -> ActivatorError:
+    return ActivatorError(
+        "ActivatorUnreachable",
+        "it answers something else than it should: run operator and activator of one release",
+    )
 
 
 async def _resolved(url: str) -> str:

@@ -66,7 +66,19 @@ class Connection:
 
     async def call(self, request: Request) -> dict[str, Any]:
         """The answer, a JSON object."""
-        answered: dict[str, Any] = json.loads(await self.text(request))
+        text = await self.text(request)
+        try:
+            answered = json.loads(text)
+        except ValueError:
+            answered = None
+        if not isinstance(answered, dict):
+            # Nothing of the answer, which may be the beginning of a Secret.
+            raise KubeError(
+                0,
+                "Unreachable",
+                f"something else answers for the API server, since {request.method} "
+                f"{request.where} got no JSON object: see what stands between",
+            )
         return answered
 
     async def text(self, request: Request) -> str:
@@ -136,6 +148,8 @@ def refusal(status: int, text: str, headers: Mapping[str, str]) -> KubeError:
     try:
         body = json.loads(text)
     except ValueError:
+        body = None
+    if not isinstance(body, dict):
         return KubeError(status, "Refused", text[:500], wait)
     return KubeError(
         status, str(body.get("reason") or "Refused"), str(body.get("message") or text[:500]), wait

@@ -26,6 +26,8 @@ class Watched:
     namespace: str = ""
     """Empty: all namespaces."""
     labels: str = ""
+    metadata_only: bool = False
+    """Nothing else of them is sent."""
 
 
 class View(Protocol):
@@ -67,7 +69,13 @@ async def follow(kube: Kube, what: Watched, view: View, listed: asyncio.Event) -
 async def _list(kube: Kube, what: Watched, view: View) -> str:
     """The version that was listed."""
     there, version = set(), ""
-    async for page in kube.pages(what.api_version, what.kind, what.namespace, labels=what.labels):
+    async for page in kube.pages(
+        what.api_version,
+        what.kind,
+        what.namespace,
+        labels=what.labels,
+        metadata_only=what.metadata_only,
+    ):
         version = page.version
         for obj in page.items:
             there.add(obj["metadata"]["uid"])
@@ -80,7 +88,12 @@ async def _list(kube: Kube, what: Watched, view: View) -> str:
 async def _watch(kube: Kube, what: Watched, view: View, version: str) -> str:
     """The version that the watch had reached when it ended."""
     async for event, obj in kube.watch(
-        what.api_version, what.kind, what.namespace, labels=what.labels, since=version
+        what.api_version,
+        what.kind,
+        what.namespace,
+        labels=what.labels,
+        since=version,
+        metadata_only=what.metadata_only,
     ):
         version = obj["metadata"]["resourceVersion"]
         if event == "DELETED":

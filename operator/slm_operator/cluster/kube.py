@@ -17,6 +17,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from slm_operator.cluster.connection import (
+    ANYTHING,
     TIMEOUT_SECONDS,
     Connection,
     KubeError,
@@ -29,6 +30,7 @@ from slm_operator.cluster.permit import Permit
 APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+METADATA_OF_EACH = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 FIELD_MANAGER = "slm-operator"
 WATCH_SECONDS = 300
 """How long one watch goes on; then it is asked for anew, so that a dead connection is noticed."""
@@ -143,14 +145,22 @@ class Kube:
         return [{"apiVersion": api_version, "kind": kind, **item} for item in answer["items"]]
 
     async def pages(
-        self, api_version: str, kind: str, namespace: str = "", *, labels: str = ""
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str = "",
+        *,
+        labels: str = "",
+        metadata_only: bool = False,
     ) -> AsyncIterator[Page]:
         """The objects of one namespace, or of all, as they are now, part by part. One that is
         asked for too late after another is refused with 410."""
         where = path(api_version, kind, namespace)
-        request = Request("GET", where, query=[("labelSelector", labels)])
+        accept = METADATA_ONLY if metadata_only else ANYTHING
+        request = Request("GET", where, query=[("labelSelector", labels)], accept=accept)
         async for answer in self._parts(request):
-            yield Page(answer["items"], answer["metadata"]["resourceVersion"])
+            # Of metadata alone an empty list is null.
+            yield Page(answer["items"] or [], answer["metadata"]["resourceVersion"])
 
     async def uids(self, api_version: str, kind: str, namespace: str = "") -> set[str]:
         """Of all objects of one namespace, or of all, as they are now; nothing else of them is
@@ -158,7 +168,7 @@ class Kube:
         request = Request("GET", path(api_version, kind, namespace), accept=METADATA_ONLY)
         found: set[str] = set()
         async for answer in self._parts(request):
-            found.update(item["metadata"]["uid"] for item in answer["items"])
+            found.update(item["metadata"]["uid"] for item in answer["items"] or ())
         return found
 
     async def _parts(self, request: Request) -> AsyncIterator[Object]:
@@ -193,7 +203,14 @@ class Kube:
         return int(answer["metadata"]["resourceVersion"])
 
     async def watch(
-        self, api_version: str, kind: str, namespace: str = "", *, labels: str = "", since: str
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str = "",
+        *,
+        labels: str = "",
+        since: str,
+        metadata_only: bool = False,
     ) -> AsyncIterator[tuple[str, Object]]:
         """What happens to the objects of one namespace, or of all, after the version ``since``,
         each with its type (ADDED, MODIFIED, DELETED, BOOKMARK), until the server ends the watch. A
@@ -208,7 +225,8 @@ class Kube:
         patience = aiohttp.ClientTimeout(
             sock_connect=TIMEOUT_SECONDS, sock_read=WATCH_SECONDS + TIMEOUT_SECONDS
         )
-        request = Request("GET", path(api_version, kind, namespace), query=query)
+        accept = METADATA_OF_EACH if metadata_only else ANYTHING
+        request = Request("GET", path(api_version, kind, namespace), query=query, accept=accept)
         try:
             async for line in self._connection.lines(request, patience):
                 event = json.loads(line)

@@ -113,6 +113,7 @@ def decide(
     if rolled.gone_back:
         status = carried_back(status, asked, rollout, calibration)
     since = ready_since(snapshot)
+    led = through_activator(snapshot, wanted.packs, since)
     told = [
         Event("Normal", e.reason, e.telling, explanation.decision_id(service.uid, kept))
         for e, kept in zip(explained, entries, strict=True)
@@ -131,12 +132,13 @@ def decide(
             canary=judgement.kept,
             moving=moving(changes, exploring, snapshot),
             ready_since_seconds=since,
+            through_activator=led,
         ),
         poll_seconds=_poll_seconds(
             calibration, wanted, status, judgement, bool(changes.sent) or walking(rollout)
         ),
         profile=_profile(snapshot, explorer, calibration),
-        through_activator=through_activator(snapshot, wanted.packs, since),
+        through_activator=led,
     )
 
 

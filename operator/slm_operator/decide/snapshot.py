@@ -136,6 +136,8 @@ class Memory:
     """Losing it hides a lone pack that is held up in a change of its layout."""
     ready_since_seconds: float | None = None
     """When a pack was first seen ready, of an unbroken series of passes."""
+    through_activator: bool | None = None
+    """Whether clients were led to the activator; None: the operator has just begun."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class StoredProfile:
 
 @dataclass(frozen=True)
 class Activation:
-    """What the activator said of a service that scales to zero."""
+    """What the activator said of a service that scales to zero, or once did."""
 
     port: int | None
     """The service's own; None while there is none."""
@@ -182,4 +184,4 @@ class Snapshot:
     profile: StoredProfile | None = None
     """None while none is needed."""
     activation: Activation | None = None
-    """None for a service that does not scale to zero, or where there is no activator."""
+    """None for a service that never scaled to zero, or where there is no activator."""

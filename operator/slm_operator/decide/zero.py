@@ -46,12 +46,20 @@ def ready_since(snapshot: Snapshot) -> float | None:
 
 def through_activator(snapshot: Snapshot, wanted: int, since_seconds: float | None) -> bool:
     """Whether clients of the Service in front are led to the activator: before the last pack ends,
-    until one is ready, and a little longer. ``since_seconds``: when packs began to serve."""
+    until one is ready, and a little longer. Also where spec.autoscaling.minPacks is 0 no more, but
+    then only until there is a pack. ``since_seconds``: when packs began to serve."""
     if not holds(snapshot.activation).lastingly:
+        return False
+    if not (snapshot.service.scales_to_zero or _was_led(snapshot)):
         return False
     if wanted == 0 or since_seconds is None:
         return True
     return snapshot.seconds - since_seconds < LINGER_SECONDS
+
+
+def _was_led(snapshot: Snapshot) -> bool:
+    before = snapshot.memory.through_activator
+    return snapshot.service.status.ready_packs == 0 if before is None else before
 
 
 def zero(

@@ -9,6 +9,7 @@ from typing import Any
 from slm_operator.api.models import API_VERSION, GROUP, KIND, Mps, SLMService
 from slm_operator.api.pod_rules import TOKEN_MOUNT, TOKEN_SECRET_SUFFIX, TOKEN_VOLUME
 from slm_operator.api.pod_template import PodTemplate
+from slm_operator.api.rules import PACKS_SUFFIX
 from slm_operator.render import model_volume, template
 from slm_worker.wire import (
     ADDRESS_VARIABLE,
@@ -106,7 +107,7 @@ def headless_service(service: SLMService) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": child_metadata(service, f"{service.name}-packs"),
+        "metadata": child_metadata(service, f"{service.name}{PACKS_SUFFIX}"),
         "spec": {
             "clusterIP": "None",
             "selector": selector(service),

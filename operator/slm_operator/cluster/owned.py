@@ -1,0 +1,211 @@
+"""What goes with the packs of all services: applied where it changes, and again where somebody else
+has changed or deleted it.
+
+A watch tells of the latter, since applying all of it now and then would be thousands of writes
+where nothing changes. Secrets are not watched: that would take the right to read every Secret of
+the cluster. A pack that misses its own, or whose agent was given another token, shows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass
+
+from slm_operator.api.models import KIND, SLMService
+from slm_operator.cluster.following import Watched, follow
+from slm_operator.cluster.kube import Kube, Object
+from slm_operator.render import activation
+from slm_operator.render.children import MANAGED_BY, MANAGED_BY_LABEL
+
+RESTORE_SECONDS = 1.0
+"""From a change that is seen to the look whether it was this operator's own, whose answer may come
+after it; and so how often two that disagree about an object can write it."""
+GONE = 0
+"""The state of an object that was deleted."""
+WATCHED = (
+    ("v1", "Service", MANAGED_BY_LABEL),
+    ("policy/v1", "PodDisruptionBudget", MANAGED_BY_LABEL),
+    # Kubernetes gives its own slices of a Service the labels of that.
+    (activation.API_VERSION, activation.KIND, activation.MANAGED_BY_LABEL),
+)
+
+Child = tuple[str, str, str]
+"""Version, kind and name."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """One object."""
+
+    uid: str = ""
+    """Empty while no object is known that is the service's own."""
+    mark: str = ""
+    """Hash of what was last applied; empty when it has to be applied again."""
+    applied: int | None = None
+    """The object's state as that was answered."""
+    shown: int | None = None
+    """Its state as the watch last showed it, while it was the service's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Whose object it is, and which."""
+
+    service_uid: str
+    namespace: str
+    service: str
+    child: Child
+
+
+class Owned:
+    """One for all services. Calls about one service must not overlap."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+        self._wake: Callable[[str, str], None] = lambda namespace, name: None
+        self._of: dict[str, dict[Child, _Kept]] = {}
+        """By the service's UID."""
+        self._places: dict[str, _Place] = {}
+        """By the object's own."""
+
+    async def follow(
+        self, wake: Callable[[str, str], None], namespaces: Sequence[str] = ()
+    ) -> None:
+        """Runs for ever; ``wake`` is told each service of which something has to be applied again.
+        Without ``namespaces`` those of all are followed."""
+        self._wake = wake
+        async with asyncio.TaskGroup() as tasks:
+            for api_version, kind, label in WATCHED:
+                for namespace in namespaces or ("",):
+                    what = Watched(
+                        api_version, kind, namespace, f"{label}={MANAGED_BY}", metadata_only=True
+                    )
+                    view = _Part(self, api_version, kind, namespace)
+                    tasks.create_task(follow(self._kube, what, view, asyncio.Event()))
+
+    async def apply(
+        self, service: SLMService, wanted: Iterable[Object], also_unchanged: bool
+    ) -> None:
+        """Applies each where it is not as it was applied, or ``also_unchanged``. What somebody set
+        in the service's own object is overwritten; an object of that name that is not its own is a
+        conflict. Raises KubeError."""
+        of = self._of.setdefault(service.uid, {})
+        for obj in wanted:
+            child = obj["apiVersion"], obj["kind"], obj["metadata"]["name"]
+            kept = of.setdefault(child, _Kept())
+            mark = hashlib.sha256(repr(obj).encode()).hexdigest()
+            if kept.mark == mark and not also_unchanged:
+                continue
+            if kept.shown == GONE:
+                kept.shown = None
+            # Before it is answered: what is seen meanwhile takes it away again.
+            kept.mark = mark
+            try:
+                answer = (await self._kube.apply(obj, force=bool(kept.shown)))["metadata"]
+            except BaseException:
+                kept.mark = ""
+                raise
+            owner = _controller(answer)
+            if owner is None or owner["uid"] != service.uid:
+                continue
+            place = _Place(service.uid, service.namespace, service.name, child)
+            self._places[answer["uid"]] = place
+            kept.uid, before, kept.applied = answer["uid"], kept.applied, _state(answer)
+            if kept.applied != before:
+                self._look_soon(place, kept)
+
+    async def remove(self, service_uid: str, namespace: str) -> bool:
+        """Deletes what is known to be the service's own. False when there was none. Raises
+        KubeError."""
+        own = [(c, k.uid) for c, k in self._of.get(service_uid, {}).items() if k.uid]
+        for (version, kind, name), uid in own:
+            await self._kube.delete(version, kind, name, namespace, uid=uid)
+        return bool(own)
+
+    def forget(self, service_uid: str) -> None:
+        """All that is known of the service's objects. They stay as they are."""
+        for kept in self._of.pop(service_uid, {}).values():
+            self._places.pop(kept.uid, None)
+
+    def see(self, child: Child, obj: Object) -> None:
+        """The object is there, newly or in another state."""
+        metadata = obj["metadata"]
+        owner, uid = _controller(metadata), metadata["uid"]
+        if owner is None or owner["kind"] != KIND:
+            self.miss(uid)
+            return
+        place = _Place(owner["uid"], metadata["namespace"], owner["name"], child)
+        self._places[uid] = place
+        kept = self._of.setdefault(place.service_uid, {}).setdefault(child, _Kept())
+        kept.uid, kept.shown = uid, _state(metadata)
+        self._look_soon(place, kept)
+
+    def miss(self, uid: str) -> None:
+        """The object is gone, or no service's any more."""
+        place = self._places.pop(uid, None)
+        if place is None:
+            return
+        of = self._of.get(place.service_uid, {})
+        kept = of.get(place.child)
+        if kept is None or kept.uid != uid:
+            return
+        kept.uid, kept.shown = "", GONE
+        self._look_soon(place, kept)
+        if kept.applied is None:
+            # Of a service that has ended, or has not begun.
+            del of[place.child]
+            if not of:
+                del self._of[place.service_uid]
+
+    def uids(self, api_version: str, kind: str, namespace: str) -> Set[str]:
+        """Of the objects of one kind in one namespace, or in all."""
+        return {
+            uid
+            for uid, place in self._places.items()
+            if place.child[:2] == (api_version, kind) and namespace in ("", place.namespace)
+        }
+
+    def _look_soon(self, place: _Place, kept: _Kept) -> None:
+        if _differs(kept):
+            asyncio.get_running_loop().call_later(RESTORE_SECONDS, self._look, place, kept)
+
+    def _look(self, place: _Place, kept: _Kept) -> None:
+        if kept.mark and _differs(kept):
+            kept.mark = ""
+            self._wake(place.namespace, place.service)
+
+
+class _Part:
+    """The objects of one kind in one namespace, or in all, which are listed together."""
+
+    def __init__(self, owned: Owned, api_version: str, kind: str, namespace: str) -> None:
+        self._owned = owned
+        self._of = api_version, kind
+        self._namespace = namespace
+        self.remove = owned.miss
+
+    def put(self, obj: Object) -> None:
+        self._owned.see((*self._of, obj["metadata"]["name"]), obj)
+
+    def uids(self) -> Set[str]:
+        return self._owned.uids(*self._of, self._namespace)
+
+
+def _differs(kept: _Kept) -> bool:
+    """Whether the object is shown in another state than it was last applied."""
+    return None not in (kept.applied, kept.shown) and kept.applied != kept.shown
+
+
+def _controller(metadata: Object) -> Object | None:
+    """Whose object it is, by its owner references."""
+    owners = metadata.get("ownerReferences") or ()
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def _state(metadata: Object) -> int:
+    """Changes with what is wanted of the object, and for a kind that counts its generations not
+    with its status, which others write."""
+    version = metadata.get("generation") or metadata.get("resourceVersion")
+    return hash((metadata["uid"], version, *sorted((metadata.get("labels") or {}).items())))

@@ -1,0 +1,339 @@
+"""What goes with the packs is applied where it changed, by whomever, and at rest not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from builders import service
+from slm_operator.cluster import owned as subject
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Object, Page
+from slm_operator.cluster.owned import Owned
+from slm_operator.render.activation import activator_slices
+from slm_operator.render.children import disruption_budget, front_service, token_secret
+
+CHAT = service()
+BUDGET = disruption_budget(CHAT, 2)
+FRONT = front_service(CHAT)
+SLICE = activator_slices(CHAT, "10.0.0.9", 20000, active=True)[0]
+SECRET = token_secret(CHAT, "t" * 32)
+GENERATIONS = ("PodDisruptionBudget", "EndpointSlice")
+
+
+class Server:
+    """Stores objects as an API server does, and shows their metadata when told to."""
+
+    def __init__(self) -> None:
+        self.stored: dict[tuple[str, str], dict[str, Any]] = {}
+        self.applied: list[tuple[str, bool]] = []
+        self.version = 0
+        self.meanwhile: Any = lambda: None
+        """Happens after a write, before its answer."""
+        self.refusal: KubeError | None = None
+
+    async def apply(self, obj: Object, *, force: bool) -> Object:
+        if self.refusal is not None:
+            raise self.refusal
+        self.applied.append((obj["kind"], force))
+        key = obj["kind"], obj["metadata"]["name"]
+        before = self.stored.get(key)
+        if before is None or before["as applied"] != repr(obj):
+            self.write(key, obj["metadata"] | {"uid": self._uid(before)}, repr(obj))
+        answer = {"metadata": dict(self.stored[key]["metadata"])}
+        self.meanwhile()
+        return answer
+
+    def write(self, key: tuple[str, str], metadata: Object, spec: str) -> None:
+        self.version += 1
+        before = self.stored.get(key, {"metadata": {}})["metadata"].get("generation", 0)
+        counted = {"generation": before + 1} if key[0] in GENERATIONS else {}
+        changed = {**metadata, "resourceVersion": str(self.version), **counted}
+        self.stored[key] = {"metadata": changed, "as applied": spec}
+
+    def edit(self, obj: Object, spec: str = "edited", **metadata: Any) -> None:
+        key = obj["kind"], obj["metadata"]["name"]
+        self.write(key, {**self.stored[key]["metadata"], **metadata}, spec)
+
+    def status(self, obj: Object) -> None:
+        """Its status changes, which is no new generation."""
+        self.version += 1
+        found = self.stored[obj["kind"], obj["metadata"]["name"]]["metadata"]
+        found["resourceVersion"] = str(self.version)
+
+    def delete(self, obj: Object) -> str:
+        uid: str = self.stored.pop((obj["kind"], obj["metadata"]["name"]))["metadata"]["uid"]
+        return uid
+
+    def _uid(self, before: Object | None) -> str:
+        return f"uid-{self.version}" if before is None else str(before["metadata"]["uid"])
+
+
+class World:
+    def __init__(self) -> None:
+        self.server = Server()
+        self.owned = Owned(self.server)  # type: ignore[arg-type]
+        self.woken: list[str] = []
+        self.owned._wake = lambda namespace, name: self.woken.append(f"{namespace}/{name}")
+
+    async def apply(self, *wanted: Object, also_unchanged: bool = False) -> list[tuple[str, bool]]:
+        """What was applied in a pass, and whether by force."""
+        self.server.applied.clear()
+        await self.owned.apply(CHAT, wanted, also_unchanged)
+        return list(self.server.applied)
+
+    def show(self, obj: Object) -> None:
+        """As it is stored now."""
+        name = obj["metadata"]["name"]
+        stored = self.server.stored[obj["kind"], name]
+        child = obj["apiVersion"], obj["kind"], name
+        self.owned.see(child, {"metadata": dict(stored["metadata"])})
+
+    async def woken_now(self) -> list[str]:
+        await asyncio.sleep(0.01)
+        woken, self.woken = self.woken, []
+        return woken
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "RESTORE_SECONDS", 0.0)
+
+
+@pytest.fixture
+async def world() -> World:
+    """With a budget, a Service and a slice that were applied and shown."""
+    made = World()
+    assert len(await made.apply(BUDGET, FRONT, SLICE)) == 3
+    for obj in (BUDGET, FRONT, SLICE):
+        made.show(obj)
+    assert await made.woken_now() == []
+    return made
+
+
+async def test_at_rest_nothing_is_written(world: World) -> None:
+    assert await world.apply(BUDGET, FRONT, SLICE) == []
+    assert len(await world.apply(BUDGET, FRONT, SLICE, also_unchanged=True)) == 3
+    assert await world.woken_now() == []
+
+
+@pytest.mark.parametrize("obj", [BUDGET, FRONT, SLICE])
+async def test_what_somebody_deleted_is_made_again_alone_and_once(
+    world: World, obj: Object
+) -> None:
+    world.owned.miss(world.server.delete(obj))
+    assert await world.woken_now() == ["default/chat"]
+    assert await world.apply(BUDGET, FRONT, SLICE) == [(obj["kind"], False)]
+    world.show(obj)
+    assert await world.woken_now() == []
+    assert await world.apply(BUDGET, FRONT, SLICE) == []
+
+
+@pytest.mark.parametrize("obj", [BUDGET, FRONT, SLICE])
+async def test_what_somebody_edited_is_written_over_alone_and_once(
+    world: World, obj: Object
+) -> None:
+    world.server.edit(obj)
+    world.show(obj)
+    assert await world.woken_now() == ["default/chat"]
+    assert await world.apply(BUDGET, FRONT, SLICE) == [(obj["kind"], True)]
+    world.show(obj)
+    assert await world.woken_now() == []
+    assert await world.apply(BUDGET, FRONT, SLICE) == []
+
+
+async def test_another_label_of_a_slice_is_noticed_though_it_is_no_new_generation(
+    world: World,
+) -> None:
+    stored = world.server.stored["EndpointSlice", SLICE["metadata"]["name"]]["metadata"]
+    stored["labels"] = stored["labels"] | {"kubernetes.io/service-name": "another"}
+    world.show(SLICE)
+    assert await world.woken_now() == ["default/chat"]
+
+
+async def test_a_status_that_others_write_is_no_change(world: World) -> None:
+    world.server.status(BUDGET)
+    world.show(BUDGET)
+    assert await world.woken_now() == []
+    assert await world.apply(BUDGET, FRONT, SLICE) == []
+
+
+async def test_an_edit_of_what_is_not_the_operators_costs_one_write(world: World) -> None:
+    world.server.edit(FRONT, repr(FRONT))
+    world.show(FRONT)
+    assert await world.woken_now() == ["default/chat"]
+    assert await world.apply(BUDGET, FRONT, SLICE) == [("Service", True)]
+    assert await world.woken_now() == []
+
+
+async def test_its_own_write_wakes_nobody_whenever_it_is_shown(world: World) -> None:
+    more = disruption_budget(CHAT, 3)
+    world.server.meanwhile = lambda: world.show(more)
+    await world.apply(more, FRONT, SLICE)
+    world.server.meanwhile = lambda: None
+    assert await world.woken_now() == []
+    await world.apply(disruption_budget(CHAT, 4), FRONT, SLICE)
+    world.show(BUDGET)
+    assert await world.woken_now() == []
+
+
+async def test_an_edit_that_is_seen_before_the_answer_to_a_write_is_not_lost(world: World) -> None:
+    more = disruption_budget(CHAT, 3)
+
+    def edited() -> None:
+        world.server.edit(more)
+        world.show(more)
+
+    world.server.meanwhile = edited
+    await world.apply(more, FRONT, SLICE)
+    world.server.meanwhile = lambda: None
+    assert await world.woken_now() == ["default/chat"]
+    assert await world.apply(more, FRONT, SLICE) == [("PodDisruptionBudget", True)]
+
+
+async def test_a_deletion_that_is_seen_before_the_answer_to_a_write_is_not_lost(
+    world: World,
+) -> None:
+    more = disruption_budget(CHAT, 3)
+    world.server.meanwhile = lambda: world.owned.miss(world.server.delete(more))
+    await world.apply(more, FRONT, SLICE)
+    world.server.meanwhile = lambda: None
+    assert await world.woken_now() == ["default/chat"]
+    assert await world.apply(more, FRONT, SLICE) == [("PodDisruptionBudget", False)]
+
+
+async def test_a_watch_that_shows_nothing_costs_nothing() -> None:
+    world = World()
+    await world.apply(BUDGET, FRONT)
+    for _ in range(3):
+        assert await world.woken_now() == []
+        assert await world.apply(BUDGET, FRONT) == []
+
+
+async def test_a_watch_that_lags_costs_one_write(world: World) -> None:
+    old = {"metadata": dict(world.server.stored["Service", "chat"]["metadata"])}
+    world.server.edit(FRONT)
+    world.show(FRONT)
+    await world.woken_now()
+    assert await world.apply(FRONT) == [("Service", True)]
+    world.owned.see(("v1", "Service", "chat"), old)
+    await world.woken_now()
+    assert await world.apply(FRONT) == [("Service", True)]
+    assert await world.woken_now() == []
+    assert await world.apply(FRONT) == []
+
+
+async def test_what_failed_is_tried_again(world: World) -> None:
+    more = disruption_budget(CHAT, 3)
+    world.server.refusal = KubeError(403, "Forbidden", "not allowed")
+    with pytest.raises(KubeError):
+        await world.apply(more)
+    world.server.refusal = None
+    assert await world.apply(more) == [("PodDisruptionBudget", True)]
+
+
+async def test_an_object_that_was_taken_from_its_service_is_not_written_over_by_force(
+    world: World,
+) -> None:
+    world.server.edit(FRONT, ownerReferences=[])
+    world.show(FRONT)
+    assert await world.woken_now() == ["default/chat"]
+    assert await world.apply(BUDGET, FRONT, SLICE) == [("Service", False)]
+
+
+async def test_an_operator_that_starts_again_knows_what_is_its_services_own(world: World) -> None:
+    again = World()
+    again.server = world.server
+    again.owned._kube = world.server  # type: ignore[assignment]
+    world.server.edit(FRONT)
+    again.show(FRONT)
+    assert await again.woken_now() == []
+    assert await again.apply(FRONT) == [("Service", True)]
+    again.show(FRONT)
+    assert await again.woken_now() == []
+
+
+async def test_an_object_of_another_owner_is_nobodys() -> None:
+    world = World()
+    owner = {"kind": "Service", "name": "chat", "uid": "u1", "controller": True}
+    for owners in ([owner], [owner | {"kind": "SLMService", "controller": False}], None):
+        obj = FRONT | {"metadata": {**FRONT["metadata"], "uid": "x", "ownerReferences": owners}}
+        world.owned.see(("v1", "Service", "chat"), obj)
+    world.owned.miss("x")
+    assert await world.woken_now() == []
+    assert (world.owned._of, world.owned._places) == ({}, {})
+
+
+async def test_nothing_is_kept_of_a_service_that_is_forgotten(world: World) -> None:
+    await world.apply(BUDGET, FRONT, SLICE, SECRET)
+    world.owned.forget(CHAT.uid)
+    assert (world.owned._of, world.owned._places) == ({}, {})
+    for obj in (BUDGET, FRONT, SLICE):
+        world.show(obj)  # such as that it is being deleted
+        world.owned.miss(world.server.delete(obj))
+    assert (world.owned._of, world.owned._places) == ({}, {})
+    assert await world.woken_now() == []
+
+
+class Watching:
+    """Lists nothing, and watches for ever."""
+
+    def __init__(self, listed: list[Object]) -> None:
+        self.listed = listed
+        self.asked: list[tuple[str, ...]] = []
+        self.idle = asyncio.Semaphore(0)
+
+    async def pages(
+        self, api: str, kind: str, namespace: str, *, labels: str, metadata_only: bool
+    ) -> AsyncIterator[Page]:
+        assert metadata_only
+        self.asked.append((api, kind, namespace, labels))
+        yield Page([obj for obj in self.listed if obj["kind"] == kind], "5")
+
+    async def version(self, api: str, kind: str, namespace: str) -> int:
+        return 5
+
+    async def watch(
+        self,
+        api: str,
+        kind: str,
+        namespace: str,
+        *,
+        labels: str,
+        since: str,
+        metadata_only: bool,
+    ) -> AsyncIterator[tuple[str, Object]]:
+        assert metadata_only
+        self.idle.release()
+        await asyncio.Event().wait()
+        yield "", {}
+
+
+async def test_the_metadata_of_all_but_secrets_is_watched_and_a_list_tells_what_is_gone(
+    world: World,
+) -> None:
+    stored = world.server.stored["Service", "chat"]["metadata"]
+    kube = Watching([{"kind": "Service", "metadata": stored}])
+    world.owned._kube = kube  # type: ignore[assignment]
+    wake = world.owned._wake
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(world.owned.follow(wake, ("default", "other")))
+        async with asyncio.timeout(5):
+            for _ in range(6):
+                await kube.idle.acquire()
+        following.cancel()
+    ours, slices = "managed-by=slm-operator", "endpointslice.kubernetes.io/managed-by=slm-operator"
+    assert sorted(kube.asked) == [
+        (api, kind, namespace, label)
+        for api, kind, label in (
+            ("discovery.k8s.io/v1", "EndpointSlice", slices),
+            ("policy/v1", "PodDisruptionBudget", f"app.kubernetes.io/{ours}"),
+            ("v1", "Service", f"app.kubernetes.io/{ours}"),
+        )
+        for namespace in ("default", "other")
+    ]
+    # The budget and the slice are gone; the Service is there, and was not another namespace's.
+    assert await world.woken_now() == ["default/chat"] * 2
