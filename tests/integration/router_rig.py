@@ -54,15 +54,16 @@ def new_router(
 
 @asynccontextmanager
 async def four_engines(
-    run_dir: Path, timeouts: ClientTimeouts = DEFAULT_TIMEOUTS
+    run_dir: Path, timeouts: ClientTimeouts = DEFAULT_TIMEOUTS, *, keep_connections: bool = True
 ) -> AsyncIterator[Rig]:
-    """The router knows every engine, each with a batch of four; none is admitted."""
+    """The router knows every engine, each with a batch of four; none is admitted.
+    ``keep_connections``: whether the client does, which may send on one that is just closed."""
     port = free_port()
     router = new_router(run_dir, port, timeouts=timeouts)
     engines = [FakeEngine(f"r{index}") for index in range(4)]
     for engine in engines:
         await engine.start()
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, force_close=not keep_connections)
     async with aiohttp.ClientSession(connector=connector) as session:
         await router.start()
         for index, engine in enumerate(engines):

@@ -279,6 +279,10 @@ async def test_a_killed_agent_leaves_no_process(pack: AgentProcess) -> None:
 async def test_without_haproxy_the_pack_says_so_and_heals(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
+    # Without it HAProxy would outlive the agent when the test ends.
+    setpriv = shutil.which("setpriv")
+    assert setpriv is not None
+    (programs / "setpriv").symlink_to(setpriv)
     async with agent(tmp_path, env={"PATH": str(programs)}) as pack:
         state = await pack.until("a problem", lambda state: state.problem)
         assert state.problem is not None and state.problem.reason == "RouterUnavailable"

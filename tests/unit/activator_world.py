@@ -74,6 +74,38 @@ class FakePack:
             await runner.cleanup()
 
 
+@dataclass
+class SlowPack:
+    """A router that takes nothing of a body until ``takes`` is set, answers none until ``go_on``
+    is, and keeps nothing."""
+
+    port: int
+    takes: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            await self.takes.wait()
+            left = int(head.split("content-length:")[1].split()[0])
+            while left > 0:
+                left -= len(await reader.read(1 << 16))
+            await self.go_on.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self.answer, HOST, self.port)
+        try:
+            yield
+        finally:
+            self.takes.set()
+            self.go_on.set()
+            server.close()
+            await server.wait_closed()
+
+
 class Surroundings:
     """An activator, its operator, and a service whose pack may run."""
 
@@ -110,6 +142,12 @@ class Surroundings:
     async def waiting(self, count: int) -> None:
         async with asyncio.timeout(SOON):
             while (await self.held()).doors[0].waiting != count:
+                await asyncio.sleep(0.01)
+
+    async def bodies(self, size: int) -> None:
+        """Until so much of bodies is in the memory."""
+        async with asyncio.timeout(SOON):
+            while (await self.held()).doors[0].waiting_bytes != size:
                 await asyncio.sleep(0.01)
 
     async def ask(

@@ -84,6 +84,10 @@ class FakeAgent:
     plan: Plan | None = None
     refusal: PlanRefusedError | None = None
     accepted: list[Plan] = field(default_factory=list)
+    attended: int = 0
+
+    def attend(self) -> None:
+        self.attended += 1
 
     def state(self) -> PackState:
         return pack_state(self.plan)

@@ -63,6 +63,18 @@ def test_an_operator_restarted_in_mid_search_goes_on_from_the_status() -> None:
     assert len(world.probed) == len(set(world.probed)) + 1
 
 
+def test_a_load_that_the_agent_ended_for_want_of_an_operator_is_planned_anew() -> None:
+    world = World(service())
+    world.run(8)
+    measured = world.plan
+    assert measured is not None and measured.load is not None
+    world.plan = measured.model_copy(update={"load": None})
+    world.settled_since = world.seconds
+    world.tick()
+    assert world.plan == measured.model_copy(update={"generation": measured.generation + 1})
+    assert condition(world.run(120), "Calibrated")[:2] == ("True", "KneeFound")
+
+
 def test_a_changed_model_drops_the_points_and_searches_anew() -> None:
     world = World(service())
     measured = len(world.run(60).status.frontier)

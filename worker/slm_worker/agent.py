@@ -11,6 +11,7 @@ from typing import Protocol
 
 from slm_worker.bringup import BringUp
 from slm_worker.ending import drain
+from slm_worker.loading import UNATTENDED_MESSAGE, UNATTENDED_SECONDS
 from slm_worker.planning.footprint import ModelError
 from slm_worker.planning.packing import LayoutError
 from slm_worker.problems import ProblemLog
@@ -91,6 +92,8 @@ class Agent:
         self._sized: tuple[Layout, Target] | None = None
         self._settled_since_seconds: float | None = None
         self._ticked_at_seconds = clock()
+        self._attended_at_seconds = clock()
+        self._load_message = ""
         self._ending = False
         self._fleet: Fleet | None = None
         self._sampler: Sampler | None = None
@@ -99,6 +102,10 @@ class Agent:
         self._layout_trouble = ProblemLog(clock)
 
     # What the API asks.
+
+    def attend(self) -> None:
+        """An operator asks something, so it is there."""
+        self._attended_at_seconds = self._clock()
 
     def accept(self, plan: Plan) -> None:
         """Raises PlanRefusedError."""
@@ -117,6 +124,7 @@ class Agent:
         self._refuse_what_does_not_fit(plan)
         log.info("plan %s", plan.model_dump_json())
         self._plan = plan
+        self._load_message = ""
         self._settled_since_seconds = None
         self._wake.set()
 
@@ -153,6 +161,7 @@ class Agent:
             router_queue=sampler.router_queue if sampler else 0,
             router=self._bring_up.router.state,
             load=self._load.state,
+            load_message=self._load_message,
             counters=sampler.counters if sampler else None,
             problem=self._problem(),
         )
@@ -214,6 +223,7 @@ class Agent:
         ending = asyncio.create_task(end.wait())
         try:
             while not end.is_set():
+                await self._end_unattended_load()
                 await self._guarded_pass()
                 await self._until_woken(ending)
             await self._linger()
@@ -228,6 +238,20 @@ class Agent:
             {waking, *others}, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED
         )
         waking.cancel()
+
+    async def _end_unattended_load(self) -> None:
+        """Whatever hinders a pass. The plan loses it, so that an operator that comes back sees
+        that it has to plan anew."""
+        plan = self._plan
+        unattended_seconds = self._clock() - self._attended_at_seconds
+        if plan is None or plan.load is None or unattended_seconds < UNATTENDED_SECONDS:
+            return
+        log.warning("%s", UNATTENDED_MESSAGE)
+        self._load_message = UNATTENDED_MESSAGE
+        self._plan = plan.model_copy(update={"load": None})
+        # A window that began under the load does not go on without it.
+        self._settled_since_seconds = None
+        await self._load.match(None, 1, 1)
 
     async def _linger(self) -> None:
         """Serves on without being ready, so that no new requests come when it is over."""

@@ -9,6 +9,15 @@ from slm_worker.load import saturating_concurrency
 from slm_worker.routing.limits import max_in_flight
 from slm_worker.wire import Load, LoadState
 
+UNATTENDED_SECONDS = 60.0
+"""Whoever measures under the load asks every second. Longest without a question are an operator
+that cannot write what it found (15 s, and 15 s more until a request is given up), and the time
+until another leads (15 s). Without the API server nobody leads, and nobody measures."""
+UNATTENDED_MESSAGE = (
+    f"the load was ended, since no operator asked for {UNATTENDED_SECONDS:g} s; "
+    "the next plan with a load starts one"
+)
+
 
 class LoadGenerator(Protocol):
     """Sends one kind of request; see :class:`slm_worker.load.SaturatingLoad`."""

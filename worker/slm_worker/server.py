@@ -28,6 +28,9 @@ class PackAgent(Protocol):
     def alive(self) -> bool: ...
     @property
     def not_ready(self) -> str | None: ...
+    def attend(self) -> None:
+        """Whoever asks has the token."""
+
     def state(self) -> PackState: ...
     def accept(self, plan: Plan) -> None:
         """Raises PlanRefusedError."""
@@ -35,7 +38,8 @@ class PackAgent(Protocol):
 
 def make_app(agent: PackAgent, token: Callable[[], str]) -> web.Application:
     """Everything but health and metrics needs as bearer what ``token`` gives then."""
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_bearer(token), _as_error])
+    admit = _bearer(token, agent)
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[admit, _as_error])
     api = _Api(agent)
     app.router.add_get("/v1/pack", api.get_pack)
     app.router.add_put("/v1/pack/plan", api.put_plan)
@@ -54,13 +58,14 @@ def _refusal(status: int, error: ApiError, **headers: str) -> web.Response:
     )
 
 
-def _bearer(token: Callable[[], str]) -> Middleware:
+def _bearer(token: Callable[[], str], agent: PackAgent) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in PUBLIC_PATHS:
             return await handler(request)
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if hmac.compare_digest(given, f"Bearer {token()}".encode()):
+            agent.attend()
             return await handler(request)
         return _refusal(
             401,

@@ -179,7 +179,8 @@ class Layout(Command):
 
 
 class Load(Command):
-    """A saturating load that the agent sends through its own router while it is wanted."""
+    """A saturating load that the agent sends through its own router while it is wanted, and for a
+    minute at the most after the last request of an operator to the agent."""
 
     prompt_tokens: Annotated[int, Field(ge=1, le=131_072)]
     output_tokens: Annotated[int, Field(ge=1, le=131_072)]
@@ -475,6 +476,8 @@ class PackState(Report):
     """Requests that wait at the router."""
     router: RouterState = RouterState()
     load: LoadState
+    load_message: str = ""
+    """Why the agent took the load out of the plan; empty again with the next plan."""
     counters: Counters | None
     """None until the first sample."""
     problem: Problem | None

@@ -1,7 +1,8 @@
 """One port of the activator: holds a service's requests while it has no pack, and passes them on.
 
-A request is kept until it was sent; then it counts as passing. Only what reached no pack is sent
-again: a pack that took no connection has seen nothing of it.
+A request waits until a pack is ready; then it counts as passing. Its body is kept until the pack
+has taken it. Only what reached no pack is sent again: a pack that took no connection has seen
+nothing of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from slm_operator.activator import answers
+from slm_operator.activator.body import Body
 from slm_operator.activator.metrics import ActivatorMetrics, Owner, Refusal
 from slm_operator.activator.room import Room
 from slm_operator.activator.wire import Door, Route
@@ -52,7 +54,7 @@ class Limits:
 
     requests: int = 1000
     bytes: int = 64 * 1024 * 1024
-    """Of their bodies."""
+    """Of their bodies, and of those that a pack is taking."""
     seconds: float = 300.0
     """A pack starts in seconds to minutes, an image or a model that has to be fetched included."""
 
@@ -132,18 +134,20 @@ class Gatekeeper:
             return self._refused(owner, "NoPack", answers.no_pack())
         if not self._room.enter(length):
             return self._refused(owner, "Full", answers.full())
-        return await self._hold(request, owner, length)
+        body = Body(length, self._room)
+        try:
+            return await self._hold(request, owner, body)
+        finally:
+            body.drop()
 
-    async def _hold(self, request: web.Request, owner: Owner, length: int) -> web.StreamResponse:
-        """``length``: of the body, for which there is room already."""
+    async def _hold(self, request: web.Request, owner: Owner, body: Body) -> web.StreamResponse:
         clock = asyncio.get_running_loop().time
         began_at = clock()
         ends_at = began_at + self._limits.seconds
-        body = None
         while True:
             try:
                 async with asyncio.timeout_at(ends_at):
-                    body = await request.read() if body is None else body
+                    await body.read(request)
                     address = await self._address(owner)
             except TimeoutError:
                 return self._refused(owner, "NoPack", answers.no_pack())
@@ -151,7 +155,7 @@ class Gatekeeper:
                 self._metrics.left(owner)
                 raise
             finally:
-                self._room.leave(length)
+                self._room.wait_no_longer()
             if address is None:
                 return self._refused(owner, "NoPack", answers.no_pack())
             self._passing += 1
@@ -162,14 +166,14 @@ class Gatekeeper:
                 log.warning("%s/%s: no connection to %s: %s", *owner, address, error)
             finally:
                 self._passing -= 1
-            self._room.enter_again(length)
+            self._room.wait_again()
             try:
                 async with asyncio.timeout(RETRY_SECONDS):
                     await self._changed.wait()
             except TimeoutError:
                 pass
             except asyncio.CancelledError:
-                self._room.leave(length)
+                self._room.wait_no_longer()
                 self._metrics.left(owner)
                 raise
 
@@ -188,7 +192,7 @@ class Gatekeeper:
     async def _pass_on(
         self,
         request: web.Request,
-        body: bytes,
+        body: Body,
         address: str,
         owner: Owner,
         waited_seconds: float,
@@ -201,7 +205,7 @@ class Gatekeeper:
                 request.method,
                 f"http://{host}:{self._router_port}{request.raw_path}",
                 headers=_end_to_end(request.headers),
-                data=body or None,
+                data=body.sending(),
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
                 allow_redirects=False,
             ) as upstream:

@@ -37,10 +37,13 @@ def start(
         int, typer.Option(min=1, help="Requests of one service that may wait.")
     ] = LIMITS.requests,
     max_mebibytes: Annotated[
-        int, typer.Option(min=1, help="Of the bodies of one service's requests that wait.")
+        int,
+        typer.Option(
+            min=1, help="Of the bodies of one service's requests that wait or are being sent."
+        ),
     ] = LIMITS.bytes // MEBIBYTE,
     total_mebibytes: Annotated[
-        int, typer.Option(min=1, help="Of the bodies of all requests that wait.")
+        int, typer.Option(min=1, help="Of the bodies of all requests that wait or are being sent.")
     ] = Settings.total_bytes // MEBIBYTE,
     max_seconds: Annotated[
         float, typer.Option(min=1, help="Longest that a request waits for a pack.")

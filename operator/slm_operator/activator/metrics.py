@@ -23,7 +23,11 @@ _WAIT_BUCKETS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 """To the longest that a request may wait by default."""
 _GAUGES: tuple[tuple[str, str, Callable[[Door], int]], ...] = (
     ("requests_waiting", "Requests that are held.", lambda door: door.waiting),
-    ("waiting_bytes", "Bodies of those that are held.", lambda door: door.waiting_bytes),
+    (
+        "waiting_bytes",
+        "Bodies of those that are held or that a pack is taking.",
+        lambda door: door.waiting_bytes,
+    ),
     ("requests_passing", "Requests that a pack is answering.", lambda door: door.passing),
 )
 

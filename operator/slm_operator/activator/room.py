@@ -1,4 +1,4 @@
-"""PURE: how many requests may wait, and how large they may be together."""
+"""PURE: how many requests may wait, and how large bodies may be together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass
 class Room:
-    """Counts what waits. One room may be a part of another, in which all of them have to fit."""
+    """Counts what waits, and the bodies that are in the memory, which are also those of requests
+    that a pack is taking. One room may be a part of another, in which all of them have to fit."""
 
     max_requests: int | None
     """None: no limit of its own."""
@@ -18,24 +19,32 @@ class Room:
     bytes: int = 0
 
     def enter(self, body_bytes: int) -> bool:
-        """Whether a request with such a body may wait; it is counted when it may."""
+        """Whether a request with such a body may wait; both are counted when it may."""
         if not self._fits(body_bytes):
             return False
-        self.enter_again(body_bytes)
+        self.wait_again()
+        self._add(body_bytes)
         return True
 
-    def enter_again(self, body_bytes: int) -> None:
-        """For one that was let in before: it is not refused any more."""
+    def wait_again(self) -> None:
+        """One that was let in before, and whose body is still here: it is not refused any more."""
         self.requests += 1
+        if self.part_of is not None:
+            self.part_of.wait_again()
+
+    def wait_no_longer(self) -> None:
+        self.requests -= 1
+        if self.part_of is not None:
+            self.part_of.wait_no_longer()
+
+    def drop(self, body_bytes: int) -> None:
+        """The body is no longer in the memory."""
+        self._add(-body_bytes)
+
+    def _add(self, body_bytes: int) -> None:
         self.bytes += body_bytes
         if self.part_of is not None:
-            self.part_of.enter_again(body_bytes)
-
-    def leave(self, body_bytes: int) -> None:
-        self.requests -= 1
-        self.bytes -= body_bytes
-        if self.part_of is not None:
-            self.part_of.leave(body_bytes)
+            self.part_of._add(body_bytes)
 
     def _fits(self, body_bytes: int) -> bool:
         few = self.max_requests is None or self.requests < self.max_requests

@@ -45,7 +45,8 @@ class Settings:
     control_port: int = CONTROL_PORT
     limits: Limits = field(default_factory=Limits)
     total_bytes: int = 256 * 1024 * 1024
-    """Of the bodies of all requests that wait, whatever service they are for."""
+    """Of the bodies of all requests that wait or that a pack is taking, whatever service they are
+    for."""
     router_port: int = ROUTER_PORT
 
 
@@ -89,7 +90,12 @@ class Activator:
 
     async def _serve(self, app: web.Application, port: int) -> web.AppRunner:
         runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=FINISH_SECONDS
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=FINISH_SECONDS,
+            # A body would be larger than it counts, and another one than its headers say.
+            auto_decompress=False,
         )
         await runner.setup()
         try:

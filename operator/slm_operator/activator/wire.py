@@ -42,7 +42,7 @@ class Door(Wire):
     passing: int
     """Requests that were sent to a pack and are not answered to their end."""
     waiting_bytes: int
-    """Of the bodies of those that are held."""
+    """Of the bodies of those that are held, or that a pack is taking."""
 
 
 class Held(Wire):
