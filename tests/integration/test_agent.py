@@ -82,7 +82,10 @@ async def test_a_pack_walks_to_its_plan_and_measures_the_load(pack: AgentProcess
         if saturated > 0.99 and rate == pytest.approx(TWO_REPLICAS_TOKENS_PER_SECOND, rel=0.1):
             break
     else:
-        raise AssertionError(f"{rate:.0f} tokens/s, {saturated:.0%} saturated\n{pack.tail()}")
+        raise AssertionError(
+            f"none of {WINDOWS} windows was saturated and served {TWO_REPLICAS_TOKENS_PER_SECOND} "
+            f"tokens/s; the last: {rate:.0f}, {saturated:.0%} saturated\n{pack.tail()}"
+        )
 
     state = await pack.state()
     assert state.counters is not None and state.counters.energy_millijoules

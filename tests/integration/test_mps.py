@@ -295,12 +295,12 @@ async def test_a_daemon_that_dies_is_a_fault_and_started_anew(
 async def test_a_daemon_that_hangs_is_a_fault_until_one_answers(
     tmp_path: Path, standin: MpsStandin
 ) -> None:
-    # Longer than a busy machine takes to start the small programs that a daemon is asked by.
-    timings = MpsTimings(command_seconds=5, look_seconds=0.3, log_seconds=0.1, quit_seconds=1)
+    # Commands have the time that is shipped: a busy machine starts small programs late.
+    timings = MpsTimings(look_seconds=0.3, log_seconds=0.1, quit_seconds=1)
     async with running(tmp_path, timings=timings) as daemon:
         standin.set(hang=True)
         await until(lambda: daemon.status.state == "Faulted")
-        assert "took longer than 5 s" in daemon.status.message
+        assert "took longer than 10 s" in daemon.status.message
         await daemon.recover()
         assert daemon.status.state == "Faulted"
         assert "could not be started anew" in daemon.status.message

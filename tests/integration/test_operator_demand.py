@@ -7,7 +7,16 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from operator_rig import SAMPLE_SECONDS, SIMULATED, NewService, Service, another, counted, until
+from operator_rig import (
+    DECISION_SECONDS,
+    SAMPLE_SECONDS,
+    SIMULATED,
+    NewService,
+    Service,
+    another,
+    counted,
+    until,
+)
 from slm_dev.clients import Clients
 from slm_dev.stack import Stack
 
@@ -50,6 +59,7 @@ async def only(service: Service, pod: str) -> bool:
     return await service.pods() == [pod]
 
 
+@pytest.mark.timeout(6 * DECISION_SECONDS)
 async def test_demand_adds_a_pack_and_its_end_removes_it(
     operator_stack: Stack, new_service: NewService
 ) -> None:

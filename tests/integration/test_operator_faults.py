@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from operator_rig import (
+    DECISION_SECONDS,
     PASSES,
     UNREACHABLE,
     NewService,
@@ -69,6 +70,7 @@ async def test_an_api_server_that_is_away_stops_no_request(
     await steady.serves(2)
 
 
+@pytest.mark.timeout(3 * DECISION_SECONDS)
 async def test_an_api_server_that_is_away_in_mid_search_costs_no_point(
     operator_stack: Stack, new_service: NewService
 ) -> None:
@@ -117,6 +119,7 @@ async def test_a_killed_agent_starts_anew(steady: Service) -> None:
     await until("the node counts the restart", counted)
 
 
+@pytest.mark.timeout(3 * DECISION_SECONDS)
 async def test_an_agent_killed_in_mid_window_spoils_only_that_window(
     new_service: NewService,
 ) -> None:

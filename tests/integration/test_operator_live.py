@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from operator_rig import WAIT_SECONDS, NewService, Service, Users, searching
+from operator_rig import DECISION_SECONDS, WAIT_SECONDS, NewService, Service, Users, searching
 from slm_dev.clients import Clients
 from slm_operator.decide import points
 from slm_operator.pareto.choice import choose
@@ -41,6 +41,7 @@ async def users(service: Service, count: int) -> AsyncIterator[Users]:
         yield Users(*groups)
 
 
+@pytest.mark.timeout(3 * DECISION_SECONDS)
 async def test_users_that_fill_the_pack_find_its_knee_without_a_load_of_the_operators_own(
     new_service: NewService,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from commands import kubectl, slmctl
-from operator_rig import NewService, Service, searching
+from operator_rig import DECISION_SECONDS, NewService, Service, searching
 from search_points import decisions, measured
 from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
@@ -52,6 +52,7 @@ async def begins_at_a_known_knee(
     raise AssertionError(f"rejected {ATTEMPTS} times: {done.status.history[0].message}")
 
 
+@pytest.mark.timeout((ATTEMPTS + 6) * DECISION_SECONDS)
 async def test_a_second_service_begins_at_the_knee_of_the_first_and_gives_way_to_it(
     operator_stack: Stack, new_service: NewService
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from commands import kubectl, slmctl
 from model_folder import write_model
-from operator_rig import NewService, searching
+from operator_rig import DECISION_SECONDS, NewService, searching
 from search_points import decisions, kept, measured
 from slm_dev.stack import Stack
 from slm_operator.decide import points
@@ -25,6 +25,7 @@ NO_FAULT = {"Probed", "KneeFound", "KneeRecommended", "MetricsMissing"}
 """What may be told of a good search; a busy machine misses a sample now and then."""
 
 
+@pytest.mark.timeout(3 * DECISION_SECONDS)
 async def test_the_knee_is_found_and_no_request_is_lost(
     operator_stack: Stack, new_service: NewService
 ) -> None:
@@ -96,6 +97,7 @@ async def test_the_knee_is_found_and_no_request_is_lost(
     assert "Trouble none" in text
 
 
+@pytest.mark.timeout(3 * DECISION_SECONDS)
 async def test_an_operator_killed_in_mid_search_resumes_from_the_status(
     operator_stack: Stack, new_service: NewService
 ) -> None:
@@ -113,6 +115,7 @@ async def test_an_operator_killed_in_mid_search_resumes_from_the_status(
     kept(before, found)
 
 
+@pytest.mark.timeout(3 * DECISION_SECONDS)
 async def test_recommend_reports_the_knee_and_leaves_the_count_alone(
     new_service: NewService,
 ) -> None:
@@ -128,6 +131,7 @@ async def test_recommend_reports_the_knee_and_leaves_the_count_alone(
     assert state.plan is not None and state.plan.layout.replicas == 1
 
 
+@pytest.mark.timeout(4 * DECISION_SECONDS)
 async def test_a_change_of_the_spec_reopens_the_search(
     new_service: NewService, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from operator_rig import SIMULATED, NewService, Service, until
+from operator_rig import DECISION_SECONDS, SIMULATED, NewService, Service, until
 from slm_dev.clients import Clients
 from slm_dev.local_node.addresses import AddressPool
 from slm_dev.program import Program
@@ -78,6 +78,7 @@ def measured(service: SLMService) -> list[tuple[int, int, str]]:
     ]
 
 
+@pytest.mark.timeout(6 * DECISION_SECONDS)
 async def test_requests_at_zero_packs_wait_for_one_and_none_is_lost(
     activator: str, new_service: NewService
 ) -> None:
