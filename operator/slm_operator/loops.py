@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -94,8 +94,9 @@ class Loops:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def uids(self) -> Set[str]:
-        return self._by_uid.keys()
+    def versions(self) -> dict[str, int]:
+        """Of the services as they were last put, by UID."""
+        return {uid: _version(loop.obj) for uid, loop in self._by_uid.items()}
 
     def put(self, obj: dict[str, Any]) -> None:
         """Keeps ``obj``, and takes from it what is not needed."""

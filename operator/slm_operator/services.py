@@ -2,7 +2,8 @@
 
 Kopf only tells what happens: its daemons and change handlers would hold each service by a finalizer
 and write annotations. What it does not tell is that a service went while no watch ran, or with its
-resource definition; so what is there is compared with what is known now and then.
+resource definition; and a watch that an API server took while it started may stay silent. So what
+is there is compared with what is known, now and then and after each outage.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ VERSION_SECONDS = 5.0
 """Between two looks at the version of all that is stored."""
 SETTLE_SECONDS = 5.0
 """After kopf has listed anew, until all that it listed has surely been handed over."""
+COMPARE_SECONDS = 60.0
+"""Between two comparisons of what is there with what is known. For a thousand services one takes
+some 0.1 s."""
+SUSPECT_SECONDS = 10.0
+"""Until it is looked again whether kopf's watch is silent."""
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -52,8 +58,8 @@ async def follow(kube: Kube, loops: Loops, namespaces: Sequence[str] = ()) -> No
     listed, restored = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         looking = (
-            tasks.create_task(_forget(kube, loops, listed, namespaces)),
-            tasks.create_task(_notice_breaks(kube, loops, restored, namespaces)),
+            tasks.create_task(_compare(kube, loops, listed, restored, namespaces)),
+            tasks.create_task(_notice_breaks(kube, loops, listed, restored, namespaces)),
         )
         await _until_served(kube)
         await _watch(loops, listed, restored, namespaces)
@@ -165,12 +171,17 @@ async def _until_any_ends(tasks: Collection[asyncio.Task[Any]]) -> None:
 
 
 async def _notice_breaks(
-    kube: Kube, loops: Loops, restored: asyncio.Event, namespaces: Sequence[str] = ()
+    kube: Kube,
+    loops: Loops,
+    listed: asyncio.Event,
+    restored: asyncio.Event,
+    namespaces: Sequence[str] = (),
 ) -> None:
     """Sets ``restored`` when what is stored was restored from an older copy. Kopf goes on watching
     from the version that it has reached, through any outage, and hears nothing until the store
-    gets there; begun anew, it lists what is there. So too when the resource itself was gone."""
-    newest, gone = 0, False
+    gets there; begun anew, it lists what is there. So too when the resource itself was gone. Sets
+    ``listed`` after each outage."""
+    newest, gone, away = 0, False, False
     while True:
         await asyncio.sleep(VERSION_SECONDS)
         newest = max(newest, loops.newest_version)
@@ -178,8 +189,11 @@ async def _notice_breaks(
             version = await kube.version(API_VERSION, KIND, (*namespaces, "")[0])
             back = gone and await kube.serves(API_VERSION, KIND)
         except KubeError as error:
-            gone = gone or error.status == HTTPStatus.NOT_FOUND
+            gone, away = gone or error.status == HTTPStatus.NOT_FOUND, True
             continue  # whoever needs the API server says so
+        if away:
+            away = False
+            listed.set()
         if version < newest:
             log.warning("what is stored was restored: version %d after %d", version, newest)
             loops.newest_version = 0
@@ -191,38 +205,66 @@ async def _notice_breaks(
         newest = version
 
 
-async def _forget(
-    kube: Kube, loops: Loops, listed: asyncio.Event, namespaces: Sequence[str] = ()
+async def _compare(
+    kube: Kube,
+    loops: Loops,
+    listed: asyncio.Event,
+    restored: asyncio.Event,
+    namespaces: Sequence[str] = (),
 ) -> None:
     """Ends the loops of services that are gone unseen. A loop's end deletes packs, so it takes two
-    answers that agree: what stands between may answer once for an API server that is away."""
+    answers that agree: what stands between may answer once for an API server that is away. Sets
+    ``restored`` where something was there, and not shown, all the while of two such looks."""
+    hidden: set[tuple[str, int]] = set()
     while True:
         try:
-            async with asyncio.timeout(WATCH_SECONDS):
+            async with asyncio.timeout(SUSPECT_SECONDS if hidden else COMPARE_SECONDS):
                 await listed.wait()
         except TimeoutError:
             pass
         listed.clear()
-        gone: set[str] | None = None
-        for _ in range(2):
-            await asyncio.sleep(SETTLE_SECONDS)
-            missing = await _missing(kube, loops, namespaces)
-            gone = missing if gone is None else gone & missing
-            if not gone:
-                break
-        for uid in gone or ():
+        gone, unseen = await _differences(kube, loops, namespaces)
+        for uid in gone:
             loops.remove(uid)
+        silent = hidden & unseen
+        hidden = unseen - silent
+        if silent:
+            log.warning("the watch shows %d changes of services not: it begins anew", len(silent))
+            restored.set()
 
 
-async def _missing(kube: Kube, loops: Loops, namespaces: Sequence[str]) -> set[str]:
-    """Services that have a loop and are not there; none while that cannot be known."""
-    known = set(loops.uids())
+async def _differences(
+    kube: Kube, loops: Loops, namespaces: Sequence[str]
+) -> tuple[set[str], set[tuple[str, int]]]:
+    """Services that have a loop and are not there, and versions that are there and have not come
+    to their loop; those of two looks alike, and none while that cannot be known."""
+    looks: list[tuple[set[str], set[tuple[str, int]]]] = []
+    for _ in range(2):
+        await asyncio.sleep(SETTLE_SECONDS)
+        # Before they are asked for: one that comes meanwhile is not gone.
+        known = loops.versions()
+        there = await _there(kube, namespaces)
+        if there is None:
+            return set(), set()
+        seen = loops.versions()
+        gone = known.keys() - there.keys()
+        unseen = {(uid, at) for uid, at in there.items() if at > seen.get(uid, 0)}
+        if not gone and not unseen:
+            return set(), set()
+        looks.append((gone, unseen))
+    (gone, unseen), (still_gone, still_unseen) = looks
+    return gone & still_gone, unseen & still_unseen
+
+
+async def _there(kube: Kube, namespaces: Sequence[str]) -> dict[str, int] | None:
+    """The versions of all services, by UID; None while they cannot be known."""
+    found: dict[str, int] = {}
     try:
-        for namespace in (namespaces or ("",)) if known else ():
-            known -= await kube.uids(API_VERSION, KIND, namespace)
-        return known
+        for namespace in namespaces or ("",):
+            found |= await kube.versions(API_VERSION, KIND, namespace)
     except KubeError as error:
         if error.status == HTTPStatus.NOT_FOUND:
-            return set(loops.uids())  # the resource itself is gone
-        log.warning("which services are still there is not known: %s", error)
-        return set()
+            return {}  # the resource itself is gone
+        log.warning("which services are there is not known: %s", error)
+        return None
+    return found

@@ -163,7 +163,7 @@ async def test_serving_goes_on_whatever_the_api_server_does_and_the_spec_is_foll
         await write_much(rig.stack.kube)
         await rig.stack.restore(tmp_path / "etcd")
         assert (await service.now()).spec.packs == 1
-        assert forgotten not in await rig.stack.kube.uids("v1", "Pod", "default")
+        assert forgotten not in await rig.stack.kube.versions("v1", "Pod", "default")
         await service.apply(packs=2)
         took["restored"] = await converges(service, 2)
         await users.served(2)

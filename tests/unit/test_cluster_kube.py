@@ -134,7 +134,7 @@ async def test_a_refused_log_is_an_error_with_the_servers_words() -> None:
             [line async for line in kube.log("default", "p", tail_lines=5)]
 
 
-A, C = ({"metadata": {"uid": uid}} for uid in "ac")
+A, C = ({"metadata": {"uid": uid, "resourceVersion": at}} for uid, at in ("a1", "c3"))
 IN_TWO_PARTS = {
     "": {"items": [A], "metadata": {"resourceVersion": "9", "continue": "b"}},
     "b": {"items": [C], "metadata": {"resourceVersion": "9"}},
@@ -163,7 +163,7 @@ async def test_of_metadata_alone_an_empty_list_is_null_and_a_watch_has_a_form_of
 
     async with served(handle) as kube:
         pages = [page async for page in kube.pages("v1", "Service", metadata_only=True)]
-        assert await kube.uids("v1", "Service") == set()
+        assert await kube.versions("v1", "Service") == {}
         watch = kube.watch("v1", "Service", since="9", metadata_only=True)
         assert [event async for event in watch] == [("ADDED", A)]
     assert pages == [Page([], "9")]
@@ -171,7 +171,7 @@ async def test_of_metadata_alone_an_empty_list_is_null_and_a_watch_has_a_form_of
     assert kinds == ["as=PartialObjectMetadataList"] * 2 + ["as=PartialObjectMetadata"]
 
 
-async def test_uids_are_gathered_over_all_pages_without_the_objects() -> None:
+async def test_versions_are_gathered_over_all_pages_without_the_objects() -> None:
     accepted = []
 
     async def handle(request: web.Request) -> web.Response:
@@ -179,7 +179,7 @@ async def test_uids_are_gathered_over_all_pages_without_the_objects() -> None:
         return web.json_response(IN_TWO_PARTS[request.query["continue"]])
 
     async with served(handle) as kube:
-        assert await kube.uids("v1", "Pod") == {"a", "c"}
+        assert await kube.versions("v1", "Pod") == {"a": 1, "c": 3}
     assert all("PartialObjectMetadataList" in accept for accept in accepted)
 
 

@@ -179,7 +179,7 @@ async def test_a_service_that_is_gone_is_ended_and_forgotten(world: World) -> No
     world.loops.put(service())
     await world.settle()
     world.loops.remove("a")
-    assert world.loops.uids() == set()
+    assert world.loops.versions() == {}
     await asyncio.sleep(0.05)
     world.loops.wake("default", "chat")
     await world.settle()
@@ -236,7 +236,7 @@ async def test_a_service_of_the_same_name_begins_when_the_former_has_ended(world
     await asyncio.sleep(0.05)
     assert world.controller.passes == ["a/1", "b/1"]
     assert world.controller.ended == ["a", "a"]
-    assert world.loops.uids() == {"b"}
+    assert world.loops.versions().keys() == {"b"}
 
 
 async def test_closing_stops_a_pass_that_waits_and_ends_no_service(world: World) -> None:

@@ -1,9 +1,9 @@
-"""Services that went while nobody watched are found out."""
+"""Services that went, came or changed while nobody watched are found out."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import kopf
@@ -14,13 +14,13 @@ from slm_operator.cluster.connection import KubeError
 
 
 class Api:
-    """Stands for the API server: answers with the UIDs that are there, or refuses."""
+    """Stands for the API server: answers with what is there, each in version 1, or refuses."""
 
     def __init__(self, *there: str) -> None:
-        self.there = set(there)
+        self.there = dict.fromkeys(there, 1)
         self.refusal: KubeError | None = None
         self.asked = 0
-        self.versions: list[int | KubeError] = []
+        self.newest: list[int | KubeError] = []
         self.served: list[bool | KubeError] = [True]
 
     async def serves(self, api_version: str, kind: str) -> bool:
@@ -30,15 +30,15 @@ class Api:
         return answer
 
     async def version(self, api_version: str, kind: str, namespace: str = "") -> int:
-        answer = self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
+        answer = self.newest.pop(0) if len(self.newest) > 1 else self.newest[0]
         if isinstance(answer, KubeError):
             raise answer
         return answer
 
-    async def uids(self, api_version: str, kind: str, namespace: str = "") -> set[str]:
+    async def versions(self, api_version: str, kind: str, namespace: str = "") -> dict[str, int]:
         self.asked += 1
         if namespace:
-            return {each for each in self.there if each.startswith(f"{namespace}/")}
+            return {uid: at for uid, at in self.there.items() if uid.startswith(f"{namespace}/")}
         if self.refusal is not None:
             raise self.refusal
         return self.there
@@ -46,21 +46,29 @@ class Api:
 
 class Loops:
     def __init__(self, *known: str) -> None:
-        self.known = set(known)
+        self.known = dict.fromkeys(known, 1)
         self.newest_version = 0
 
-    def uids(self) -> Set[str]:
-        return self.known
+    def versions(self) -> dict[str, int]:
+        return dict(self.known)
 
     def remove(self, uid: str) -> None:
-        self.known.remove(uid)
+        del self.known[uid]
 
 
 @asynccontextmanager
-async def forgetting(api: Api, loops: Loops, *namespaces: str) -> AsyncIterator[asyncio.Event]:
+async def comparing(
+    api: Api, loops: Loops, *namespaces: str, restored: asyncio.Event | None = None
+) -> AsyncIterator[asyncio.Event]:
     listed = asyncio.Event()
-    forgetting = subject._forget(api, loops, listed, namespaces)  # type: ignore[arg-type]
-    task = asyncio.create_task(forgetting)
+    comparing = subject._compare(
+        api,  # type: ignore[arg-type]
+        loops,  # type: ignore[arg-type]
+        listed,
+        restored or asyncio.Event(),
+        namespaces,
+    )
+    task = asyncio.create_task(comparing)
     yield listed
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -70,34 +78,35 @@ async def forgetting(api: Api, loops: Loops, *namespaces: str) -> AsyncIterator[
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(subject, "SUSPECT_SECONDS", 0.01)
     monkeypatch.setattr(subject, "VERSION_SECONDS", 0.0)
     monkeypatch.setattr(subject, "SERVED_SECONDS", 0.0)
 
 
 async def test_what_is_gone_after_a_new_list_is_ended_and_what_is_there_stays() -> None:
-    api, loops = Api("a", "new"), Loops("a", "b")
-    async with forgetting(api, loops) as listed:
+    api, loops = Api("a"), Loops("a", "b")
+    async with comparing(api, loops) as listed:
         await asyncio.sleep(0.02)
-        assert loops.known == {"a", "b"}, "nothing was interrupted"
+        assert loops.known.keys() == {"a", "b"}, "nothing was interrupted"
         listed.set()
         await asyncio.sleep(0.02)
-    assert loops.known == {"a"}
+    assert loops.known.keys() == {"a"}
 
 
 async def test_of_several_namespaces_each_is_asked() -> None:
     api, loops = Api("a/1", "b/1"), Loops("a/1", "a/2", "b/1", "b/2")
-    async with forgetting(api, loops, "a", "b") as listed:
+    async with comparing(api, loops, "a", "b") as listed:
         listed.set()
         await asyncio.sleep(0.02)
-    assert loops.known == {"a/1", "b/1"}
+    assert loops.known.keys() == {"a/1", "b/1"}
 
 
 async def test_it_is_looked_at_now_and_then_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(subject, "COMPARE_SECONDS", 0.01)
     loops = Loops("a")
-    async with forgetting(Api(), loops):
+    async with comparing(Api(), loops):
         await asyncio.sleep(0.1)
-    assert loops.known == set()
+    assert loops.known == {}
 
 
 @pytest.mark.parametrize(
@@ -114,35 +123,64 @@ async def test_only_a_resource_that_is_gone_tells_that_all_are(
 ) -> None:
     api, loops = Api(), Loops("a")
     api.refusal = refusal
-    async with forgetting(api, loops) as listed:
+    async with comparing(api, loops) as listed:
         listed.set()
         await asyncio.sleep(0.02)
-    assert loops.known == left
+    assert loops.known.keys() == left
 
 
 async def test_one_answer_alone_ends_nothing() -> None:
     api, loops = Api("a"), Loops("a")
     api.refusal = KubeError(404, "NotFound", "a proxy that knows no better")
 
-    async def uids(api_version: str, kind: str, namespace: str = "") -> set[str]:
+    async def versions(api_version: str, kind: str, namespace: str = "") -> dict[str, int]:
         answer, api.refusal = api.refusal, None
         if answer is not None:
             raise answer
         return api.there
 
-    api.uids = uids  # type: ignore[method-assign]
-    async with forgetting(api, loops) as listed:
+    api.versions = versions  # type: ignore[method-assign]
+    async with comparing(api, loops) as listed:
         listed.set()
         await asyncio.sleep(0.02)
-    assert loops.known == {"a"}
+    assert loops.known.keys() == {"a"}
 
 
-async def test_where_no_service_is_known_nothing_is_asked() -> None:
-    api = Api("a")
-    async with forgetting(api, Loops()) as listed:
+@pytest.mark.parametrize("known", [(), ("a",)], ids=["a new service", "a change"])
+async def test_a_watch_that_stays_silent_begins_anew(known: tuple[str, ...]) -> None:
+    api, loops, restored = Api("a"), Loops(*known), asyncio.Event()
+    api.there["a"] = 2
+    async with comparing(api, loops, restored=restored) as listed:
         listed.set()
-        await asyncio.sleep(0.02)
-    assert api.asked == 0
+        await asyncio.sleep(0.005)
+        assert not restored.is_set(), "what was just listed may be on its way"
+        async with asyncio.timeout(5):
+            await restored.wait()
+
+
+async def test_a_watch_that_shows_one_change_late_goes_on() -> None:
+    api, loops, restored = Api("a"), Loops("a"), asyncio.Event()
+    api.there["a"] = 2
+    async with comparing(api, loops, restored=restored) as listed:
+        listed.set()
+        for version in range(3, 20):
+            await asyncio.sleep(0.004)
+            api.there["a"], loops.known["a"] = version, version - 1
+    assert not restored.is_set()
+
+
+async def test_after_an_outage_it_is_looked_at_once() -> None:
+    api, listed = Api(), asyncio.Event()
+    api.newest = [7, AWAY, AWAY, 8]
+    noticing = asyncio.create_task(
+        subject._notice_breaks(api, Loops(), listed, asyncio.Event())  # type: ignore[arg-type]
+    )
+    async with asyncio.timeout(5):
+        await listed.wait()
+    assert api.newest == [8]
+    noticing.cancel()
+    with suppress(asyncio.CancelledError):
+        await noticing
 
 
 async def test_watching_goes_on_after_a_fault_or_a_restored_store_until_kopf_is_told_to_stop(
@@ -163,7 +201,7 @@ async def test_watching_goes_on_after_a_fault_or_a_restored_store_until_kopf_is_
     monkeypatch.setattr(kopf, "spawn_tasks", spawn)
     monkeypatch.setattr(subject, "RESTART_SECONDS", 0.0)
     api = Api()
-    api.versions = [7]
+    api.newest = [7]
     async with asyncio.timeout(5):
         await subject.follow(api, Loops())  # type: ignore[arg-type]
     assert runs == ["run", "run", "run"]
@@ -190,9 +228,9 @@ async def test_kopf_begins_anew_once_a_resource_that_was_gone_is_served_again(
     served: list[bool | KubeError], begun_anew: bool
 ) -> None:
     api, told = Api(), asyncio.Event()
-    api.versions, api.served = [7, UNKNOWN, 8], served
+    api.newest, api.served = [7, UNKNOWN, 8], served
     noticing = asyncio.create_task(
-        subject._notice_breaks(api, Loops(), told)  # type: ignore[arg-type]
+        subject._notice_breaks(api, Loops(), asyncio.Event(), told)  # type: ignore[arg-type]
     )
     await asyncio.sleep(0.02)
     assert told.is_set() == begun_anew
@@ -216,9 +254,9 @@ async def test_a_version_that_goes_back_tells_that_an_older_copy_was_restored(
     seen: int, versions: list[int | KubeError], restored: bool
 ) -> None:
     api, loops, told = Api(), Loops(), asyncio.Event()
-    api.versions, loops.newest_version = versions, seen
+    api.newest, loops.newest_version = versions, seen
     noticing = asyncio.create_task(
-        subject._notice_breaks(api, loops, told)  # type: ignore[arg-type]
+        subject._notice_breaks(api, loops, asyncio.Event(), told)  # type: ignore[arg-type]
     )
     await asyncio.sleep(0.02)
     assert told.is_set() == restored

@@ -162,13 +162,13 @@ class Kube:
             # Of metadata alone an empty list is null.
             yield Page(answer["items"] or [], answer["metadata"]["resourceVersion"])
 
-    async def uids(self, api_version: str, kind: str, namespace: str = "") -> set[str]:
-        """Of all objects of one namespace, or of all, as they are now; nothing else of them is
-        sent."""
-        request = Request("GET", path(api_version, kind, namespace), accept=METADATA_ONLY)
-        found: set[str] = set()
-        async for answer in self._parts(request):
-            found.update(item["metadata"]["uid"] for item in answer["items"] or ())
+    async def versions(self, api_version: str, kind: str, namespace: str = "") -> dict[str, int]:
+        """Of all objects of one namespace, or of all, as they are now, by UID; only their metadata
+        are sent."""
+        found: dict[str, int] = {}
+        async for page in self.pages(api_version, kind, namespace, metadata_only=True):
+            for item in page.items:
+                found[item["metadata"]["uid"]] = int(item["metadata"]["resourceVersion"])
         return found
 
     async def _parts(self, request: Request) -> AsyncIterator[Object]:
