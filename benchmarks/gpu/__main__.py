@@ -15,7 +15,7 @@ from benchmarks.gpu.lengths import TRACE
 from benchmarks.gpu.models import MODELS
 from benchmarks.gpu.points import DEFAULT_POINTS
 from benchmarks.gpu.summary import write
-from benchmarks.gpu.sweep import Settings, sweep
+from benchmarks.gpu.sweep import NotStartingError, Settings, sweep
 
 WINDOWS = Path("report") / "gpu"
 """Kept between calls: what is there is not measured again."""
@@ -53,7 +53,10 @@ def main() -> None:
     )
     windows = WINDOWS / f"{arguments.model}{'-simulated' if simulated else ''}"
     command = f"python -m benchmarks.gpu --model {arguments.model} --rounds {arguments.rounds}"
-    asyncio.run(sweep(settings, windows, command))
+    try:
+        asyncio.run(sweep(settings, windows, command))
+    except NotStartingError as error:
+        sys.exit(f"error: {error}")
     name = f"gpu_{arguments.model.replace('.', '_').replace('-', '_')}"
     print(write(windows / TRACE, name).choice.sentence)
 

@@ -33,8 +33,8 @@ VERSION_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
 """After kopf has listed anew, until all that it listed has surely been handed over."""
 COMPARE_SECONDS = 60.0
-"""Between two comparisons of what is there with what is known. For a thousand services one takes
-some 0.1 s."""
+"""Between two comparisons of what is there with what is known, for which a part of every service is
+read."""
 SUSPECT_SECONDS = 10.0
 """Until it is looked again whether kopf's watch is silent."""
 

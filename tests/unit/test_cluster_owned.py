@@ -297,14 +297,7 @@ class Watching:
         return 5
 
     async def watch(
-        self,
-        api: str,
-        kind: str,
-        namespace: str,
-        *,
-        labels: str,
-        since: str,
-        metadata_only: bool,
+        self, *_: str, metadata_only: bool, **how: str
     ) -> AsyncIterator[tuple[str, Object]]:
         assert metadata_only
         self.idle.release()

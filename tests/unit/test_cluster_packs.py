@@ -95,27 +95,13 @@ class TwoNamespaces(ScriptedKube):
         super().__init__()
         self._scripts = scripts
 
-    def pages(
-        self, api: str, kind: str, namespace: str, *, labels: str, metadata_only: bool
-    ) -> AsyncIterator[Page]:
-        return self._scripts[namespace].pages(
-            api, kind, namespace, labels=labels, metadata_only=metadata_only
-        )
+    def pages(self, api: str, kind: str, namespace: str, **how: Any) -> AsyncIterator[Page]:
+        return self._scripts[namespace].pages(api, kind, namespace, **how)
 
-    async def watch(
-        self,
-        api: str,
-        kind: str,
-        namespace: str,
-        *,
-        labels: str,
-        since: str,
-        metadata_only: bool = False,
+    def watch(
+        self, api: str, kind: str, namespace: str, **how: Any
     ) -> AsyncIterator[tuple[str, Object]]:
-        async for event in self._scripts[namespace].watch(
-            api, kind, namespace, labels=labels, since=since
-        ):
-            yield event
+        return self._scripts[namespace].watch(api, kind, namespace, **how)
 
 
 def elsewhere(found: dict[str, Any], namespace: str) -> dict[str, Any]:

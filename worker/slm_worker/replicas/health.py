@@ -34,7 +34,8 @@ class ProgressWatch:
         self._last: tuple[int, int, int] | None = None
         self._suspicious = False
         self._failed_probes = 0
-        self._silent_since: tuple[float, float] | None = None
+        self._silent_before: tuple[float, float] | None = None
+        """Time and processor time of the last sample, where that had no answer."""
         self._busy = False
 
     def sampled(
@@ -46,7 +47,7 @@ class ProgressWatch:
             self._suspicious = True
             self._weigh(now_seconds, cpu_seconds)
             return
-        self._silent_since, self._busy = None, False
+        self._silent_before, self._busy = None, False
         work = (sample.output_tokens, sample.prompt_tokens, sample.steps)
         if self._last is not None and work != self._last:
             self._progressed(now_seconds)
@@ -72,8 +73,8 @@ class ProgressWatch:
 
     def _weigh(self, now_seconds: float, cpu_seconds: float | None) -> None:
         """Whether a silent server was at work since the sample before."""
-        before = self._silent_since
-        self._silent_since = None if cpu_seconds is None else (now_seconds, cpu_seconds)
+        before = self._silent_before
+        self._silent_before = None if cpu_seconds is None else (now_seconds, cpu_seconds)
         if before is None or cpu_seconds is None:
             self._busy = False
         elif now_seconds > before[0]:
