@@ -71,6 +71,9 @@ class _Held:
     status: str | None = None
     """Last status written here, in JSON: its objects would be most of what an operator with many
     services keeps. The watch may still show an older one."""
+    template: tuple[int, str] | None = None
+    """Hash of what the packs run, which only another generation changes: making it is a tenth of a
+    pass."""
     refused: Trouble | None = None
     profile: StoredProfile | None = None
     """What was last found for this service to begin its search with."""
@@ -193,7 +196,9 @@ class Controller:
             service = service.model_copy(update={"status": status})
         tokens = self._settings.keys.tokens(service.uid)
         image = self._settings.worker_image
-        template = children.template_hash(service, image)
+        if held.template is None or held.template[0] != service.generation:
+            held.template = service.generation, children.template_hash(service, image)
+        template = held.template[1]
         snapshot = await self._observe(service, held, seen, tokens)
         snapshot = await self._with_profile(snapshot, held, template)
         decision = decide(

@@ -7,26 +7,42 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import Enum
 
 AT_A_TIME = 64
 """Few enough that each has done soon, and twice what a thousand services need that are looked at
 every 15 s where each pass outlasts the patience: fewer would be a bound on them all."""
+ROUTINE_AT_A_TIME = 8
+"""Each of these may do a step of its own between two steps of what has news. One that waits for
+nobody has done within some 20 ms, so this is several times what a thousand services need."""
 PATIENCE_SECONDS = 0.5
 """With a service's own agents, which answer within milliseconds. With a thousand services whose
 agents are all dead, the last one has its first turn after 8 s."""
+ROUTINE_PATIENCE_SECONDS = 0.05
+"""Until one of those few makes room. That is no slow one yet: so long may an answer lie unread when
+there is much to do."""
 LONGEST_SECONDS = 5.0
 """With all else, which is the API server. When the operator starts, each of so many passes waits
 for the writes of the others; were more let in meanwhile, all services' objects would be in the
 memory at once, and it would keep their room."""
 
 
+class Lane(Enum):
+    NEWS = "news"
+    """Something has changed."""
+    ROUTINE = "routine"
+    """It is only looked at again."""
+    SLOW = "slow"
+    """The last look waited for somebody: such wait for each other alone."""
+
+
 @dataclass
 class Turn:
     """One stay inside the gate."""
 
-    lose_patience: Callable[[], None]
+    leave: Callable[[], None]
+    leaves_after_seconds: float
     patience_seconds: float
-    counts: bool = True
     overstayed: bool = False
 
 
@@ -34,46 +50,53 @@ _turn: ContextVar[Turn | None] = ContextVar("_turn", default=None)
 
 
 class Gate:
-    """Admits so many at a time, in the order in which they come. Those who start together, such as
-    all services when the operator does, have each done before the next begins, instead of all
-    waiting for all.
+    """Admits so many at a time in each lane, in the order in which they come. Those who start
+    together, such as all services when the operator does, have each done before the next begins,
+    instead of all waiting for all.
 
-    Whoever stays for longer than the patience no longer counts, and should come by the slow lane
-    from then on, until a turn was quick again: there the slow wait for each other alone.
+    Whoever stays for longer than the patience no longer counts.
     """
 
     def __init__(
         self,
         at_a_time: int = AT_A_TIME,
+        routine_at_a_time: int = ROUTINE_AT_A_TIME,
         patience_seconds: float = PATIENCE_SECONDS,
         longest_seconds: float = LONGEST_SECONDS,
     ) -> None:
-        self._quick, self._slow = asyncio.Semaphore(at_a_time), asyncio.Semaphore(at_a_time)
+        self._lanes = {
+            Lane.NEWS: asyncio.Semaphore(at_a_time),
+            Lane.ROUTINE: asyncio.Semaphore(routine_at_a_time),
+            Lane.SLOW: asyncio.Semaphore(at_a_time),
+        }
         self._patience_seconds, self._longest_seconds = patience_seconds, longest_seconds
         self.waiting = 0
-        """For their turn, in both lanes."""
+        """For their turn, in all lanes."""
 
     @asynccontextmanager
-    async def turn(self, slow: bool = False) -> AsyncIterator[Turn]:
-        """The turn tells, when it is over, whether the next one is by the slow lane."""
-        lane = self._slow if slow else self._quick
+    async def turn(self, by: Lane = Lane.NEWS) -> AsyncIterator[Turn]:
+        """The turn tells, when it is over, whether it was a slow one."""
+        lane, patience_seconds = self._lanes[by], self._patience_seconds
         self.waiting += 1
         try:
             await lane.acquire()
         finally:
             self.waiting -= 1
+        inside = True
 
         def leave() -> None:
-            if turn.counts:
-                turn.counts = False
+            nonlocal inside
+            if inside:
+                inside = False
                 lane.release()
 
-        def lose_patience() -> None:
+        def overstay() -> None:
             turn.overstayed = True
             leave()
 
-        turn = Turn(lose_patience, self._patience_seconds)
-        longest = asyncio.get_running_loop().call_later(self._longest_seconds, lose_patience)
+        soon = ROUTINE_PATIENCE_SECONDS if by is Lane.ROUTINE else patience_seconds
+        turn = Turn(leave, min(soon, patience_seconds), patience_seconds)
+        longest = asyncio.get_running_loop().call_later(self._longest_seconds, overstay)
         before = _turn.set(turn)
         try:
             yield turn
@@ -85,13 +108,17 @@ class Gate:
 
 @contextmanager
 def waiting_for_others() -> Iterator[None]:
-    """What is waited for within it is up to one service alone: its turn loses patience soon."""
+    """What is waited for within it is up to one service alone: its turn makes room soon."""
     turn = _turn.get()
     if turn is None:
         yield
         return
-    soon = asyncio.get_running_loop().call_later(turn.patience_seconds, turn.lose_patience)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    leaving = loop.call_later(turn.leaves_after_seconds, turn.leave)
     try:
         yield
     finally:
-        soon.cancel()
+        leaving.cancel()
+        if loop.time() - began >= turn.patience_seconds:
+            turn.overstayed = True

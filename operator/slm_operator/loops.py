@@ -19,7 +19,7 @@ from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Object
 from slm_operator.cluster.packs import Owner, Packs
 from slm_operator.controller import Controller
-from slm_operator.gate import Gate
+from slm_operator.gate import Gate, Lane
 from slm_operator.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ class Loops:
         news = True
         while not loop.ending:
             # What changed does not wait among those that are only looked at again.
-            async with self._gate.turn(loop.slow and not news) as turn:
+            lane = Lane.NEWS if news else Lane.SLOW if loop.slow else Lane.ROUTINE
+            async with self._gate.turn(lane) as turn:
                 self._metrics.lag_seconds.observe(_clock() - loop.due_at)
                 loop.changed.clear()
                 delay = await self._pass(loop)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from slm_operator.gate import Gate, waiting_for_others
+from slm_operator.gate import Gate, Lane, waiting_for_others
 
 
 async def test_no_more_run_at_a_time_than_are_admitted_and_all_have_their_turn() -> None:
@@ -74,13 +74,31 @@ async def test_without_a_gate_nobody_loses_patience() -> None:
 
 async def test_who_was_slow_waits_among_the_slow_and_the_others_do_not() -> None:
     gate = Gate(at_a_time=1, patience_seconds=60)
-    async with gate.turn(slow=True):
-        second = asyncio.ensure_future(gate.turn(slow=True).__aenter__())
+    async with gate.turn(Lane.SLOW):
+        second = asyncio.ensure_future(gate.turn(Lane.SLOW).__aenter__())
         await asyncio.sleep(0)
         async with gate.turn():
             pass
         assert not second.done()
     await second
+
+
+async def test_those_who_are_only_looked_at_again_hold_up_nobody_with_news() -> None:
+    gate = Gate(at_a_time=1, routine_at_a_time=2)
+    async with gate.turn(Lane.ROUTINE), gate.turn(Lane.ROUTINE):
+        third = asyncio.ensure_future(gate.turn(Lane.ROUTINE).__aenter__())
+        async with gate.turn(Lane.NEWS):
+            assert not third.done()
+    await third
+
+
+async def test_a_routine_look_that_waits_for_an_agent_makes_room_long_before_it_is_slow() -> None:
+    gate = Gate(routine_at_a_time=1, patience_seconds=60)
+    async with gate.turn(Lane.ROUTINE) as turn:
+        with waiting_for_others():
+            async with asyncio.timeout(10), gate.turn(Lane.ROUTINE):
+                pass
+    assert not turn.overstayed
 
 
 @pytest.mark.parametrize(("stays_seconds", "slow"), [(0.0, False), (0.2, True)])

@@ -253,6 +253,26 @@ def test_a_pack_of_a_former_service_of_the_name_belongs_to_nobody_else() -> None
     assert pack().belongs_to("b")
 
 
+async def test_a_change_does_not_wait_among_services_that_are_only_looked_at_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(at_a_time=1, routine_at_a_time=1, patience_seconds=60)
+    monkeypatch.setattr(world.loops, "_gate", gate)
+    world.loops.put(service("changed", name="changed"))
+    await world.settle()
+    world.controller.delay = 0.0
+    world.loops.put(service("routine", name="routine"))
+    await world.settle()
+    world.controller.hangs = True
+    async with asyncio.timeout(20):
+        while len(world.controller.passes) < 3:
+            await asyncio.sleep(0)
+    await world.settle()
+    world.loops.put(service("changed", 2, name="changed"))
+    await world.settle()
+    assert world.controller.passes[-1] == "changed/2"
+
+
 async def test_services_whose_agents_are_slow_do_not_hold_up_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -265,7 +265,7 @@ class Kube:
     ) -> Object:
         """Server-side apply: the object's fields become ``manager``'s, those of its fields that are
         left out cease to be. Fields that somebody else owns are a conflict (status 409) unless
-        ``force``."""
+        ``force``. Returns no more than the object's metadata."""
         where = _path_of(obj) + (f"/{subresource}" if subresource else "")
         query = [
             ("fieldManager", manager),
@@ -273,7 +273,14 @@ class Kube:
             ("fieldValidation", "Strict"),
         ]
         return await self._connection.call(
-            Request("PATCH", where, body=obj, query=query, content_type=APPLY_PATCH)
+            Request(
+                "PATCH",
+                where,
+                body=obj,
+                query=query,
+                accept=METADATA_OF_EACH,
+                content_type=APPLY_PATCH,
+            )
         )
 
     async def create(self, obj: Object) -> Object:
