@@ -36,7 +36,7 @@ COMPARE_SECONDS = 60.0
 """Between two comparisons of what is there with what is known, for which a part of every service is
 read."""
 SUSPECT_SECONDS = 10.0
-"""Until it is looked again whether kopf's watch is silent."""
+"""Until it is looked again whether a watch that shows nothing is silent."""
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -214,46 +214,46 @@ async def _compare(
 ) -> None:
     """Ends the loops of services that are gone unseen. A loop's end deletes packs, so it takes two
     answers that agree: what stands between may answer once for an API server that is away. Sets
-    ``restored`` where something was there, and not shown, all the while of two such looks."""
+    ``restored`` where something was there, and not shown, from one comparison to the next."""
     hidden: set[tuple[str, int]] = set()
+    pause_seconds = COMPARE_SECONDS
     while True:
         try:
-            async with asyncio.timeout(SUSPECT_SECONDS if hidden else COMPARE_SECONDS):
+            async with asyncio.timeout(pause_seconds):
                 await listed.wait()
         except TimeoutError:
             pass
         listed.clear()
+        newest = loops.newest_version
         gone, unseen = await _differences(kube, loops, namespaces)
-        for uid in gone:
-            loops.remove(uid)
+        if gone:
+            still_gone, unseen = await _differences(kube, loops, namespaces)
+            for uid in gone & still_gone:
+                loops.remove(uid)
         silent = hidden & unseen
         hidden = unseen - silent
         if silent:
             log.warning("the watch shows %d changes of services not: it begins anew", len(silent))
             restored.set()
+        # What a watch has yet to show is nothing to hurry for while it shows others.
+        suspect = hidden and loops.newest_version == newest
+        pause_seconds = SUSPECT_SECONDS if suspect else COMPARE_SECONDS
 
 
 async def _differences(
     kube: Kube, loops: Loops, namespaces: Sequence[str]
 ) -> tuple[set[str], set[tuple[str, int]]]:
     """Services that have a loop and are not there, and versions that are there and have not come
-    to their loop; those of two looks alike, and none while that cannot be known."""
-    looks: list[tuple[set[str], set[tuple[str, int]]]] = []
-    for _ in range(2):
-        await asyncio.sleep(SETTLE_SECONDS)
-        # Before they are asked for: one that comes meanwhile is not gone.
-        known = loops.versions()
-        there = await _there(kube, namespaces)
-        if there is None:
-            return set(), set()
-        seen = loops.versions()
-        gone = known.keys() - there.keys()
-        unseen = {(uid, at) for uid, at in there.items() if at > seen.get(uid, 0)}
-        if not gone and not unseen:
-            return set(), set()
-        looks.append((gone, unseen))
-    (gone, unseen), (still_gone, still_unseen) = looks
-    return gone & still_gone, unseen & still_unseen
+    to their loop; none while that cannot be known."""
+    await asyncio.sleep(SETTLE_SECONDS)
+    # Before they are asked for: one that comes meanwhile is not gone.
+    known = loops.versions()
+    there = await _there(kube, namespaces)
+    if there is None:
+        return set(), set()
+    seen = loops.versions()
+    unseen = {(uid, at) for uid, at in there.items() if at > seen.get(uid, 0)}
+    return known.keys() - there.keys(), unseen
 
 
 async def _there(kube: Kube, namespaces: Sequence[str]) -> dict[str, int] | None:

@@ -169,6 +169,22 @@ async def test_a_watch_that_shows_one_change_late_goes_on() -> None:
     assert not restored.is_set()
 
 
+async def test_what_has_yet_to_come_is_nothing_to_hurry_for_while_others_come() -> None:
+    api, loops = Api("a"), Loops("a")
+    api.there["a"] = 2
+
+    async def versions(api_version: str, kind: str, namespace: str = "") -> dict[str, int]:
+        loops.newest_version += 1
+        api.asked += 1
+        return api.there
+
+    api.versions = versions  # type: ignore[method-assign]
+    async with comparing(api, loops) as listed:
+        listed.set()
+        await asyncio.sleep(0.1)
+    assert api.asked == 1
+
+
 async def test_after_an_outage_it_is_looked_at_once() -> None:
     api, listed = Api(), asyncio.Event()
     api.newest = [7, AWAY, AWAY, 8]
