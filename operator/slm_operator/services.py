@@ -223,10 +223,13 @@ async def _compare(
                 await listed.wait()
         except TimeoutError:
             pass
-        listed.clear()
         newest = loops.newest_version
+        await asyncio.sleep(SETTLE_SECONDS)
+        # What was listed until here is looked at now.
+        listed.clear()
         gone, unseen = await _differences(kube, loops, namespaces)
         if gone:
+            await asyncio.sleep(SETTLE_SECONDS)
             still_gone, unseen = await _differences(kube, loops, namespaces)
             for uid in gone & still_gone:
                 loops.remove(uid)
@@ -245,7 +248,6 @@ async def _differences(
 ) -> tuple[set[str], set[tuple[str, int]]]:
     """Services that have a loop and are not there, and versions that are there and have not come
     to their loop; none while that cannot be known."""
-    await asyncio.sleep(SETTLE_SECONDS)
     # Before they are asked for: one that comes meanwhile is not gone.
     known = loops.versions()
     there = await _there(kube, namespaces)
