@@ -32,6 +32,7 @@ from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.limits import limits
 from slm_operator.decide.rollout import follow
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
+from slm_operator.gate import waiting_for_others
 from slm_operator.keys import Keys, Tokens
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.window import WindowRules
@@ -176,14 +177,23 @@ class Controller:
 
     async def let_go(self, obj: Object, *, orphaned: bool = False) -> None:
         """Forgets a service that has ended, whatever became of its objects. ``orphaned``: they
-        stay."""
+        stay, except what leads to the activator, whose port will be another service's."""
         name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
+        keeps_port = orphaned and not await self._led_away(uid, namespace, name)
         self.forget(uid)
         if self._power is not None:
             self._power.forget(uid)
         self._metrics.forget(namespace, name)
         if self._activator is not None:
-            await self._activator.forget(uid, keeps_port=orphaned)
+            await self._activator.forget(uid, keeps_port=keeps_port)
+
+    async def _led_away(self, uid: str, namespace: str, name: str) -> bool:
+        try:
+            await self.owned.remove(uid, namespace, only=activation.KIND)
+        except KubeError as error:
+            log.warning("%s/%s: clients are still led to the activator: %s", namespace, name, error)
+            return False
+        return True
 
     def _failed(self, reason: str, message: str) -> None:
         self._metrics.failed_passes.labels(reason=reason).inc()
@@ -260,8 +270,9 @@ class Controller:
         )
         if self._activator is None:
             return snapshot
-        activation = await self._activator.activation(service, snapshot.packs)
-        return replace(snapshot, activation=activation)
+        with waiting_for_others():
+            found = await self._activator.activation(service, snapshot.packs)
+        return replace(snapshot, activation=found)
 
     async def _with_agent(self, pack: Pack, tokens: Tokens) -> Pack:
         if not pack.address or pack.container is not None:

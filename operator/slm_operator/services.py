@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -215,7 +216,7 @@ async def _compare(
     """Ends the loops of services that are gone unseen. A loop's end deletes packs, so it takes two
     answers that agree: what stands between may answer once for an API server that is away. Sets
     ``restored`` where something was there, and not shown, from one comparison to the next."""
-    hidden: set[tuple[str, int]] = set()
+    hidden: dict[str, int] = {}
     pause_seconds = COMPARE_SECONDS
     while True:
         try:
@@ -233,28 +234,39 @@ async def _compare(
             still_gone, unseen = await _differences(kube, loops, namespaces)
             for uid in gone & still_gone:
                 loops.remove(uid)
-        silent = hidden & unseen
-        hidden = unseen - silent
+        # A version that was there at the last comparison may have been written over since.
+        silent = [uid for uid, unseen_one in unseen.items() if unseen_one.seen < hidden.get(uid, 0)]
+        hidden = {uid: unseen_one.there for uid, unseen_one in unseen.items()}
         if silent:
             log.warning("the watch shows %d changes of services not: it begins anew", len(silent))
             restored.set()
+            hidden = {}
         # What a watch has yet to show is nothing to hurry for while it shows others.
         suspect = hidden and loops.newest_version == newest
         pause_seconds = SUSPECT_SECONDS if suspect else COMPARE_SECONDS
 
 
+@dataclass(frozen=True)
+class _Unseen:
+    """Versions of a service."""
+
+    there: int
+    seen: int
+
+
 async def _differences(
     kube: Kube, loops: Loops, namespaces: Sequence[str]
-) -> tuple[set[str], set[tuple[str, int]]]:
-    """Services that have a loop and are not there, and versions that are there and have not come
-    to their loop; none while that cannot be known."""
+) -> tuple[set[str], dict[str, _Unseen]]:
+    """Services that have a loop and are not there, and those of which a version is there that has
+    not come to its loop; none while that cannot be known."""
     # Before they are asked for: one that comes meanwhile is not gone.
     known = loops.versions()
     there = await _there(kube, namespaces)
     if there is None:
-        return set(), set()
+        return set(), {}
     seen = loops.versions()
-    unseen = {(uid, at) for uid, at in there.items() if at > seen.get(uid, 0)}
+    versions = ((uid, _Unseen(at, seen.get(uid, 0))) for uid, at in there.items())
+    unseen = {uid: found for uid, found in versions if found.there > found.seen}
     return known.keys() - there.keys(), unseen
 
 
@@ -265,8 +277,15 @@ async def _there(kube: Kube, namespaces: Sequence[str]) -> dict[str, int] | None
         for namespace in namespaces or ("",):
             found |= await kube.versions(API_VERSION, KIND, namespace)
     except KubeError as error:
-        if error.status == HTTPStatus.NOT_FOUND:
-            return {}  # the resource itself is gone
-        log.warning("which services are there is not known: %s", error)
+        if error.status != HTTPStatus.NOT_FOUND:
+            log.warning("which services are there is not known: %s", error)
+            return None
+    else:
+        return found
+    try:
+        # What answers 404 for the resource alone is an API server without it.
+        await kube.version("v1", "Pod", (*namespaces, "")[0])
+    except KubeError as error:
+        log.warning("whether all services are gone is not known: %s", error)
         return None
-    return found
+    return {}

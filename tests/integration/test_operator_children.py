@@ -11,6 +11,7 @@ from commands import kubectl
 from operator_rig import NewService, fixed, until
 from slm_dev.stack import Stack
 from slm_operator.cluster.kube import Object, get_or_none
+from slm_operator.render.children import MANAGED_BY, MANAGED_BY_LABEL
 from slm_worker.wire import ROUTER_PORT
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -59,6 +60,23 @@ async def test_a_front_service_and_a_budget_that_somebody_deletes_or_edits_come_
         return (target, budget["spec"]["minAvailable"]) == (ROUTER_PORT, 0)
 
     await until("both are as before", as_before, BACK_SECONDS)
+
+    # The watch goes by this label, and applying it is a conflict now.
+    kept = {kind: uid(await found(kind)) for kind in KINDS}
+    label = f"{MANAGED_BY_LABEL}=somebody"
+    await kubectl(
+        operator_stack, "label", "service,pdb", name, "--namespace=default", "--overwrite", label
+    )
+
+    async def labelled() -> bool:
+        now = [await found(kind) for kind in KINDS]
+        return all(
+            obj is not None and obj["metadata"]["labels"][MANAGED_BY_LABEL] == MANAGED_BY
+            for obj in now
+        )
+
+    await until("both are the operator's again", labelled, BACK_SECONDS)
+    assert kept == {kind: uid(await found(kind)) for kind in KINDS}
     ready = (await service.now()).status.condition("Ready")
     assert ready is not None and ready.reason == "Serving"
 

@@ -41,6 +41,12 @@ class Server:
         self.applied.append((obj["kind"], force))
         key = obj["kind"], obj["metadata"]["name"]
         before = self.stored.get(key)
+        uid = obj["metadata"].get("uid")
+        if uid is not None and (before is None or before["metadata"]["uid"] != uid):
+            self.applied.pop()
+            raise KubeError(409, "Conflict", "uid mismatch")
+        if before is not None and before["metadata"].get("manager") and not force:
+            raise KubeError(409, "Conflict", "another manager's field")
         if before is None or before["as applied"] != repr(obj):
             self.write(key, obj["metadata"] | {"uid": self._uid(before)}, repr(obj))
         answer = {"metadata": dict(self.stored[key]["metadata"])}
@@ -130,6 +136,29 @@ async def test_what_somebody_deleted_is_made_again_alone_and_once(
     world.show(obj)
     assert await world.woken_now() == []
     assert await world.apply(BUDGET, FRONT, SLICE) == []
+
+
+async def test_what_somebody_took_out_of_sight_by_its_label_is_written_over(world: World) -> None:
+    world.server.edit(BUDGET, manager="kubectl-label")
+    before = world.server.stored["PodDisruptionBudget", CHAT.name]["metadata"]["uid"]
+    world.owned.miss(before)
+    assert await world.woken_now() == ["default/chat"]
+    assert await world.apply(BUDGET, FRONT, SLICE) == [("PodDisruptionBudget", True)]
+    world.show(BUDGET)
+    assert await world.woken_now() == []
+    assert await world.apply(BUDGET, FRONT, SLICE) == []
+    assert world.server.stored["PodDisruptionBudget", CHAT.name]["metadata"]["uid"] == before
+
+
+async def test_of_what_is_the_services_own_one_kind_can_go_alone(world: World) -> None:
+    deleted = []
+
+    async def delete(api: str, kind: str, *_: str, uid: str) -> None:
+        deleted.append(kind)
+
+    world.server.delete = delete  # type: ignore[assignment, method-assign]
+    assert await world.owned.remove(CHAT.uid, CHAT.namespace, only="EndpointSlice")
+    assert deleted == ["EndpointSlice"]
 
 
 @pytest.mark.parametrize("obj", [BUDGET, FRONT, SLICE])

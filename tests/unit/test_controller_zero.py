@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from controller_builders import OBJECT, FakeAgents, FakeKube
@@ -11,6 +12,7 @@ from slm_operator.cluster.pods import read_pack
 from slm_operator.cluster.ports import Ports
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.snapshot import Activation, Pack
+from slm_operator.gate import Gate
 from slm_operator.keys import Keys
 from slm_operator.metrics import Metrics
 from slm_operator.render.children import template_hash
@@ -51,9 +53,11 @@ class FakeActivator:
     def __init__(self, done: list[str]) -> None:
         self.ports = Ports(20000, 20000)
         self.held = 0
+        self.answers_after_seconds = 0.0
         self.done = done
 
     async def activation(self, service: SLMService, packs: list[Pack]) -> Activation:
+        await asyncio.sleep(self.answers_after_seconds)
         self.ports.saw(service.uid, service.status.activator_port)
         self.done.append(f"route {[p.address for p in packs if p.ready]}")
         return Activation(self.ports.of(service.uid), self.address, held=self.held)
@@ -159,6 +163,14 @@ async def test_a_least_of_one_leads_nobody_away_from_the_activator_before_a_pack
     assert operator.slices[-1]["endpoints"], "until all nodes know the pack"
     await operator.look(POD, of=awake)
     assert operator.slices[-1]["endpoints"] == []
+
+
+async def test_an_activator_that_is_slow_holds_up_the_services_it_is_for_alone() -> None:
+    operator, gate = Operator(), Gate(patience_seconds=0.01)
+    operator.activator.answers_after_seconds = 0.05
+    async with gate.turn() as turn:
+        await operator.look(POD)
+    assert turn.overstayed
 
 
 async def test_an_activator_of_another_family_changes_no_slices_type() -> None:

@@ -19,6 +19,7 @@ class Api:
     def __init__(self, *there: str) -> None:
         self.there = dict.fromkeys(there, 1)
         self.refusal: KubeError | None = None
+        self.refuses_pods_too = False
         self.asked = 0
         self.newest: list[int | KubeError] = []
         self.served: list[bool | KubeError] = [True]
@@ -30,6 +31,10 @@ class Api:
         return answer
 
     async def version(self, api_version: str, kind: str, namespace: str = "") -> int:
+        if kind == "Pod":
+            if self.refuses_pods_too:
+                raise KubeError(404, "NotFound", "404 page not found")
+            return 1
         answer = self.newest.pop(0) if len(self.newest) > 1 else self.newest[0]
         if isinstance(answer, KubeError):
             raise answer
@@ -129,6 +134,16 @@ async def test_only_a_resource_that_is_gone_tells_that_all_are(
     assert loops.known.keys() == left
 
 
+async def test_what_knows_no_pods_either_is_not_an_api_server_without_the_resource() -> None:
+    api, loops = Api(), Loops("a")
+    api.refusal = KubeError(404, "NotFound", "404 page not found")
+    api.refuses_pods_too = True
+    async with comparing(api, loops) as listed:
+        listed.set()
+        await asyncio.sleep(0.02)
+    assert loops.known.keys() == {"a"}
+
+
 async def test_one_answer_alone_ends_nothing() -> None:
     api, loops = Api("a"), Loops("a")
     api.refusal = KubeError(404, "NotFound", "a proxy that knows no better")
@@ -156,6 +171,17 @@ async def test_a_watch_that_stays_silent_begins_anew(known: tuple[str, ...]) -> 
         assert not restored.is_set(), "what was just listed may be on its way"
         async with asyncio.timeout(5):
             await restored.wait()
+
+
+async def test_a_watch_is_silent_too_where_what_it_hides_is_written_again_and_again() -> None:
+    api, loops, restored = Api("a"), Loops("a"), asyncio.Event()
+    api.there["a"] = 2
+    async with comparing(api, loops, restored=restored) as listed:
+        listed.set()
+        async with asyncio.timeout(5):
+            while not restored.is_set():
+                await asyncio.sleep(0.001)
+                api.there["a"] += 1
 
 
 async def test_a_watch_that_shows_one_change_late_goes_on() -> None:

@@ -94,6 +94,18 @@ async def test_a_load_that_nobody_attends_ends_even_where_no_pass_succeeds(
     assert [told in line for line in caplog.messages] == [True], "told once"
 
 
+async def test_a_load_that_cannot_be_ended_ends_no_agent(
+    pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(*_: object) -> None:
+        raise ValueError("what a sender died of")
+
+    monkeypatch.setattr(pack, "match", breaks)
+    pack.agent.accept(MEASURED)
+    assert await pack.wait(UNATTENDED_SECONDS) == SERVING
+    assert await pack.wait(1.0) == SERVING
+
+
 async def test_an_operator_that_only_looks_keeps_the_load(pack: Pack) -> None:
     pack.agent.accept(MEASURED)
     for _ in range(3):

@@ -223,7 +223,6 @@ class Agent:
         ending = asyncio.create_task(end.wait())
         try:
             while not end.is_set():
-                await self._end_unattended_load()
                 await self._guarded_pass()
                 await self._until_woken(ending)
             await self._linger()
@@ -270,6 +269,7 @@ class Agent:
         self._wake.clear()
         self._ticked()
         try:
+            await self._end_unattended_load()
             settled = await self._pass()
         except RouterError as error:
             settled = False

@@ -12,8 +12,10 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from slm_operator.api.models import KIND, SLMService
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.following import Watched, follow
 from slm_operator.cluster.kube import Kube, Object
 from slm_operator.render import activation
@@ -31,6 +33,9 @@ WATCHED = (
     (activation.API_VERSION, activation.KIND, activation.MANAGED_BY_LABEL),
 )
 
+ANOTHER = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+"""How a write to an object of a certain UID is refused where that is gone."""
+
 Child = tuple[str, str, str]
 """Version, kind and name."""
 
@@ -41,6 +46,8 @@ class _Kept:
 
     uid: str = ""
     """Empty while no object is known that is the service's own."""
+    lost: str = ""
+    """UID of the one that was, while it may be there without the label that the watch goes by."""
     mark: str = ""
     """Hash of what was last applied; empty when it has to be applied again."""
     applied: int | None = None
@@ -103,7 +110,7 @@ class Owned:
             # Before it is answered: what is seen meanwhile takes it away again.
             kept.mark = mark
             try:
-                answer = (await self._kube.apply(obj, force=bool(kept.shown)))["metadata"]
+                answer = await self._write(obj, kept)
             except BaseException:
                 kept.mark = ""
                 raise
@@ -112,14 +119,31 @@ class Owned:
                 continue
             place = _Place(service.uid, service.namespace, service.name, child)
             self._places[answer["uid"]] = place
-            kept.uid, before, kept.applied = answer["uid"], kept.applied, _state(answer)
+            kept.uid, kept.lost = answer["uid"], ""
+            before, kept.applied = kept.applied, _state(answer)
             if kept.applied != before:
                 self._look_soon(place, kept)
 
-    async def remove(self, service_uid: str, namespace: str) -> bool:
-        """Deletes what is known to be the service's own. False when there was none. Raises
-        KubeError."""
-        own = [(c, k.uid) for c, k in self._of.get(service_uid, {}).items() if k.uid]
+    async def _write(self, obj: Object, kept: _Kept) -> Object:
+        """The object's metadata as it was answered."""
+        answer: Object
+        if kept.lost:
+            metadata = {**obj["metadata"], "uid": kept.lost}
+            try:
+                answer = await self._kube.apply({**obj, "metadata": metadata}, force=True)
+                return dict(answer["metadata"])
+            except KubeError as error:
+                if error.status not in ANOTHER:
+                    raise
+                kept.lost = ""
+        answer = await self._kube.apply(obj, force=bool(kept.shown))
+        return dict(answer["metadata"])
+
+    async def remove(self, service_uid: str, namespace: str, only: str = "") -> bool:
+        """Deletes what is known to be the service's own, or of that the kind ``only``. False when
+        there was none. Raises KubeError."""
+        known = self._of.get(service_uid, {}).items()
+        own = [(child, kept.uid) for child, kept in known if kept.uid and only in ("", child[1])]
         for (version, kind, name), uid in own:
             await self._kube.delete(version, kind, name, namespace, uid=uid)
         return bool(own)
@@ -134,16 +158,20 @@ class Owned:
         metadata = obj["metadata"]
         owner, uid = _controller(metadata), metadata["uid"]
         if owner is None or owner["kind"] != KIND:
-            self.miss(uid)
+            self._lose(uid, taken=True)
             return
         place = _Place(owner["uid"], metadata["namespace"], owner["name"], child)
         self._places[uid] = place
         kept = self._of.setdefault(place.service_uid, {}).setdefault(child, _Kept())
-        kept.uid, kept.shown = uid, _state(metadata)
+        kept.uid, kept.lost, kept.shown = uid, "", _state(metadata)
         self._look_soon(place, kept)
 
     def miss(self, uid: str) -> None:
-        """The object is gone, or no service's any more."""
+        """The object is gone, or has not the label any more that the watch goes by."""
+        self._lose(uid, taken=False)
+
+    def _lose(self, uid: str, *, taken: bool) -> None:
+        """``taken``: it is there, and no service's any more."""
         place = self._places.pop(uid, None)
         if place is None:
             return
@@ -151,7 +179,7 @@ class Owned:
         kept = of.get(place.child)
         if kept is None or kept.uid != uid:
             return
-        kept.uid, kept.shown = "", GONE
+        kept.uid, kept.lost, kept.shown = "", "" if taken else uid, GONE
         self._look_soon(place, kept)
         if kept.applied is None:
             # Of a service that has ended, or has not begun.
