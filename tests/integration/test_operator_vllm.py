@@ -33,7 +33,7 @@ async def stack() -> AsyncIterator[Stack]:
     environment = await asyncio.to_thread(ensure_environment, print)
     model = await asyncio.to_thread(ensure_model, print)
     settings = StackSettings(
-        operator_arguments=("--min-window-seconds=20", "--max-window-seconds=40"),
+        operator_arguments=("--min-window-seconds=10", "--max-window-seconds=20"),
         worker_programs=(environment.vllm.parent,),
         worker_environment=environment.environment,
     )
