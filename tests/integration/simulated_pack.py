@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,11 @@ def socket_of(device: SimulatedDevice) -> Path:
 
 def daemon_of(device: SimulatedDevice) -> psutil.Process:
     socket = str(socket_of(device))
-    return next(
-        child for child in psutil.Process().children() if socket in " ".join(child.cmdline())
-    )
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # another's, that has just ended
+            if socket in " ".join(child.cmdline()):
+                return child
+    raise AssertionError(f"no daemon at {socket}")
 
 
 def spec(
@@ -123,7 +125,7 @@ def _start(
         return subprocess.Popen(command.argv, env=environment, stderr=output)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def simulated_device(
     tmp_path: Path, *, gpu: str = DEFAULT_GPU, memory_bytes: int | None = None
 ) -> AsyncIterator[SimulatedDevice]:
@@ -134,7 +136,7 @@ async def simulated_device(
         await device.close()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def standalone_gpu(directory: Path, *arguments: str) -> AsyncIterator[tuple[Path, Path]]:
     """Socket and state file of a simulated GPU that no device has started."""
     socket, state = directory / "gpu.sock", directory / "gpu-state"
@@ -153,7 +155,7 @@ async def standalone_gpu(directory: Path, *arguments: str) -> AsyncIterator[tupl
         await daemon.wait()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def launched(
     device_env: dict[str, str],
     tmp_path: Path,
@@ -177,7 +179,7 @@ async def launched(
             process.wait()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def serving(
     device: SimulatedDevice, tmp_path: Path, replica: ReplicaSpec | None = None
 ) -> AsyncIterator[RunningEngine]:
@@ -187,7 +189,7 @@ async def serving(
         yield engine
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def closed_loop(
     engine: RunningEngine, clients: int, *, prompt_tokens: int, output_tokens: int
 ) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ The two searches, one for a script and one on a terminal, go on while the other 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -128,8 +129,11 @@ def test_ctrl_c_leaves_no_process_and_no_file(start: Start, moment: str) -> None
 
 
 def agent_of(run: Slmctl) -> psutil.Process:
-    children = psutil.Process(run.process.pid).children()
-    return next(child for child in children if child.cmdline()[-2:] == ["-m", "slm_worker"])
+    for child in psutil.Process(run.process.pid).children():
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            if child.cmdline()[-2:] == ["-m", "slm_worker"]:
+                return child
+    raise AssertionError(f"no agent: {run.told()}")
 
 
 def test_an_agent_that_dies_ends_the_run_and_its_replicas_end_too(start: Start) -> None:
