@@ -219,9 +219,23 @@ def test_packs_of_a_node_that_no_longer_reports_serve_on(
     assert agents
     assert counts.failed == 0, counts
     assert restarts(product, home) == before
+    await_led_to_packs(url)
     with load(url, STEADY, CLIENTS) as after:
         await_completions(after, CLIENTS)
     assert after.failed == 0, after
+
+
+def await_led_to_packs(url: str) -> None:
+    """Wait until kube-proxy, too, has heard that the Service has packs again."""
+
+    def unanswered() -> str:
+        try:
+            with urllib.request.urlopen(f"{url}/v1/models", timeout=5):  # noqa: S310 - the Service
+                return ""
+        except OSError as error:
+            return str(error)
+
+    until("a Service that leads to its packs", unanswered, READY_SECONDS)
 
 
 def _lost(chain: str) -> str:
