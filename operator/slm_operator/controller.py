@@ -177,23 +177,23 @@ class Controller:
 
     async def let_go(self, obj: Object, *, orphaned: bool = False) -> None:
         """Forgets a service that has ended, whatever became of its objects. ``orphaned``: they
-        stay, except what leads to the activator, whose port will be another service's."""
+        stay, except what leads to the activator."""
         name, namespace, uid = (obj["metadata"][key] for key in ("name", "namespace", "uid"))
-        keeps_port = orphaned and not await self._led_away(uid, namespace, name)
+        if orphaned:
+            await self._lead_away(uid, namespace, name)
         self.forget(uid)
         if self._power is not None:
             self._power.forget(uid)
         self._metrics.forget(namespace, name)
         if self._activator is not None:
-            await self._activator.forget(uid, keeps_port=keeps_port)
+            # Slices that Kubernetes has already taken from the service stay, and lead there.
+            await self._activator.forget(uid, keeps_port=orphaned)
 
-    async def _led_away(self, uid: str, namespace: str, name: str) -> bool:
+    async def _lead_away(self, uid: str, namespace: str, name: str) -> None:
         try:
             await self.owned.remove(uid, namespace, only=activation.KIND)
         except KubeError as error:
             log.warning("%s/%s: clients are still led to the activator: %s", namespace, name, error)
-            return False
-        return True
 
     def _failed(self, reason: str, message: str) -> None:
         self._metrics.failed_passes.labels(reason=reason).inc()
