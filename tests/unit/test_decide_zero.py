@@ -97,6 +97,16 @@ class TestToZero:
         fleet.activation = HOLDS
         assert fleet.run(2 * int(LOOKS)).status.desired_packs == 0
 
+    def test_the_period_begins_when_a_pack_is_ready_however_long_it_took(self) -> None:
+        changes = {"minPacks": 0, "maxPacks": 2, "calibration": {"when": "Live"}}
+        fleet = Fleet(service({"autoscaling": changes}))
+        fleet.activation = HOLDS
+        fleet.packs[0].starts_in = 2 * int(LOOKS)
+        fleet.run(3 * int(LOOKS) - 1)
+        assert fleet.ordinals == [0]
+        fleet.run(3)
+        assert fleet.ordinals == []
+
     def test_not_where_one_pack_is_the_least(self) -> None:
         fleet = Fleet(following(least=1))
         fleet.activation = HOLDS

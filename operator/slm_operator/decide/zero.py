@@ -77,7 +77,8 @@ def zero(
         return Zero(None), kept
     holding = holds(snapshot.activation)
     look = None
-    if counted:
+    # A pack that is still loading the model, or fails at it, has had no chance to be idle.
+    if counted and any(p.ready for p in serving):
         routers = (p.agent.router.in_progress for p in serving if p.agent is not None)
         look = Look(snapshot.seconds, kept.tally.arrived, sum(routers) + holding.held)
     idle = seen(kept.idle, look)
