@@ -104,6 +104,7 @@ async def new_service(operator_stack: Stack) -> AsyncIterator[NewService]:
     yield apply
     for service in made:
         await service.delete()
+        await service.collect_garbage()
 
 
 @pytest.fixture(scope="session")

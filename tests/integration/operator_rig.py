@@ -285,6 +285,12 @@ class Service:
         """Asks for the service's end, and does not wait for it."""
         await self.stack.kube.delete(API_VERSION, KIND, self.name, "default")
 
+    async def collect_garbage(self) -> None:
+        """Asks for the end of a deleted service's packs, as Kubernetes does of which nothing runs
+        here: an operator that is stopped or started in this moment never hears of them."""
+        for pod in await self.pods():
+            await self.stack.kube.delete("v1", "Pod", pod, "default")
+
     @contextlib.asynccontextmanager
     async def serving(self, replicas: int) -> AsyncIterator[Service]:
         """Applied, from when so many replicas serve; its end is asked for afterwards."""
