@@ -74,14 +74,17 @@ class Gate:
         """For their turn, in all lanes."""
 
     @asynccontextmanager
-    async def turn(self, by: Lane = Lane.NEWS) -> AsyncIterator[Turn]:
-        """The turn tells, when it is over, whether it was a slow one."""
-        lane, patience_seconds = self._lanes[by], self._patience_seconds
+    async def turn(
+        self, by: Lane = Lane.NEWS, news: asyncio.Event | None = None
+    ) -> AsyncIterator[Turn]:
+        """``news``: who hears it while it waits in another lane goes to that of NEWS. The turn
+        tells, when it is over, whether it was a slow one."""
         self.waiting += 1
         try:
-            await lane.acquire()
+            by = await self._enter(by, news)
         finally:
             self.waiting -= 1
+        lane, patience_seconds = self._lanes[by], self._patience_seconds
         inside = True
 
         def leave() -> None:
@@ -104,6 +107,27 @@ class Gate:
             _turn.reset(before)
             longest.cancel()
             leave()
+
+    async def _enter(self, by: Lane, news: asyncio.Event | None) -> Lane:
+        """The lane in which there was a place."""
+        lane = self._lanes[by]
+        if by is Lane.NEWS or news is None or not lane.locked():
+            await lane.acquire()
+            return by
+        place, heard = asyncio.ensure_future(lane.acquire()), asyncio.ensure_future(news.wait())
+        try:
+            await asyncio.wait((place, heard), return_when=asyncio.FIRST_COMPLETED)
+            if place.done():
+                return by
+        except asyncio.CancelledError:
+            if place.done():
+                lane.release()
+            raise
+        finally:
+            place.cancel()
+            heard.cancel()
+        await self._lanes[Lane.NEWS].acquire()
+        return Lane.NEWS
 
 
 @contextmanager

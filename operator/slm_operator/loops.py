@@ -148,7 +148,7 @@ class Loops:
         while not loop.ending:
             # What changed does not wait among those that are only looked at again.
             lane = Lane.NEWS if news else Lane.SLOW if loop.slow else Lane.ROUTINE
-            async with self._gate.turn(lane) as turn:
+            async with self._gate.turn(lane, loop.changed) as turn:
                 self._metrics.lag_seconds.observe(_clock() - loop.due_at)
                 loop.changed.clear()
                 delay = await self._pass(loop)

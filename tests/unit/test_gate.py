@@ -92,6 +92,32 @@ async def test_those_who_are_only_looked_at_again_hold_up_nobody_with_news() -> 
     await third
 
 
+@pytest.mark.parametrize("lane", [Lane.ROUTINE, Lane.SLOW])
+async def test_who_hears_news_while_it_waits_goes_among_those_that_have_some(lane: Lane) -> None:
+    gate = Gate(at_a_time=1, routine_at_a_time=1)
+    news = asyncio.Event()
+    async with gate.turn(lane):
+        told = asyncio.ensure_future(gate.turn(lane, news).__aenter__())
+        untold = asyncio.ensure_future(gate.turn(lane, asyncio.Event()).__aenter__())
+        await asyncio.sleep(0.01)
+        assert not told.done()
+        news.set()
+        await asyncio.wait_for(told, timeout=10)
+        assert not untold.done()
+    await untold
+
+
+async def test_who_gives_up_waiting_takes_no_place_with_it() -> None:
+    gate = Gate(routine_at_a_time=1)
+    async with gate.turn(Lane.ROUTINE):
+        first = asyncio.ensure_future(gate.turn(Lane.ROUTINE, asyncio.Event()).__aenter__())
+        await asyncio.sleep(0.01)
+    first.cancel()
+    await asyncio.wait([first])
+    async with asyncio.timeout(10), gate.turn(Lane.ROUTINE):
+        pass
+
+
 async def test_a_routine_look_that_waits_for_an_agent_makes_room_long_before_it_is_slow() -> None:
     gate = Gate(routine_at_a_time=1, patience_seconds=60)
     async with gate.turn(Lane.ROUTINE) as turn:
