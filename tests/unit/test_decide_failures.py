@@ -70,6 +70,40 @@ def test_a_fault_of_mps_ends_the_probe_at_once() -> None:
     assert decision.events[0].reason == "LayoutFailed"
 
 
+class Faulting(World):
+    """MPS says Faulted for some seconds, as long as a GPU takes to recover."""
+
+    faulted: range = range(0)
+
+    def state(self) -> PackState:
+        state = super().state()
+        if self.seconds not in self.faulted:
+            return state
+        gpu = state.gpu.model_copy(update={"mps": "Faulted", "mps_message": "a client faulted"})
+        return state.model_copy(update={"gpu": gpu, "settled": False})
+
+
+@pytest.mark.parametrize("seconds", [1, 2, 6])
+def test_a_fault_of_mps_is_held_against_the_layout_that_served_alone(seconds: int) -> None:
+    world = Faulting(service())
+    world.faulted = range(4, 4 + seconds)
+    settled = world.run(90)
+    assert layouts(settled) == [(3, 256)]
+    assert settled.status.recommended_replicas_per_pack == 2
+
+
+def test_the_smallest_layout_that_fails_on_and_on_is_told_once() -> None:
+    world = World(service())
+    world.tick()
+    for second in range(120):
+        failed = look(world.service, pack(failing(world, "EngineExited", 3)), memory=world.memory)
+        world.service = world.service.model_copy(update={"status": failed.status})
+        world.memory = failed.memory
+        for _, world.plan in failed.plans:
+            assert second < 3, "it stays at the smallest"
+    assert layouts(failed) == [(3, 256), (2, 256), (1, 256)]
+
+
 def test_a_failure_outlives_the_operator_and_expires_while_the_search_is_open() -> None:
     world = World(service())
     world.tick()

@@ -11,7 +11,13 @@ from slm_operator.api.models import SLMService
 from slm_operator.api.status import CalibrationStatus, LayoutStatus, PowerStatus
 from slm_operator.decide.expectation import expected_layout
 from slm_operator.decide.exploring import Exploring, exploration, exploring_pack, served
-from slm_operator.decide.failures import breach, failed_layouts, from_status, remembered
+from slm_operator.decide.failures import (
+    breach,
+    failed_layouts,
+    from_status,
+    remembered,
+    with_failed,
+)
 from slm_operator.decide.fingerprint import fingerprint, profile_key, same_configuration
 from slm_operator.decide.limits import limits, objective
 from slm_operator.decide.live import Overrun, in_flight, without_restart
@@ -210,9 +216,11 @@ def _search(
         return replace(here, memory=memory)
     if state.plan != plan(exploring.probe, exploring.load, state.plan):
         return replace(here, memory=_forget(memory))
-    failed = failed_layouts(state, exploring.probe, snapshot.now)
+    served_in_it = bool(memory.samples) and memory.measuring_generation == state.plan.generation
+    failed = failed_layouts(state, exploring.probe, snapshot.now, has_served=served_in_it)
     if failed:
-        memory = replace(_forget(memory), unstartable=(*memory.unstartable, *failed))
+        unstartable = with_failed(memory.unstartable, failed)
+        memory = replace(_forget(memory), unstartable=unstartable)
         space = replace(space, unstartable=_unstartable(memory))
         return _next(here, space, next_step(space, counting, here.incumbent), state, memory)
     if not exploring.measuring:

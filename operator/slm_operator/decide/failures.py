@@ -29,10 +29,16 @@ CLEAR_BREACH = 0.25
 """Excess over a limit that a short window leaves no doubt about: its users wait meanwhile."""
 
 
-def failed_layouts(state: PackState, probe: Probe, now: str) -> tuple[Unstartable, ...]:
+def failed_layouts(
+    state: PackState, probe: Probe, now: str, *, has_served: bool
+) -> tuple[Unstartable, ...]:
     """The probe's layout and all between it and what did start, if its replicas fail again and
-    again, or once for a reason that lies in the layout; the layout alone after a fault of MPS."""
+    again, or once for a reason that lies in the layout; the layout alone after a fault of MPS.
+    ``has_served``: in the running plan. A fault lasts while the GPU recovers, and one that was
+    there before is none of this layout's."""
     if state.gpu.mps == "Faulted":
+        if not has_served:
+            return ()
         why = f"MPSFaulted: {state.gpu.mps_message}"
         until = _later(now, FAULT_EXPIRY)
         return (Unstartable(probe.layout_replicas, probe.max_num_seqs, why, until),)
@@ -50,6 +56,14 @@ def failed_layouts(state: PackState, probe: Probe, now: str) -> tuple[Unstartabl
     fewest = min(ready + 1, probe.layout_replicas) if ready else probe.layout_replicas
     layouts = range(fewest, probe.layout_replicas + 1)
     return tuple(Unstartable(n, probe.max_num_seqs, why, until) for n in layouts)
+
+
+def with_failed(
+    known: tuple[Unstartable, ...], failed: Iterable[Unstartable]
+) -> tuple[Unstartable, ...]:
+    """Each layout once: the smallest is tried on and on, and fails in every pass."""
+    layouts = {(u.replicas, u.max_num_seqs) for u in known}
+    return (*known, *(u for u in failed if (u.replicas, u.max_num_seqs) not in layouts))
 
 
 def remembered(failed: Iterable[Unstartable], now: str) -> tuple[Unstartable, ...]:
