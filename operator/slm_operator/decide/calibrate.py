@@ -176,7 +176,8 @@ def calibrate(
     spoiled = {p: why for p in known if (why := traffic.why_not(p, snapshot.now, shifts))}
     if known and len(spoiled) == len(known):
         traffic = replace(traffic, too_few_replicas=0)
-    space = replace(space, min_replicas=max(space.min_replicas, traffic.too_few_replicas + 1))
+    fewest = min(traffic.too_few_replicas + 1, space.max_replicas)
+    space = replace(space, min_replicas=max(space.min_replicas, fewest))
     here = replace(here, traffic=traffic, memory=memory, space=space, spoiled=spoiled)
     return _search(here, space, snapshot, state, rules, shifts)
 
@@ -206,7 +207,8 @@ def _search(
         return replace(here, memory=_forget(memory))
     if live:
         memory = remember(memory, state)
-    exploring = exploration(service, step, state, memory, counting, here.traffic)
+    allowed = [p for p in counting if space.holds(p.probe)]
+    exploring = exploration(service, step, state, memory, allowed, here.traffic)
     here = replace(here, exploring=exploring)
     if exploring.left:
         memory = replace(_forget(memory), left_at_seconds=state.clock_seconds)
@@ -273,7 +275,8 @@ def _next(
     if exploring is not None and exploring.load is None:
         step = without_restart(step, space, here.counting, here.incumbent, state)
     if isinstance(step, Measure) and exploring is not None:
-        exploring = exploring.next(step, state, here.counting)
+        allowed = [p for p in here.counting if space.holds(p.probe)]
+        exploring = exploring.next(step, state, allowed)
     return replace(here, space=space, step=step, exploring=exploring, memory=memory)
 
 

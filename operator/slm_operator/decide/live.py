@@ -127,19 +127,20 @@ def without_restart(
     instead, though each then has only its share of the memory; then that decides."""
     if isinstance(step, Settle) or state.plan is None or not step.probe.committed:
         return step
-    best = max(points, key=lambda p: p.output_tokens_per_second, default=None)
+    able = [p for p in points if space.holds(p.probe)]
+    best = max(able, key=lambda p: p.output_tokens_per_second, default=None)
     if best is None or step.rule is Rule.OWN_LAYOUT or best.probe.replicas <= step.probe.replicas:
         return step
     layout = state.plan.layout
     inside = Probe(layout.replicas, step.probe.replicas, layout.max_num_seqs)
-    known = {p.probe for p in points}
+    known = {p.probe for p in able}
     if (
-        inside.replicas < inside.layout_replicas
+        inside.replicas < inside.layout_replicas <= space.max_replicas
         and inside.max_num_seqs == step.probe.max_num_seqs
         and inside not in known
     ):
         return Measure(inside, "Searching", step.rule, step.why)
-    return Settle(choose(points, space.objective, space.limits, incumbent=incumbent), ())
+    return Settle(choose(able, space.objective, space.limits, incumbent=incumbent), ())
 
 
 def in_flight(state: PackState) -> int:

@@ -143,8 +143,9 @@ def target(service: SLMService, calibration: Calibration, pack: Pack | None = No
         return running_layout(calibration.step.choice)
     if not searches(service):
         return resting_probe(service)
-    if calibration.incumbent:
-        return calibration.incumbent
+    incumbent = calibration.incumbent
+    if incumbent and _allows(service, incumbent.layout_replicas, incumbent.max_num_seqs):
+        return incumbent
     if kept := _kept(service, pack):
         return kept
     if calibration.exploring:
@@ -160,12 +161,19 @@ def _kept(service: SLMService, pack: Pack | None) -> Probe | None:
         return None
     if not pack.ready and state.problem is not None:
         return None
-    autoscaling, layout = service.autoscaling, state.plan.layout
-    most = min(autoscaling.max_replicas_per_pack, state.packing.max_replicas)
-    if not autoscaling.min_replicas_per_pack <= layout.replicas <= most:
+    layout = state.plan.layout
+    if layout.replicas > state.packing.max_replicas:
         return None
-    if service.spec.engine.max_num_seqs not in (None, layout.max_num_seqs):
+    if not _allows(service, layout.replicas, layout.max_num_seqs):
         return None
-    if autoscaling.calibration.when == "Never":
+    if service.autoscaling.calibration.when == "Never":
         return None
     return Probe(layout.replicas, layout.replicas, layout.max_num_seqs)
+
+
+def _allows(service: SLMService, replicas: int, max_num_seqs: int) -> bool:
+    """Whether a layout is within what the spec says by now."""
+    autoscaling = service.autoscaling
+    if not autoscaling.min_replicas_per_pack <= replicas <= autoscaling.max_replicas_per_pack:
+        return False
+    return service.spec.engine.max_num_seqs in (None, max_num_seqs)
