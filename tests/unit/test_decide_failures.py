@@ -158,9 +158,53 @@ def test_a_clear_breach_of_a_limit_cuts_the_window_short() -> None:
     assert seconds_for(slight, 1) >= 30, "a breach that a short window does not prove"
 
 
+class CutShort:
+    """A search that took too long after its first window; the pack follows each plan since."""
+
+    def __init__(self) -> None:
+        self.world = World(service())
+        seconds_for(self.world, 1)
+        self.look("2026-01-01T05:00:00Z")
+
+    def look(self, now: str, *, silent: bool = False) -> tuple[str, str]:
+        """The reason of Calibrated, and what happened in this pass."""
+        world = self.world
+        seen = pack(None if silent else world.state())
+        self.last = look(world.service, seen, memory=world.memory, now=now)
+        world.service = world.service.model_copy(update={"status": self.last.status})
+        world.memory = self.last.memory
+        for _, world.plan in self.last.plans:
+            world.settled_since = world.seconds
+        happened = [e.reason for e in self.last.events]
+        return condition(self.last, "Calibrated")[1], " ".join(happened)
+
+
 def test_a_search_that_takes_too_long_settles_for_what_is_known() -> None:
-    world = World(service())
-    seconds_for(world, 1)
-    late = look(world.service, pack(world.state()), memory=world.memory, now="2026-01-01T05:00:00Z")
-    assert condition(late, "Calibrated")[:2] == ("True", "KneeFound")
-    assert "cut short" in condition(late, "Calibrated")[2]
+    search = CutShort()
+    assert condition(search.last, "Calibrated")[:2] == ("True", "KneeFound")
+    assert "cut short" in condition(search.last, "Calibrated")[2]
+
+
+def test_it_stays_settled_while_nothing_changes() -> None:
+    search = CutShort()
+    assert search.look("2026-01-01T05:00:15Z") == ("KneeFound", "")
+    search.look("2026-01-01T05:00:30Z", silent=True)
+    assert search.look("2026-01-01T05:00:45Z") == ("KneeFound", "")
+    search.world.memory = Memory()
+    assert search.look("2026-01-02T05:00:00Z") == ("KneeFound", ""), "an operator that starts anew"
+
+
+def test_it_begins_again_when_the_spec_allows_other_layouts() -> None:
+    search = CutShort()
+    search.look("2026-01-01T05:00:15Z")
+    wider = service({"autoscaling": {"maxReplicasPerPack": 5}}, generation=2)
+    search.world.service = wider.model_copy(update={"status": search.world.service.status})
+    reason, happened = search.look("2026-01-01T05:00:30Z")
+    assert (reason, happened) == ("Searching", "SearchReopened")
+    assert search.look("2026-01-01T06:00:00Z")[0] == "Searching", "it has its four hours again"
+
+
+def test_it_begins_again_once_what_was_measured_is_out_of_date() -> None:
+    search = CutShort()
+    assert search.look("2026-01-07T23:00:00Z") == ("KneeFound", "")
+    assert search.look("2026-01-08T01:00:00Z")[1] == "SearchReopened"

@@ -182,7 +182,8 @@ class CalibrationStatus(ApiModel):
     expected: LayoutStatus | None = None
     """Where the planner expected the optimum when the search began: what was measured first."""
     searching_since: Timestamp | None = None
-    """When this search began; after four hours it settles for what is known."""
+    """When this search began; after four hours it settles for what is known, and stays there until
+    the spec, the configuration or the traffic change, or for a week."""
     failed_layouts: Annotated[
         tuple[FailedLayout, ...], Field(max_length=64, json_schema_extra=ATOMIC)
     ] = ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 
 from slm_operator.api.models import SLMService
@@ -22,6 +21,7 @@ from slm_operator.decide.fingerprint import fingerprint, profile_key, same_confi
 from slm_operator.decide.limits import limits, objective
 from slm_operator.decide.live import Overrun, in_flight, without_restart
 from slm_operator.decide.profile import Finding, Trial, trial
+from slm_operator.decide.search_clock import SearchClock, search_clock
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot
 from slm_operator.decide.traffic import Traffic, calibration_load, expected, follow
 from slm_operator.pareto.choice import choose
@@ -36,9 +36,6 @@ from slm_worker.wire import Load, PackState, Plan
 
 DEFAULT_MAX_NUM_SEQS = 256
 """vLLM's own default, where the published measurements show the knee at two replicas."""
-MOST_SEARCH_SECONDS = 4 * 3600.0
-"""A search with 16 windows takes an hour where each layout starts for minutes; what takes longer is
-stuck, and the pack serves better with what is known."""
 SAMPLES_KEPT = 600
 DEFAULT_SHIFTS = ShiftRules()
 
@@ -69,6 +66,9 @@ class Calibration:
     """Those of ``points`` that do not count now, and why."""
     found: Finding | None = None
     """What became of a profile that another service left."""
+    clock: SearchClock = field(default_factory=SearchClock)
+    cut_short: bool = False
+    """Whether ``step`` settles although the search has not ended."""
 
     @property
     def counting(self) -> tuple[OperatingPoint, ...]:
@@ -178,7 +178,11 @@ def calibrate(
         traffic = replace(traffic, too_few_replicas=0)
     fewest = min(traffic.too_few_replicas + 1, space.max_replicas)
     space = replace(space, min_replicas=max(space.min_replicas, fewest))
-    here = replace(here, traffic=traffic, memory=memory, space=space, spoiled=spoiled)
+    bounds = (space.min_replicas, space.max_replicas, space.max_num_seqs, space.batch_is_free)
+    edited = memory.bounds not in (None, bounds)
+    clock = search_clock(service, same, edited, traffic, snapshot.now)
+    memory = replace(memory, bounds=bounds)
+    here = replace(here, traffic=traffic, memory=memory, space=space, spoiled=spoiled, clock=clock)
     return _search(here, space, snapshot, state, rules, shifts)
 
 
@@ -192,9 +196,11 @@ def _search(
 ) -> Calibration:
     """The part of a pass that walks on: with the points that count, on a pack that answers."""
     service, memory, counting = snapshot.service, here.memory, here.counting
-    out_of_time = _out_of_time(service, service.status.calibration, snapshot.now)
     live = service.autoscaling.calibration.when == "Live"
-    step: Measure | Settle = next_step(space, counting, here.incumbent, out_of_time)
+    step: Measure | Settle = next_step(space, counting, here.incumbent)
+    if isinstance(step, Measure) and here.clock.out_of_time:
+        step = next_step(space, counting, here.incumbent, out_of_time=True)
+        here = replace(here, cut_short=isinstance(step, Settle))
     known_knee = _known_knee(here, space, snapshot, state, shifts)
     if isinstance(known_knee, Trial):
         step = known_knee.step
@@ -314,14 +320,6 @@ def _with_failures(
     if before is None or before.phase != "Done":
         failed = remembered(failed, now)
     return replace(memory, unstartable=failed, unstartable_for=key)
-
-
-def _out_of_time(service: SLMService, before: CalibrationStatus | None, now: str) -> bool:
-    if before is None or before.searching_since is None:
-        return False
-    began, ends = (datetime.fromisoformat(t) for t in (before.searching_since, now))
-    own_load = service.autoscaling.calibration.when == "OnStart"
-    return own_load and (ends - began).total_seconds() > MOST_SEARCH_SECONDS
 
 
 def plan(probe: Probe, load: Load | None, current: Plan | None) -> Plan:

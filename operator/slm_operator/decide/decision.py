@@ -303,12 +303,12 @@ def _layout(probe: Probe | None) -> LayoutStatus | None:
 
 
 def _searching_since(calibration: Calibration, snapshot: Snapshot) -> str | None:
-    before = snapshot.service.status.calibration
-    if not isinstance(calibration.step, Measure):
-        return None
-    if before is None or before.fingerprint != calibration.fingerprint:
-        return snapshot.now
-    return before.searching_since or snapshot.now
+    began, before = calibration.clock.began, snapshot.service.status.calibration
+    if isinstance(calibration.step, Measure):
+        return began or snapshot.now
+    if calibration.step is None and before and _phase(calibration, snapshot.service) == "Done":
+        return before.searching_since
+    return began if calibration.cut_short else None
 
 
 def _phase(calibration: Calibration, service: SLMService) -> str:

@@ -124,6 +124,8 @@ class Memory:
     unstartable: tuple[Unstartable, ...] = ()
     unstartable_for: str = ""
     """Fingerprint and agent under which they failed; another one may start them."""
+    bounds: tuple[int, int, int, bool] | None = None
+    """Of the last search space: fewest and most replicas, the batch and whether it is free."""
     left_at_seconds: float | None = None
     """The exploring agent's clock when a probe was last left before its window was full (Live)."""
     overrun: Overrun | None = None
