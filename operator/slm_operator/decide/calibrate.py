@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -213,8 +213,7 @@ def _search(
         return replace(here, memory=_forget(memory))
     if live:
         memory = remember(memory, state)
-    allowed = [p for p in counting if space.holds(p.probe)]
-    exploring = exploration(service, step, state, memory, allowed, here.traffic)
+    exploring = exploration(service, step, state, memory, _runnable(counting, space), here.traffic)
     here = replace(here, exploring=exploring)
     if exploring.left:
         memory = replace(_forget(memory), left_at_seconds=state.clock_seconds)
@@ -281,8 +280,7 @@ def _next(
     if exploring is not None and exploring.load is None:
         step = without_restart(step, space, here.counting, here.incumbent, state)
     if isinstance(step, Measure) and exploring is not None:
-        allowed = [p for p in here.counting if space.holds(p.probe)]
-        exploring = exploring.next(step, state, allowed)
+        exploring = exploring.next(step, state, _runnable(here.counting, space))
     return replace(here, space=space, step=step, exploring=exploring, memory=memory)
 
 
@@ -294,6 +292,12 @@ def _of_what_is_known(
     if not able:
         return None
     return Settle(choose(able, space.objective, space.limits, incumbent=incumbent), ())
+
+
+def _runnable(points: Sequence[OperatingPoint], space: SearchSpace) -> list[OperatingPoint]:
+    """Those that a pack may be brought to: the spec may have allowed more when they were found."""
+    able = (p for p in points if p.probe.layout_replicas <= space.max_replicas)
+    return [p for p in able if space.holds(p.probe)]
 
 
 def _unstartable(memory: Memory) -> frozenset[tuple[int, int]]:
