@@ -99,6 +99,8 @@ def follow(snapshot: Snapshot, template_hash: str) -> Rollout:
         done = not outdated and (
             (before is not None and before.phase == "Complete")
             or (bool(served) and all(p.ready for p in served))
+            # At zero packs nothing is left to replace.
+            or (stable is not None and service.wanted_packs == 0)
         )
         phase = "Complete" if done else "Paused" if paused and outdated else "Progressing"
         places = _places(before if again else None, snapshot, served)
