@@ -8,7 +8,7 @@ from typing import Any
 
 from builders import H100_OPT_1_3B, pack, pack_state, service
 from slm_operator.decide.decision import Decision, decide
-from slm_operator.decide.snapshot import Memory, Pack, Snapshot, Trouble
+from slm_operator.decide.snapshot import Activation, Memory, Pack, Snapshot, Trouble
 from slm_operator.pareto.window import WindowRules
 from slm_operator.render import children
 from slm_worker.wire import Counters, Histogram, Plan, Problem, ReplicaPhase
@@ -48,8 +48,13 @@ class Server:
 class World:
     """A service whose Pods come and go as it decides, on so many GPUs."""
 
-    def __init__(self, spec: dict[str, Any], gpus: int = 9) -> None:
+    def __init__(
+        self, spec: dict[str, Any], gpus: int = 9, activation: Activation | None = None
+    ) -> None:
         self.service = service(spec)
+        self.activation = activation
+        self.image = IMAGE
+        """The worker image of the operator."""
         self.gpus = gpus
         self.seconds = 0.0
         self.memory = Memory()
@@ -70,7 +75,7 @@ class World:
 
     @property
     def template(self) -> str:
-        return children.template_hash(self.service, IMAGE)
+        return children.template_hash(self.service, self.image)
 
     def change(self, spec: dict[str, Any]) -> None:
         changed = service({**self.service.spec.model_dump(by_alias=True), **spec}, generation=2)
@@ -122,7 +127,15 @@ class World:
             self.servers[uid].second()
         seen = tuple(sorted(map(self._seen, self.packs.values()), key=lambda p: p.ordinal))
         self.fewest_ready = min(self.fewest_ready, sum(p.ready for p in seen))
-        snapshot = Snapshot(self.service, self.now, seen, self.memory, IMAGE, seconds=self.seconds)
+        snapshot = Snapshot(
+            self.service,
+            self.now,
+            seen,
+            self.memory,
+            self.image,
+            seconds=self.seconds,
+            activation=self.activation,
+        )
         decision = decide(snapshot, RULES, self.template)
         self.service = self.service.model_copy(update={"status": decision.status})
         self.memory = decision.memory
@@ -136,7 +149,7 @@ class World:
             (self.service, decision.pods.canary),
         ):
             for ordinal in ordinals:
-                self._create(ordinal, children.template_hash(made, IMAGE))
+                self._create(ordinal, children.template_hash(made, self.image))
         for followed, plan in decision.plans:
             self.servers[followed.uid].follow(plan, self.seconds)
         return decision
@@ -176,8 +189,10 @@ def progressing(decision: Decision) -> tuple[str, str, str]:
     return found.status, found.reason, found.message
 
 
-def settled(spec: dict[str, Any] | None = None, gpus: int = 9) -> World:
-    world = World({"packs": 2, "engine": ENGINE} | (spec or {}), gpus)
+def settled(
+    spec: dict[str, Any] | None = None, gpus: int = 9, activation: Activation | None = None
+) -> World:
+    world = World({"packs": 2, "engine": ENGINE} | (spec or {}), gpus, activation)
     decision = world.run(90)
     assert progressing(decision)[:2] == ("True", "RolloutComplete")
     return world

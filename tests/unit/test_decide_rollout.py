@@ -167,6 +167,53 @@ def test_paused_nothing_is_replaced_and_lost_packs_come_back_as_they_were() -> N
     assert world.templates() == {world.template}
 
 
+def made_room(phase: str) -> World:
+    """In ``phase`` of a rollout on a full cluster, in which an outdated pack went first."""
+    world = settled({"packs": 3}, gpus=3)
+    world.change(CHANGED)
+    while (rollout := world.service.status.rollout) is None or (
+        (rollout.phase, rollout.places, len(world.packs)) != (phase, 3, 3)
+    ):
+        world.run(1)
+    return world
+
+
+ROOM_MADE = pytest.mark.parametrize("phase", ["Canary", "Progressing"])
+
+
+@ROOM_MADE
+def test_paused_on_more_gpus_more_packs_come_and_stay_when_it_goes_on(phase: str) -> None:
+    world = made_room(phase)
+    world.gpus = 9
+    world.change({"packs": 6, "rollout": {"paused": True}})
+    decision = world.run(30)
+    assert progressing(decision)[1] == "RolloutPaused"
+    assert decision.status.ready_packs >= 6
+    world.change({"rollout": {"paused": False}})
+    assert progressing(world.run(150))[:2] == ("True", "RolloutComplete")
+    assert world.fewest_ready >= 6
+    assert world.templates() == {world.template}
+
+
+@ROOM_MADE
+def test_paused_on_a_full_cluster_packs_stay_as_they_are(phase: str) -> None:
+    world = made_room(phase)
+    world.run(2)
+    packs = set(world.packs)
+    world.change({"rollout": {"paused": True}})
+    world.run(200)
+    assert set(world.packs) == packs
+
+
+def test_paused_while_the_canary_waits_for_a_gpu_no_pack_makes_room() -> None:
+    world = settled(gpus=2)
+    world.change(CHANGED)
+    world.run(30)
+    world.change({"rollout": {"paused": True}})
+    assert world.run(200).status.ready_packs == 2
+    assert world.fewest_ready == 2
+
+
 def test_taking_the_change_back_ends_the_rollout() -> None:
     world = settled(FIXED)
     before = world.service.spec

@@ -388,7 +388,8 @@ def _poll_seconds(
     if judgement.measures or judgement.passed or judgement.failed:
         return MEASURING_POLL_SECONDS
     rollout = status.rollout
-    if changes or (rollout is not None and rollout.phase in ("Canary", "Progressing")):
+    follows = rollout is not None and rollout.phase in ("Canary", "Progressing")
+    if changes or (follows and wanted.packs):
         return STARTING_POLL_SECONDS
     if rollout is not None and rollout.phase == "RolledBack" and rollout.updated_packs:
         return STARTING_POLL_SECONDS

@@ -99,6 +99,8 @@ def follow(snapshot: Snapshot, template_hash: str) -> Rollout:
         done = not outdated and (
             (before is not None and before.phase == "Complete")
             or (bool(served) and all(p.ready for p in served))
+            # At zero packs nothing is left to replace.
+            or (stable is not None and service.wanted_packs == 0)
         )
         phase = "Complete" if done else "Paused" if paused and outdated else "Progressing"
         places = _places(before if again else None, snapshot, served)
@@ -184,9 +186,14 @@ def with_template(service: SLMService, template: TemplateStatus) -> SLMService:
 
 
 def _places(before: RolloutStatus | None, snapshot: Snapshot, new: Sequence[Pack]) -> int | None:
-    """How many packs have a GPU, once a new one has waited too long for one."""
-    if before is not None and before.places is not None:
-        return before.places
+    """How many packs have a GPU, once a new one has waited too long for one. A paused rollout takes
+    nobody's place anew, and keeps nobody from asking for more packs than were wanted before."""
+    known = before.places if before is not None else None
+    if snapshot.service.rollout.paused:
+        enough = known is not None and snapshot.service.wanted_packs <= known
+        return known if enough else None
+    if known is not None:
+        return known
     waits = [p for p in new if p.scheduling is not None and p.created]
     if not any(_time(snapshot.now) - _time(p.created) > SURGE_PATIENCE for p in waits):
         return None

@@ -65,7 +65,7 @@ def _settled(
         stable=rollout.stable,
         previous=rollout.previous,
     )
-    if rollout.phase not in ("Canary", "Progressing"):
+    if rollout.phase not in ("Canary", "Progressing") or _sleeps(snapshot):
         return status
     came = _progress(rollout)
     resumed = not again or before is None or before.phase not in ("Canary", "Progressing")
@@ -101,6 +101,11 @@ def _settled(
             }
         )
     return status
+
+
+def _sleeps(snapshot: Snapshot) -> bool:
+    """Whether no pack is wanted: then none can come, so that no deadline passes."""
+    return snapshot.service.wanted_packs == 0
 
 
 def _rolled_back(status: RolloutStatus, why: str) -> RolloutStatus:
@@ -141,6 +146,12 @@ def _said(
     if status.phase == "Paused":
         text = f"spec.rollout.paused is true: {count}; `slmctl rollout resume` goes on"
         return Said(kind, "Unknown", "RolloutPaused", text)
+    if _sleeps(snapshot):
+        text = (
+            "no pack runs, so the changed template waits: one pack is tried with it beside the "
+            "one that the next request starts"
+        )
+        return Said(kind, "True", "ScaledToZero", text)
     if status.phase == "Canary":
         doing = "is measured" if judgement.measures else "starts"
         waits = f"; {trouble.reason}: {trouble.message}" if trouble else ""

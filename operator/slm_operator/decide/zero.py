@@ -94,7 +94,11 @@ def zero(
 
 
 def _may_end(service: SLMService, calibration: Calibration, measured: bool) -> bool:
-    """A search that has a load of its own is finished first: at zero it would never be."""
+    """A search that has a load of its own is finished first, and so is the trial of a changed
+    template: at zero neither would ever be."""
+    rollout = service.status.rollout
+    if rollout is not None and rollout.phase == "Canary" and rollout.updated_packs:
+        return False
     step = calibration.step
     if isinstance(step, Measure) and not calibration.waiting:
         return False
