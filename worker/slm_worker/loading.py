@@ -45,7 +45,8 @@ class CalibrationLoad:
         return _sum(self._before, self._generator.state())
 
     async def match(self, load: Load | None, rotation: int, max_num_seqs: int) -> None:
-        """Sends ``load`` so that it saturates ``rotation`` replicas; None ends it."""
+        """Sends ``load`` so that it saturates ``rotation`` replicas; None ends it. Raises
+        LoadTooLongError, and sends nothing then."""
         if load != self._load:
             await self._end()
             self._load = load
