@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 import aiohttp
 
@@ -22,6 +23,7 @@ FIRST_BACKOFF_SECONDS = 0.2
 LAST_BACKOFF_SECONDS = 5.0
 LOG_EVERY_SECONDS = 60.0
 """How often a failure of one kind is logged at most."""
+_NO_ROOM = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _REASON_LENGTH = 300
 _LEAST_WAITING = 8
 
@@ -93,16 +95,19 @@ class SaturatingLoad:
         self._session: aiohttp.ClientSession | None = None
         self._senders: list[asyncio.Task[None]] = []
         self._sent = self._completed = self._failed = self._cancelled = self._in_flight = 0
+        self._turned_away = 0
         self._last_failure = ""
         self._clock = clock
         self._logged_at_seconds: dict[str, float] = {}
 
     def state(self) -> LoadState:
-        """Counts since this object was made; ``sent`` is the sum of the four others."""
+        """Counts since this object was made; ``sent`` is the sum of completed, failed, cancelled
+        and in flight."""
         return LoadState(
             sent=self._sent,
             completed=self._completed,
             failed=self._failed,
+            turned_away=self._turned_away,
             cancelled=self._cancelled,
             in_flight=self._in_flight,
             last_failure=self._last_failure,
@@ -160,6 +165,7 @@ class SaturatingLoad:
             async with session.post(self._url, data=self._body(), headers=_HEADERS) as response:
                 text = await response.read()
             failure = None if response.status == 200 else _refusal(response.status, text)
+            self._turned_away += response.status in _NO_ROOM
         except asyncio.CancelledError:
             self._cancelled += 1
             raise

@@ -73,6 +73,7 @@ def _sum(one: LoadState, other: LoadState) -> LoadState:
         sent=one.sent + other.sent,
         completed=one.completed + other.completed,
         failed=one.failed + other.failed,
+        turned_away=one.turned_away + other.turned_away,
         cancelled=one.cancelled + other.cancelled,
         in_flight=one.in_flight + other.in_flight,
         last_failure=other.last_failure or one.last_failure,
