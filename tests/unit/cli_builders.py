@@ -14,6 +14,9 @@ from slm_operator.api.status import (
     MeasuringStatus,
     SLMServiceStatus,
 )
+from slm_operator.cli.local import request
+from slm_operator.cli.local.answer import Answer
+from slm_operator.cli.local.request import GpuKind, Request, manifest
 from slm_operator.cli.outcome import Outcome, Requests
 from slm_operator.decide import explanation
 from slm_operator.decide import points as shown
@@ -154,5 +157,22 @@ def outcome(status: SLMServiceStatus | None = None, *, gpu: str = "Simulated") -
         load=LoadState(sent=4603, completed=1849, cancelled=2754),
         operator_kills=0,
         seconds=124.1,
+        finished_at=NOW,
+    )
+
+
+def answer(
+    model: str = "hf://facebook/opt-1.3b", gpu: GpuKind = "Simulated", **options: Any
+) -> Answer:
+    wanted = manifest(Request(model, gpu, **options))
+    status = found(CPU_SPACE, without_power) if gpu == "CPU" else found()
+    return Answer(
+        wanted=wanted,
+        service=request.service(wanted).model_copy(update={"status": status}),
+        gpu="Simulated H100 SXM 64 GB",
+        machine="a machine with 2 cores",
+        decisions=status.history,
+        load=LoadState(sent=30, completed=10, cancelled=20),
+        seconds=88.46,
         finished_at=NOW,
     )

@@ -5,34 +5,14 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
-from typing import Any
 
 import yaml
 from rich.console import Console
 
-from cli_builders import CPU_SPACE, NOW, condition, found, without_power
+from cli_builders import answer, condition
 from slm_operator.api.models import SLMService
 from slm_operator.cli.local.answer import Answer, document, manifest_text, slmservice, text
 from slm_operator.cli.local.pack import readable
-from slm_operator.cli.local.request import GpuKind, Request, manifest, service
-from slm_worker.wire import LoadState
-
-
-def answer(
-    model: str = "hf://facebook/opt-1.3b", gpu: GpuKind = "Simulated", **options: Any
-) -> Answer:
-    wanted = manifest(Request(model, gpu, **options))
-    status = found(CPU_SPACE, without_power) if gpu == "CPU" else found()
-    return Answer(
-        wanted=wanted,
-        service=service(wanted).model_copy(update={"status": status}),
-        gpu="Simulated H100 SXM 64 GB",
-        machine="a machine with 2 cores",
-        decisions=status.history,
-        load=LoadState(sent=30, completed=10, cancelled=20),
-        seconds=88.46,
-        finished_at=NOW,
-    )
 
 
 def shown(found: Answer) -> str:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
-from slm_operator.cli.logs_command import in_order, readable
+import pytest
+
+from slm_operator.cli.logs_command import follow_packs, in_order, readable
+from slm_operator.cli.packs import ServicePack
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Kube
+from slm_operator.decide.snapshot import Pack
+
+STARTING = KubeError(400, "BadRequest", 'container "pack" is waiting to start: ContainerCreating')
+DELETED = KubeError(404, "NotFound", 'pods "chat-pack-1" not found')
+CUT = KubeError(0, "Unreachable", "the API server does not answer: Connection reset by peer")
 
 
 def line(second: int, message: str, **more: Any) -> str:
@@ -46,3 +57,61 @@ def test_lines_of_several_packs_come_by_time_and_stray_ones_behind_the_line_befo
     assert [text.split()[-1] for text in in_order(lines, None)] == [
         "first", "stray", "between", "last",
     ]  # fmt: skip
+
+
+class Logs:
+    """What the API server answers, of each pack in turn: lines, or the error instead of them."""
+
+    def __init__(self, **packs: list[list[str] | KubeError]) -> None:
+        self._packs = packs
+
+    async def log(self, namespace: str, pod: str, **_: Any) -> AsyncIterator[str]:
+        answer = self._packs[pod].pop(0)
+        if isinstance(answer, KubeError):
+            raise answer
+        for text in answer:
+            yield text
+
+
+async def followed(**packs: list[list[str] | KubeError]) -> None:
+    chosen = [
+        ServicePack(
+            "chat", False, Pack(ordinal, name, "uid", "", "hash", ready=True, terminating=False)
+        )
+        for ordinal, name in enumerate(sorted(packs))
+    ]
+    kube = cast("Kube", Logs(**packs))
+    await follow_packs(kube, "default", chosen, replica=None, tail=10, retry_seconds=0.0)
+
+
+async def test_a_pack_without_a_log_is_named_once_and_followed_when_it_has_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    await followed(p0=[["of the first"]], p1=[STARTING, STARTING, ["of the second"]])
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == ["p0  of the first", "p1  of the second"]
+    assert shown.err.splitlines() == [
+        "p1 is waiting to start and has no log yet: "
+        'container "pack" is waiting to start: ContainerCreating'
+    ]
+
+
+@pytest.mark.parametrize("error", [DELETED, CUT])
+async def test_a_pack_that_is_gone_or_cut_off_ends_alone(
+    error: KubeError, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await followed(p0=[error], p1=[STARTING, ["goes on"]])
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == ["p1  goes on"]
+    assert f"p0 is not followed any more: {error.message}" in shown.err.splitlines()
+
+
+async def test_where_no_pack_can_be_followed_the_error_itself_says_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(KubeError) as raised:
+        await followed(p0=[DELETED], p1=[CUT])
+    assert raised.value is CUT
+    assert capsys.readouterr().err.splitlines() == [
+        f"p0 is not followed any more: {DELETED.message}"
+    ]

@@ -12,7 +12,7 @@ from slm_operator.decide.decision import decide
 from slm_operator.decide.snapshot import Memory, Snapshot, Trouble
 from slm_worker.planning.memory import ModelFootprint
 from slm_worker.planning.packing import max_replicas
-from slm_worker.wire import Counters, Problem, ReplicaPhase
+from slm_worker.wire import Counters, LoadState, Problem, ReplicaPhase
 
 
 def test_it_walks_to_two_replicas_and_says_why() -> None:
@@ -361,6 +361,30 @@ def test_unsaturated_windows_hold_and_say_so() -> None:
         world.memory = decision.memory
         world.service = world.service.model_copy(update={"status": decision.status})
     assert condition(decision, "Calibrated")[:2] == ("False", "NotSaturated")
+    assert decision.status.frontier == ()
+
+
+def test_a_load_of_which_requests_fail_measures_nothing_and_says_why() -> None:
+    world = World(service())
+    world.tick()
+    for second in range(30):
+        state = pack_state(
+            world.plan,
+            counters=Counters(
+                sampled_at_seconds=100.0 + second,
+                output_tokens=1000 * second,
+                saturated_seconds=float(second),
+            ),
+            load=LoadState(
+                completed=9 * second, failed=second, last_failure="HTTP 400: too long for the model"
+            ),
+        )
+        decision = look(world.service, pack(state), memory=world.memory)
+        world.memory = decision.memory
+        world.service = world.service.model_copy(update={"status": decision.status})
+    status, reason, message = condition(decision, "Calibrated")
+    assert (status, reason) == ("False", "LoadFails")
+    assert message.endswith("the load's last failure: HTTP 400: too long for the model")
     assert decision.status.frontier == ()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from builders import steady
 from slm_operator.pareto.confidence import quantile
 from slm_operator.pareto.window import Measurement, Measuring, Sample, WindowRules, evaluate
-from slm_worker.wire import Histogram
+from slm_worker.wire import Histogram, LoadState
 
 RULES = WindowRules(min_seconds=30, max_seconds=120, warmup_seconds=5)
 
@@ -142,6 +142,42 @@ def test_a_gpu_that_heat_holds_down_is_measured_only_once_that_has_passed() -> N
 
 def test_a_moment_of_lower_clocks_spoils_no_window() -> None:
     assert measured(hot(steady(40), after=20, seconds=1))
+
+
+def failing(samples: list[Sample], of_a_hundred: int, until: float) -> list[Sample]:
+    """A hundred requests of the load end a second, some of them in a failure at first."""
+
+    def ended(second: int) -> LoadState:
+        failed = round(of_a_hundred * min(second, until))
+        return LoadState(sent=100 * second, completed=100 * second - failed, failed=failed)
+
+    return [replace(s, load=ended(i)) for i, s in enumerate(samples)]
+
+
+def test_a_window_in_which_requests_of_the_load_fail_is_none_until_that_has_passed() -> None:
+    result = pending(failing(steady(40), of_a_hundred=2, until=40))
+    assert result.reason == "LoadFails"
+    assert "2% of the load's requests of the last 30 s failed, 1% are allowed" in result.message
+    passed = failing(steady(60), of_a_hundred=10, until=20)
+    assert pending(passed[:41]).reason == "LoadFails"
+    assert measured(passed).window_seconds == pytest.approx(30.0)
+
+
+def test_a_failure_now_and_then_spoils_no_window() -> None:
+    assert measured(failing(steady(40), of_a_hundred=1, until=40))
+
+
+def test_requests_that_users_leave_no_room_spoil_no_window() -> None:
+    samples = [
+        replace(s, load=LoadState(completed=i, failed=9 * i, turned_away=9 * i))
+        for i, s in enumerate(steady(40))
+    ]
+    assert measured(samples)
+
+
+def test_failures_before_the_window_spoil_none() -> None:
+    samples = [replace(s, load=LoadState(sent=90, failed=90)) for s in steady(40)]
+    assert measured(samples)
 
 
 def test_a_gpu_at_its_power_limit_is_measured_and_the_window_says_so() -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from slm_worker.bringup import BringUp
 from slm_worker.ending import drain
+from slm_worker.load import LoadTooLongError
 from slm_worker.loading import UNATTENDED_MESSAGE, UNATTENDED_SECONDS
 from slm_worker.planning.footprint import ModelError
 from slm_worker.planning.packing import LayoutError
@@ -61,7 +62,8 @@ class LoadKeeper(Protocol):
     def state(self) -> LoadState: ...
 
     async def match(self, load: Load | None, rotation: int, max_num_seqs: int) -> None:
-        """Sends ``load`` to ``rotation`` replicas from now on; None ends it."""
+        """Sends ``load`` to ``rotation`` replicas from now on; None ends it. Raises
+        LoadTooLongError."""
 
 
 class Agent:
@@ -100,6 +102,7 @@ class Agent:
         self._sampling: asyncio.Task[None] | None = None
         self._pass_trouble = ProblemLog(clock)
         self._layout_trouble = ProblemLog(clock)
+        self._load_trouble = ProblemLog(clock)
 
     # What the API asks.
 
@@ -204,11 +207,12 @@ class Agent:
             ) from None
 
     def _problem(self) -> Problem | None:
-        """The most severe: what stops all, then the layout, the device, single replicas."""
+        """The most severe: what stops all, then layout, load, device, single replicas."""
         for known in (
             self._bring_up.problem,
             self._pass_trouble.current,
             self._layout_trouble.current,
+            self._load_trouble.current,
             self._sampler.device_problem if self._sampler else None,
         ):
             if known is not None:
@@ -303,7 +307,12 @@ class Agent:
         stats = await self._bring_up.router.tend(plan.routing)
         as_planned = await fleet.step(target, stats.in_flight)
         wanted_load = plan.load if as_planned and not self._ending else None
-        await self._load.match(wanted_load, plan.rotation, plan.layout.max_num_seqs)
+        try:
+            await self._load.match(wanted_load, plan.rotation, plan.layout.max_num_seqs)
+        except LoadTooLongError as error:
+            self._load_trouble.report("CalibrationTooLong", str(error))
+            return False
+        self._load_trouble.clear()
         return as_planned and plan is self._plan
 
     def _ensure_fleet(self) -> Fleet:

@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 import aiohttp
 
@@ -22,6 +23,7 @@ FIRST_BACKOFF_SECONDS = 0.2
 LAST_BACKOFF_SECONDS = 5.0
 LOG_EVERY_SECONDS = 60.0
 """How often a failure of one kind is logged at most."""
+_NO_ROOM = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _REASON_LENGTH = 300
 _LEAST_WAITING = 8
 
@@ -38,13 +40,38 @@ def saturating_concurrency(rotation: int, max_in_flight_per_replica: int) -> int
     return slots + max(_LEAST_WAITING, slots // 8)
 
 
+class LoadTooLongError(Exception):
+    """The model does not take requests of the load's lengths; the message has the remedy."""
+
+
+def output_lengths(prompt_tokens: int, output_tokens: int, longest_tokens: int | None) -> range:
+    """The output lengths that requests are spread over evenly: half of ``output_tokens`` to each
+    side, or less where prompt and output would exceed ``longest_tokens``. As much to either side,
+    so that their mean stays what was asked for. None: the longest is not known.
+
+    Raises LoadTooLongError where not even the mean fits.
+    """
+    spread = output_tokens // 2
+    if longest_tokens is not None:
+        room = longest_tokens - prompt_tokens - output_tokens
+        if room < 0:
+            raise LoadTooLongError(
+                f"spec.autoscaling.calibration.promptTokens {prompt_tokens:,} and outputTokens "
+                f"{output_tokens:,} exceed the model's longest sequence of {longest_tokens:,} "
+                "tokens: lower one of them, or give spec.engine.args a larger --max-model-len, as "
+                "far as the model goes"
+            )
+        spread = min(spread, room)
+    return range(output_tokens - spread, output_tokens + spread + 1)
+
+
 class SaturatingLoad:
     """Keeps a number of ``POST /v1/completions`` in flight against the router at ``url``.
 
     Prompts are ``prompt_tokens`` random token ids, so that prefix caching cannot help. Each asks
-    for exactly n tokens, n uniform within half of ``output_tokens`` around it, so that sequences
-    do not end in step. Failures back off and never raise; ``state()`` counts them, and the log has
-    the first of each kind.
+    for exactly n tokens, n one of :func:`output_lengths`, so that sequences do not end in step.
+    Failures back off and never raise; ``state()`` counts them, and the log has the first of each
+    kind. Raises LoadTooLongError when it is made.
     """
 
     def __init__(
@@ -55,28 +82,32 @@ class SaturatingLoad:
         prompt_tokens: int,
         output_tokens: int,
         rng: random.Random,
+        longest_tokens: int | None = None,
         open_session: Callable[[], aiohttp.ClientSession] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = f"{url.rstrip('/')}/v1/completions"
         self._model_name = model_name
         self._prompt_tokens = prompt_tokens
-        self._output_tokens = output_tokens
+        self._output_lengths = output_lengths(prompt_tokens, output_tokens, longest_tokens)
         self._rng = rng
         self._open_session = open_session or _open_session
         self._session: aiohttp.ClientSession | None = None
         self._senders: list[asyncio.Task[None]] = []
         self._sent = self._completed = self._failed = self._cancelled = self._in_flight = 0
+        self._turned_away = 0
         self._last_failure = ""
         self._clock = clock
         self._logged_at_seconds: dict[str, float] = {}
 
     def state(self) -> LoadState:
-        """Counts since this object was made; ``sent`` is the sum of the four others."""
+        """Counts since this object was made; ``sent`` is the sum of completed, failed, cancelled
+        and in flight."""
         return LoadState(
             sent=self._sent,
             completed=self._completed,
             failed=self._failed,
+            turned_away=self._turned_away,
             cancelled=self._cancelled,
             in_flight=self._in_flight,
             last_failure=self._last_failure,
@@ -134,6 +165,7 @@ class SaturatingLoad:
             async with session.post(self._url, data=self._body(), headers=_HEADERS) as response:
                 text = await response.read()
             failure = None if response.status == 200 else _refusal(response.status, text)
+            self._turned_away += response.status in _NO_ROOM
         except asyncio.CancelledError:
             self._cancelled += 1
             raise
@@ -148,10 +180,7 @@ class SaturatingLoad:
         return failure
 
     def _body(self) -> bytes:
-        output_tokens = self._rng.randint(
-            max(1, self._output_tokens // 2),
-            self._output_tokens + self._output_tokens // 2,
-        )
+        output_tokens = self._rng.choice(self._output_lengths)
         completion = {
             "model": self._model_name,
             "prompt": self._rng.choices(_TOKEN_IDS, k=self._prompt_tokens),

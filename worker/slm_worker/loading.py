@@ -45,7 +45,8 @@ class CalibrationLoad:
         return _sum(self._before, self._generator.state())
 
     async def match(self, load: Load | None, rotation: int, max_num_seqs: int) -> None:
-        """Sends ``load`` so that it saturates ``rotation`` replicas; None ends it."""
+        """Sends ``load`` so that it saturates ``rotation`` replicas; None ends it. Raises
+        LoadTooLongError, and sends nothing then."""
         if load != self._load:
             await self._end()
             self._load = load
@@ -72,6 +73,7 @@ def _sum(one: LoadState, other: LoadState) -> LoadState:
         sent=one.sent + other.sent,
         completed=one.completed + other.completed,
         failed=one.failed + other.failed,
+        turned_away=one.turned_away + other.turned_away,
         cancelled=one.cancelled + other.cancelled,
         in_flight=one.in_flight + other.in_flight,
         last_failure=other.last_failure or one.last_failure,

@@ -451,6 +451,8 @@ class LoadState(Report):
     sent: int = 0
     completed: int = 0
     failed: int = 0
+    turned_away: int = 0
+    """Of the failed, those answered 429 or 503: users' requests left the load no room."""
     cancelled: int = 0
     """Ended by the agent itself, when the load was no longer wanted."""
     in_flight: int = 0

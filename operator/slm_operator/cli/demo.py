@@ -18,10 +18,11 @@ from slm_dev.program import StackError
 from slm_dev.stack import Stack
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import HistoryEntry
-from slm_operator.cli import report
+from slm_operator.cli import output_file, report
 from slm_operator.cli.interrupts import interruptible, until_interrupted
 from slm_operator.cli.machine import machine
-from slm_operator.cli.outcome import DemoFailedError, Options, Outcome, Requests
+from slm_operator.cli.outcome import DemoFailedError, EngineName, Options, Outcome, Requests
+from slm_operator.cli.output_file import OutputFileError
 from slm_operator.cli.preparation import EXAMPLES, Prepared, prepare
 from slm_operator.cli.progress import Look, View, view
 from slm_operator.cluster.agents import AgentError
@@ -42,12 +43,14 @@ def run(options: Options, console: Console, present: Present) -> None:
     """Runs the demo to its end, gives the outcome and its report to ``present``, and takes
     everything down, also on SIGINT and SIGTERM.
 
-    Raises DemoFailedError, and Interrupted after one of those signals.
+    Raises DemoFailedError, OutputFileError for the report, and Interrupted after one of those
+    signals.
     """
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
+    check_report(options.engine)
     with interruptible():
         prepared = prepare(options, say)
         asyncio.run(until_interrupted(Demo(options, prepared, console, present).run()))
@@ -97,7 +100,8 @@ class Demo:
         except (StackError, DemoFailedError) as error:
             raise DemoFailedError(await self._diagnosis(stack, str(error))) from error
         outcome = self._outcome(service, pack)
-        self._present(outcome, write_report(outcome))
+        self._present(outcome, report_page(self._options.engine))
+        write_report(outcome)
         if self._options.keep:
             await self._stay(stack, service)
 
@@ -213,13 +217,38 @@ class Demo:
         self._console.print(line, markup=False, soft_wrap=True)
 
 
-def write_report(outcome: Outcome) -> Path:
-    """Writes the page, and its picture beside it, into the current folder. Returns the page."""
-    REPORT_FOLDER.mkdir(exist_ok=True)
-    page = REPORT_FOLDER / f"demo-{outcome.engine}.html"
-    page.write_text(report.html(outcome))
-    page.with_suffix(".svg").write_text(report.image(outcome))
-    return page
+def report_page(engine: EngineName) -> Path:
+    """Where the report goes, in the current folder; its picture lies beside it."""
+    return REPORT_FOLDER / f"demo-{engine}.html"
+
+
+def check_report(engine: EngineName) -> None:
+    """Raises OutputFileError where the report could not be written at the end; leaves nothing."""
+    there = REPORT_FOLDER.exists()
+    _make_report_folder()
+    page = report_page(engine)
+    for file in (page, page.with_suffix(".svg")):
+        output_file.check("the report", file)
+    if not there:
+        REPORT_FOLDER.rmdir()
+
+
+def write_report(outcome: Outcome) -> None:
+    """The page, and its picture beside it. Raises OutputFileError."""
+    _make_report_folder()
+    page = report_page(outcome.engine)
+    output_file.write("the report", page, report.html(outcome))
+    output_file.write("the report", page.with_suffix(".svg"), report.image(outcome))
+
+
+def _make_report_folder() -> None:
+    try:
+        REPORT_FOLDER.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputFileError(
+            f"the report's folder {REPORT_FOLDER} cannot be made here ({error.strerror}): run "
+            "the demo in a folder that you can write to"
+        ) from error
 
 
 def _last_lines(text: str) -> str:

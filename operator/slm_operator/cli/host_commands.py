@@ -12,6 +12,7 @@ from rich.console import Console
 
 from slm_operator.cli.interrupts import Interrupted
 from slm_operator.cli.outcome import DemoFailedError, Options, Outcome, document
+from slm_operator.cli.output_file import OutputFileError
 from slm_operator.cli.progress import summary
 from slm_operator.cli.terminal import Output, OutputOption, console, fail
 
@@ -74,7 +75,7 @@ def demo(
 
     try:
         running.run(options, Console(stderr=output is Output.JSON, highlight=False), present)
-    except DemoFailedError as error:
+    except (DemoFailedError, OutputFileError) as error:
         fail(str(error))
     except Interrupted as interrupted:
         # What was kept running was to be ended so.

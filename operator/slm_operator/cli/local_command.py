@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from slm_operator.cli import output_file
 from slm_operator.cli.choose import seconds
 from slm_operator.cli.host_commands import EngineChoice, MinWindowOption
 from slm_operator.cli.interrupts import Interrupted
@@ -18,6 +19,7 @@ from slm_operator.cli.local.host import nvidia_answers
 from slm_operator.cli.local.passes import window_rules
 from slm_operator.cli.local.request import LocalError, Request, gpu_kind, manifest, model_uri
 from slm_operator.cli.local.run import Settings, run
+from slm_operator.cli.output_file import OutputFileError
 from slm_operator.cli.terminal import ObjectiveChoice, console, fail, say
 from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK
 
@@ -121,18 +123,20 @@ def local(
         nonlocal shown
         shown = True
         object_text = answering.manifest_text(answer)
-        if write is not None:
-            write.write_text(object_text)
         if output is LocalOutput.JSON:
-            return print(json.dumps(answering.document(answer)), flush=True)
-        if output is LocalOutput.TEXT:
+            print(json.dumps(answering.document(answer)), flush=True)
+        elif output is LocalOutput.TEXT:
             console().print(answering.text(answer))
-        return print(object_text, end="", flush=True)
+        else:
+            print(object_text, end="", flush=True)
+        # What was measured for long is shown already when the file turns out to be out of reach.
+        if write is not None:
+            output_file.write("--write", write, object_text)
 
     progress = Console(stderr=output is not LocalOutput.TEXT, highlight=False)
     try:
-        if write is not None and not write.parent.is_dir():
-            raise LocalError(f"--write {write}: {write.parent} is no directory: make it first")
+        if write is not None:
+            output_file.check("--write", write)
         wanted = manifest(
             Request(
                 model_uri=model_uri(model, Path.cwd()),
@@ -152,6 +156,8 @@ def local(
     except LocalError as error:
         if error.log:
             say(f"\nThe pack's log ends:\n{error.log}\n")
+        fail(str(error))
+    except OutputFileError as error:
         fail(str(error))
     except Interrupted as interrupted:
         raise typer.Exit(0 if keep and shown else 128 + interrupted.number) from None

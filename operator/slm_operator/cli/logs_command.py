@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +14,11 @@ from slm_operator.cli import lookup, packs
 from slm_operator.cli.interrupts import Interrupted, until_interrupted
 from slm_operator.cli.packs import ServicePack
 from slm_operator.cli.terminal import KubeconfigOption, NamespaceOption, say
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Kube
 
+RETRY_SECONDS = 2.0
+"""How often a pack that has no log yet is asked again."""
 MOST_LINES = 100_000
 """Of each pack; they are held in memory to be put in order."""
 
@@ -45,7 +49,7 @@ def logs(
                 f"SLMService {name} has no pack {pack}: there are {there}"
             )
         if follow:
-            await until_interrupted(_follow(kube, where, chosen, replica, tail))
+            await until_interrupted(follow_packs(kube, where, chosen, replica, tail))
         else:
             for line in in_order(await _read(kube, where, chosen, tail), replica):
                 print(line)
@@ -105,15 +109,46 @@ async def _read(
     ]
 
 
-async def _follow(
-    kube: Kube, namespace: str, chosen: list[ServicePack], replica: int | None, tail: int
+async def follow_packs(
+    kube: Kube,
+    namespace: str,
+    chosen: list[ServicePack],
+    replica: int | None,
+    tail: int,
+    retry_seconds: float = RETRY_SECONDS,
 ) -> None:
-    async def one_pack(one: ServicePack) -> None:
+    """Shows lines as they come, until each pack has ended. A pack that cannot be followed ends
+    alone: the others still have something to say. Raises KubeError when none can be."""
+    under_way = len(chosen)
+
+    async def show(one: ServicePack) -> None:
         async for line in kube.log(namespace, one.name, tail_lines=tail, follow=True):
             text = readable(one.name, line, replica)
             if text is not None:
                 print(text, flush=True)
 
-    async with asyncio.TaskGroup() as group:
-        for one in chosen:
-            group.create_task(one_pack(one))
+    async def one_pack(one: ServicePack) -> KubeError | None:
+        nonlocal under_way
+        told = False
+        while True:
+            try:
+                await show(one)
+            except KubeError as error:
+                if error.status != HTTPStatus.BAD_REQUEST:
+                    under_way -= 1
+                    if under_way:
+                        say(f"{one.name} is not followed any more: {error.message}")
+                    return error
+                if not told:
+                    say(f"{one.name} is waiting to start and has no log yet: {error.message}")
+                    told = True
+                await asyncio.sleep(retry_seconds)
+            else:
+                under_way -= 1
+                return None
+
+    # Not a TaskGroup, whose ExceptionGroup hides what a closed pipe raises from whoever handles it.
+    ends = await asyncio.gather(*(one_pack(one) for one in chosen))
+    errors = [error for error in ends if error is not None]
+    if len(errors) == len(chosen):
+        raise errors[-1]

@@ -346,7 +346,9 @@ def remember(memory: Memory, state: PackState) -> Memory:
     samples = memory.samples if memory.measuring_generation == generation else ()
     if state.settled and state.settled_since_seconds is not None and state.counters is not None:
         running = sum(r.running or 0 for r in state.replicas if r.in_rotation)
-        fresh = Sample(state.agent_id, state.settled_since_seconds, state.counters, running)
+        fresh = Sample(
+            state.agent_id, state.settled_since_seconds, state.counters, running, state.load
+        )
         if not samples or samples[-1].counters != fresh.counters:
             samples = (*samples[-SAMPLES_KEPT:], fresh)
     return replace(memory, samples=samples, measuring_generation=generation)

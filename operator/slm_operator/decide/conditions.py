@@ -28,6 +28,8 @@ WINDOW_REASONS = {
     "MetricsMissing": "a replica in rotation did not answer a sample, so the window starts anew",
     "Throttled": "heat, the board or its supply holds the clocks down, and what a GPU serves "
     "meanwhile is less than it can: see to the node's cooling and power",
+    "LoadFails": "more than 1 % of the load's requests fail, so what is served is other traffic "
+    "than was asked for; see the pack's log",
 }
 """Stable texts for what breaks a window; the changing numbers stay in the log."""
 SEVERITY = ("Healthy", "Degraded", "Unresponsive", "Lost")

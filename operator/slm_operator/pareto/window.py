@@ -2,18 +2,19 @@
 
 A window is valid when no counter was reset and no replica was (re)started in it, every sample was
 answered, every replica in rotation was full with requests waiting throughout, its sequences were
-of mixed ages, nothing but the power limit held the clocks down, and it is long enough for its
-confidence interval. Anything else is no measurement, and says why.
+of mixed ages, hardly a request of the load failed, nothing but the power limit held the clocks
+down, and it is long enough for its confidence interval. Anything else is no measurement, and says
+why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from slm_operator.pareto.confidence import half_width, mean_lengths, quantile
-from slm_worker.wire import Counters
+from slm_worker.wire import Counters, LoadState
 
 MIN_POWER_SHARE = 0.8
 """Part of a window that energy readings have to span to stand for it."""
@@ -37,6 +38,9 @@ class WindowRules:
     max_throttled: float = 0.05
     """Share of the time in which heat or the board may hold the clocks down: one sample of many,
     when the load begins, changes no mean."""
+    max_failed: float = 0.01
+    """Share of the load's requests that may fail: those that an engine refuses are mostly the long
+    ones, so what is left is other traffic than was asked for."""
     batches: int = 10
 
     @property
@@ -54,6 +58,8 @@ class Sample:
     counters: Counters
     running: int = 0
     """Sequences in the batches of the replicas in rotation."""
+    load: LoadState = field(default_factory=LoadState)
+    """The operator's own load, which sends nothing while users are measured."""
 
 
 @dataclass(frozen=True)
@@ -103,21 +109,23 @@ def evaluate(samples: Sequence[Sample], rules: WindowRules) -> Measuring | Measu
     mixed = _since_turnover(full)
     if isinstance(mixed, Measuring):
         return broken if broken and len(full) < 2 else mixed
-    window = [s.counters for s in mixed if s.counters.sampled_at_seconds >= warm_from]
+    window = [s for s in mixed if s.counters.sampled_at_seconds >= warm_from]
     if len(window) < 2:
         return broken or Measuring("WarmingUp", "batches are filling up", 0.0)
     return _judge(window, rules)
 
 
-def _judge(window: Sequence[Counters], rules: WindowRules) -> Measuring | Measurement:
+def _judge(samples: Sequence[Sample], rules: WindowRules) -> Measuring | Measurement:
+    window = _counted(samples)
     elapsed = _seconds(window)
     if elapsed < rules.min_seconds:
         return Measuring("Measuring", f"{elapsed:.0f} of {rules.min_seconds:.0f} s", elapsed)
-    if _spoiled(window, rules):
-        recent = [c for c in window if _age(window, c) <= rules.min_seconds]
-        spoiled = _spoiled(recent, rules)
+    if _spoiled(samples, rules):
+        newest = [s for s in samples if _age(window, s.counters) <= rules.min_seconds]
+        spoiled = _spoiled(newest, rules)
         if spoiled is not None:
             return spoiled
+        recent = _counted(newest)
         if _seconds(recent) < 0.9 * rules.min_seconds:
             return Measuring("Measuring", "polls came too rarely", _seconds(recent))
         window, elapsed = recent, _seconds(recent)
@@ -136,8 +144,9 @@ def _judge(window: Sequence[Counters], rules: WindowRules) -> Measuring | Measur
     return measurement
 
 
-def _spoiled(window: Sequence[Counters], rules: WindowRules) -> Measuring | None:
-    """What keeps ``window`` from standing for the pack's capacity."""
+def _spoiled(samples: Sequence[Sample], rules: WindowRules) -> Measuring | None:
+    """What keeps the window from standing for the pack's capacity."""
+    window = _counted(samples)
     elapsed = _seconds(window)
     saturated = _saturated_fraction(window)
     if saturated < rules.min_saturated:
@@ -156,7 +165,22 @@ def _spoiled(window: Sequence[Counters], rules: WindowRules) -> Measuring | None
             "and power",
             elapsed,
         )
+    failed = _failed_fraction(samples[0].load, samples[-1].load)
+    if failed > rules.max_failed:
+        return Measuring(
+            "LoadFails",
+            f"{failed:.0%} of the load's requests of the last {elapsed:.0f} s failed, "
+            f"{rules.max_failed:.0%} are allowed: the rest is other traffic than was asked for",
+            elapsed,
+        )
     return None
+
+
+def _failed_fraction(first: LoadState, last: LoadState) -> float:
+    """Of what ended in between, without what found no room: that says nothing of the lengths."""
+    failed = (last.failed - last.turned_away) - (first.failed - first.turned_away)
+    ended = failed + last.completed - first.completed
+    return failed / ended if ended > 0 else 0.0
 
 
 def _unbroken(samples: Sequence[Sample]) -> tuple[list[Sample], Measuring | None]:
