@@ -345,8 +345,7 @@ class Agent:
         if device is None:
             return None
         try:
-            if self._bring_up.footprint is None:
-                await self._bring_up.read_model()
+            await self._bring_up.read_model()
             target = target_of(
                 plan,
                 self._bring_up.footprint,
