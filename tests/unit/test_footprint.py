@@ -251,3 +251,36 @@ class TestConfigs:
     def test_a_multimodal_model_with_a_wrong_field_is_refused(self) -> None:
         with pytest.raises(ModelError, match="hidden_size"):
             parse_config({"text_config": {"hidden_size": -1}}, "config.json")
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"model_type": "falcon_mamba", "num_hidden_layers": 64, "hidden_size": 4096},
+            {"model_type": "mpt", "n_layers": 32, "d_model": 4096, "vocab_size": 50432},
+            {**LLAMA, "model_type": "openelm", "num_key_value_heads": [3, 3, 4]},
+        ],
+        ids=["no attention", "names of its own", "a value for each layer"],
+    )
+    def test_a_family_with_fields_of_its_own_is_unknown(self, config: dict[str, Any]) -> None:
+        assert parse_config(config, "config.json") is None
+
+    @pytest.mark.parametrize(
+        ("config", "fault"),
+        [
+            ({"hidden_size": 2560}, "vocab_size"),
+            ({"model_type": "llama", "hidden_size": 2560}, "vocab_size"),
+            ({"model_type": "falcon_mamba", "hidden_size": -1}, "hidden_size"),
+            ({"model_type": "mpt", "hidden_size": []}, "hidden_size"),
+            ({"model_type": ["mpt"], "hidden_size": 2560}, "model_type"),
+            ({**LLAMA, "num_key_value_heads": [3, 3, 4]}, "num_key_value_heads"),
+            ({**LLAMA, "intermediate_size": [8192, -1]}, "intermediate_size"),
+        ],
+        ids=str,
+    )
+    def test_a_damaged_config_is_refused(self, config: dict[str, Any], fault: str) -> None:
+        with pytest.raises(ModelError, match=fault):
+            parse_config(config, "config.json")
+
+    def test_of_mlps_that_differ_by_layer_the_widest_counts(self) -> None:
+        widths = {**LLAMA, "intermediate_size": [4096, 8192, 4096]}
+        assert known({"text_config": widths}) == known({**LLAMA, "intermediate_size": 8192})
