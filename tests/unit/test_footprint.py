@@ -119,6 +119,41 @@ def test_rope_scaling_stretches_the_longest_sequence(scaling: dict[str, Any], to
     assert known(config).max_model_len == tokens
 
 
+LONGROPE = {
+    **LLAMA,
+    "model_type": "phi3",
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]},
+}
+"""As Phi-3.5-mini and Phi-4-mini are published."""
+
+
+@pytest.mark.parametrize(
+    ("config", "args", "tokens"),
+    [
+        (LONGROPE, [], 4096),
+        (LONGROPE, ["--max-model-len", "32768"], 32768),
+        ({**LONGROPE, "rope_scaling": {"rope_type": "longrope"}}, [], 4096),
+        ({**LONGROPE, "rope_scaling": {"type": "su"}}, [], 4096),
+        ({**LONGROPE, "rope_scaling": None}, [], 131072),
+        ({**LONGROPE, "original_max_position_embeddings": None}, [], 131072),
+    ],
+    ids=["usual", "asked", "rope_type", "older name", "no LongRoPE", "no original"],
+)
+def test_longrope_is_served_at_the_original_length_unless_more_is_asked(
+    config: dict[str, Any], args: list[str], tokens: int
+) -> None:
+    assert known(config, *args).max_model_len == tokens
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "gemma3n_text"])
+def test_gemma_3_publishes_a_length_that_is_stretched_already(family: str) -> None:
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    config = {**LLAMA, "model_type": family, "rope_scaling": scaling}
+    assert known({"text_config": config}).max_model_len == LLAMA["max_position_embeddings"]
+
+
 class TestTensors:
     def test_floats_are_converted_and_quantised_tensors_stay(self) -> None:
         tensors = [

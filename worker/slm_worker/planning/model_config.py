@@ -99,6 +99,10 @@ class ModelConfig(BaseModel):
     max_positions: _Count | None = Field(
         None, validation_alias=AliasChoices("max_position_embeddings", "n_positions", "seq_length")
     )
+    original_positions: _Count | None = Field(
+        None, validation_alias="original_max_position_embeddings"
+    )
+    """What a model whose sequences were lengthened was first made for."""
     rope_scaling: dict[str, Any] | None = Field(
         None, validation_alias=AliasChoices("rope_scaling", "rope_parameters")
     )
@@ -160,11 +164,16 @@ class ModelConfig(BaseModel):
 
     @property
     def longest_sequence(self) -> int:
-        """Tokens; rope scaling stretches what the model was made for, as in vLLM."""
+        """Tokens; rope scaling stretches what the model was made for, as in vLLM.
+
+        By ``yarn`` vLLM stretches only in some of its versions: the longer counts.
+        """
         length = self.max_positions or ENGINE_DEFAULT_MAX_MODEL_LEN
         scaling = self.rope_scaling or {}
         kind = scaling.get("rope_type", scaling.get("type"))
         factor = scaling.get("factor")
+        if "gemma3" in self.model_type:
+            return length  # stretched already
         if kind not in {"linear", "dynamic", "yarn"} or not isinstance(factor, int | float):
             return length
         if not math.isfinite(factor):
@@ -173,6 +182,15 @@ class ModelConfig(BaseModel):
         if kind == "yarn" and isinstance(original, int):
             length = original
         return max(length, int(length * factor))
+
+    @property
+    def usual_longest_sequence(self) -> int:
+        """Tokens where the engine's arguments name none: what a model with LongRoPE was first made
+        for, since vLLM spares short sequences the loss that longer ones would cost them."""
+        scaling = self.rope_scaling or {}
+        if scaling.get("rope_type", scaling.get("type")) in {"longrope", "su"}:
+            return self.original_positions or self.longest_sequence
+        return self.longest_sequence
 
 
 def parse_config(document: Mapping[str, Any], source: str) -> ModelConfig | None:
