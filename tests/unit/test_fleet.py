@@ -14,6 +14,7 @@ from slm_worker.replicas.faults import FAULTS_UNTIL_SET_APART
 from slm_worker.replicas.health import IDLE_PROBE_SECONDS
 from slm_worker.replicas.lifecycle import DRAIN_SECONDS
 from slm_worker.replicas.replica import ReplicaError
+from slm_worker.replicas.witness import StartWitness
 from slm_worker.wire import ReplicaPhase
 
 
@@ -130,6 +131,20 @@ async def test_a_newer_plan_ends_a_start(rig: Rig) -> None:
     assert FakeRun.made[0].process.ended_by == ["stop"]
     await rig.step(target(1))
     assert rig.phases() == [ReplicaPhase.STARTING]
+
+
+async def test_a_start_that_a_plan_ends_as_it_succeeds_is_no_death(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def planned_meanwhile(*_: object) -> None:
+        await rig.fleet.step(target(1), {})
+
+    monkeypatch.setattr(StartWitness, "ready", planned_meanwhile)
+    await rig.step(target(2))
+    FakeRun.made[0].readiness.set_result(None)
+    await breathe()
+    assert FakeRun.made[0].process.ended_by == ["stop"]
+    assert rig.phases() == []
 
 
 async def test_an_engine_that_completes_no_token_is_killed_as_hung(rig: Rig) -> None:

@@ -119,6 +119,41 @@ def test_rope_scaling_stretches_the_longest_sequence(scaling: dict[str, Any], to
     assert known(config).max_model_len == tokens
 
 
+LONGROPE = {
+    **LLAMA,
+    "model_type": "phi3",
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]},
+}
+"""As Phi-3.5-mini and Phi-4-mini are published."""
+
+
+@pytest.mark.parametrize(
+    ("config", "args", "tokens"),
+    [
+        (LONGROPE, [], 4096),
+        (LONGROPE, ["--max-model-len", "32768"], 32768),
+        ({**LONGROPE, "rope_scaling": {"rope_type": "longrope"}}, [], 4096),
+        ({**LONGROPE, "rope_scaling": {"type": "su"}}, [], 4096),
+        ({**LONGROPE, "rope_scaling": None}, [], 131072),
+        ({**LONGROPE, "original_max_position_embeddings": None}, [], 131072),
+    ],
+    ids=["usual", "asked", "rope_type", "older name", "no LongRoPE", "no original"],
+)
+def test_longrope_is_served_at_the_original_length_unless_more_is_asked(
+    config: dict[str, Any], args: list[str], tokens: int
+) -> None:
+    assert known(config, *args).max_model_len == tokens
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "gemma3n_text"])
+def test_gemma_3_publishes_a_length_that_is_stretched_already(family: str) -> None:
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    config = {**LLAMA, "model_type": family, "rope_scaling": scaling}
+    assert known({"text_config": config}).max_model_len == LLAMA["max_position_embeddings"]
+
+
 class TestTensors:
     def test_floats_are_converted_and_quantised_tensors_stay(self) -> None:
         tensors = [
@@ -251,3 +286,36 @@ class TestConfigs:
     def test_a_multimodal_model_with_a_wrong_field_is_refused(self) -> None:
         with pytest.raises(ModelError, match="hidden_size"):
             parse_config({"text_config": {"hidden_size": -1}}, "config.json")
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"model_type": "falcon_mamba", "num_hidden_layers": 64, "hidden_size": 4096},
+            {"model_type": "mpt", "n_layers": 32, "d_model": 4096, "vocab_size": 50432},
+            {**LLAMA, "model_type": "openelm", "num_key_value_heads": [3, 3, 4]},
+        ],
+        ids=["no attention", "names of its own", "a value for each layer"],
+    )
+    def test_a_family_with_fields_of_its_own_is_unknown(self, config: dict[str, Any]) -> None:
+        assert parse_config(config, "config.json") is None
+
+    @pytest.mark.parametrize(
+        ("config", "fault"),
+        [
+            ({"hidden_size": 2560}, "vocab_size"),
+            ({"model_type": "llama", "hidden_size": 2560}, "vocab_size"),
+            ({"model_type": "falcon_mamba", "hidden_size": -1}, "hidden_size"),
+            ({"model_type": "mpt", "hidden_size": []}, "hidden_size"),
+            ({"model_type": ["mpt"], "hidden_size": 2560}, "model_type"),
+            ({**LLAMA, "num_key_value_heads": [3, 3, 4]}, "num_key_value_heads"),
+            ({**LLAMA, "intermediate_size": [8192, -1]}, "intermediate_size"),
+        ],
+        ids=str,
+    )
+    def test_a_damaged_config_is_refused(self, config: dict[str, Any], fault: str) -> None:
+        with pytest.raises(ModelError, match=fault):
+            parse_config(config, "config.json")
+
+    def test_of_mlps_that_differ_by_layer_the_widest_counts(self) -> None:
+        widths = {**LLAMA, "intermediate_size": [4096, 8192, 4096]}
+        assert known({"text_config": widths}) == known({**LLAMA, "intermediate_size": 8192})

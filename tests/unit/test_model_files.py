@@ -229,6 +229,31 @@ class TestHub:
         write_tensors(snapshot / "a.safetensors", {"x": tensor(10)})
         assert read("hf://org/small") is None
 
+    @pytest.mark.parametrize(
+        ("files", "complete"),
+        [
+            (["model.safetensors"], True),
+            (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], True),
+            (["model-00004-of-00004.safetensors"], False),
+            (["model-00001-of-00002.safetensors", "other-00001-of-00002.safetensors"], False),
+            (["part.safetensors"], False),
+            (["model.safetensors", "adapter.safetensors"], False),
+        ],
+        ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+    )
+    def test_without_an_index_the_names_tell_whether_all_files_are_there(
+        self, snapshot: Path, files: list[str], complete: bool
+    ) -> None:
+        estimate = read("hf://org/small")
+        assert estimate is not None
+        for name in files:
+            write_tensors(snapshot / name, {"x": tensor(10)})
+        result = read("hf://org/small")
+        assert result is not None
+        told = (result.weights_bytes, result.weights_source)
+        read_bytes = 20 * len(files)
+        assert told == ((read_bytes, "read") if complete else (estimate.weights_bytes, "estimated"))
+
     @pytest.mark.parametrize("revision", ["../../x", "/etc/hostname", "refs/pr/1", ".."])
     def test_a_revision_does_not_leave_the_cache(self, snapshot: Path, revision: str) -> None:
         assert read("hf://org/small", revision=revision) is None

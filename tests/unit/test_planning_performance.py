@@ -232,3 +232,15 @@ def test_a_mixture_of_experts_is_refused() -> None:
 def test_lengths_beyond_the_model_are_refused() -> None:
     with pytest.raises(ValueError, match="longest sequence of 2,048"):
         predictor(workload=Workload(2000, 100))
+
+
+def test_a_load_beyond_a_longrope_model_s_usual_length_is_predicted() -> None:
+    longrope = OPT.model_copy(
+        update={"original_positions": 512, "rope_scaling": {"type": "longrope"}}
+    )
+    long = Workload(prompt_tokens=600, output_tokens=60, requests=300)
+
+    assert predictor(longrope, workload=SHORT).needs.max_model_len == 512
+    assert predictor(longrope, workload=long).needs.max_model_len == 660
+    with pytest.raises(ValueError, match="longest sequence of 2,048"):
+        predictor(longrope, workload=Workload(prompt_tokens=2000, output_tokens=60))

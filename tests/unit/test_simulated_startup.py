@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from slm_worker.engine.simulated import SimulatedEngine
 from slm_worker.engine.simulated.errors import EXIT_CODES, EngineError, find_error
 from slm_worker.engine.simulated.startup import parse_arguments, resolve_model
 from slm_worker.gpu.simulated.client import SOCKET_VARIABLE
+from slm_worker.model_files import PUBLISHED_CONFIGS
 from slm_worker.wire import EngineConfig, GpuConfig, ModelRef, PackConfig
 
 OPT = ModelRef(uri="hf://facebook/opt-1.3b", name="opt")
@@ -102,6 +104,20 @@ def test_opt_is_known_by_name() -> None:
     assert weights_bytes == pytest.approx(2.63e9, rel=0.01)
     assert (kv_bytes_per_token, max_model_len) == (196_608, 2048)
     assert resolve(OPT.uri, "--max-model-len", "1K")[2] == 1024
+
+
+def test_a_longrope_model_may_be_asked_for_all_that_it_was_lengthened_to(tmp_path: Path) -> None:
+    config = PUBLISHED_CONFIGS["facebook/opt-1.3b"] | {
+        "original_max_position_embeddings": 512,
+        "rope_scaling": {"type": "longrope"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    uri = f"file://{tmp_path}"
+
+    assert resolve(uri)[2] == 512
+    assert resolve(uri, "--max-model-len", "2048")[2] == 2048
+    with pytest.raises(EngineError, match="exceeds the 2048 tokens"):
+        resolve(uri, "--max-model-len", "2049")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ class Agent:
         self._wake = asyncio.Event()
         self._plan: Plan | None = None
         self._sized: tuple[Layout, Target] | None = None
+        self._followed: Target | None = None
         self._settled_since_seconds: float | None = None
         self._ticked_at_seconds = clock()
         self._attended_at_seconds = clock()
@@ -301,11 +302,14 @@ class Agent:
         plan = self._plan
         if plan is None:
             return False
-        target = await self._target(plan)
+        sized = await self._target(plan)
+        # Whoever serves is supervised on, whatever is wrong with the layout that shall follow.
+        target = sized or self._followed
         if target is None:
             return False
+        self._followed = target
         stats = await self._bring_up.router.tend(plan.routing)
-        as_planned = await fleet.step(target, stats.in_flight)
+        as_planned = await fleet.step(target, stats.in_flight) and sized is not None
         wanted_load = plan.load if as_planned and not self._ending else None
         try:
             await self._load.match(wanted_load, plan.rotation, plan.layout.max_num_seqs)
@@ -348,14 +352,14 @@ class Agent:
     async def _target(self, plan: Plan) -> Target | None:
         """A layout is sized once: what becomes known of the model later changes none that runs."""
         if self._sized is not None and self._sized[0] == plan.layout:
+            self._layout_trouble.clear()
             sized = self._sized[1]
             return replace(sized, rotation=plan.rotation, asleep=plan.standby == "Asleep")
         device = self._bring_up.device
         if device is None:
             return None
         try:
-            if self._bring_up.footprint is None:
-                await self._bring_up.read_model()
+            await self._bring_up.read_model()
             target = target_of(
                 plan,
                 self._bring_up.footprint,

@@ -80,10 +80,22 @@ class BringUp:
         return True
 
     async def read_model(self) -> None:
-        """Reads the model's size, again where it was not known yet. Raises ModelError."""
-        self.footprint = await asyncio.to_thread(self._read_model)
-        if self.device is not None:
+        """Reads the model's size; once its weights were read or measured this does nothing.
+
+        Until then they may still be on their way: the engine of the first replica downloads them.
+        Raises ModelError.
+        """
+        if self.footprint is not None and self.footprint.weights_source != "estimated":
+            return
+        found = await asyncio.to_thread(self._read_model)
+        if self.device is not None and self.footprint is None:
             self.outlook = await asyncio.to_thread(self._look_out, self.device.identity)
+        # What a start taught, also while this read, stays.
+        known = self.footprint
+        if known is None:
+            self.footprint = found
+        elif found is not None and known.weights_source == "estimated":
+            self.footprint = found.model_copy(update={"measured": known.measured})
         self.model_read = True
 
     def learn(self, started: StartedReplica) -> None:

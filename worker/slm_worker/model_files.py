@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ MAX_HEADER_BYTES = 100 * 2**20
 """Also the limit of the safetensors format itself."""
 
 INDEX = "model.safetensors.index.json"
+WHOLE = "model.safetensors"
+SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.safetensors")
 COPY_AGAIN = "copy all of the model's files again"
 
 PUBLISHED_CONFIGS: dict[str, dict[str, Any]] = {
@@ -50,8 +53,9 @@ def read_footprint(model: wire.ModelRef, engine: wire.EngineConfig) -> ModelFoot
     """What one replica of ``model`` needs under ``engine``'s arguments. Reads files: blocks.
 
     ``file://`` reads the directory; ``hf://`` reads the local Hugging Face cache (HF_HUB_CACHE,
-    else HF_HOME/hub). None where nobody can know yet: a model that is still to be downloaded, or a
-    mixture of experts without safetensors. Raises ModelError.
+    else HF_HOME/hub). Weights that are not all there are estimated from config.json. None where
+    nobody can know yet: a model that is still to be downloaded, or a mixture of experts without
+    safetensors. Raises ModelError.
     """
     if model.uri.startswith("file://"):
         return _read_directory(_local_directory(model.uri), engine.args)
@@ -59,7 +63,7 @@ def read_footprint(model: wire.ModelRef, engine: wire.EngineConfig) -> ModelFoot
     snapshot = _cached_snapshot(repository, model.revision or "main")
     if snapshot is not None:
         downloaded = all((snapshot / name).is_file() for name in _indexed_names(snapshot))
-        return _read_directory(snapshot, engine.args) if downloaded else None
+        return _read_directory(snapshot, engine.args, _downloaded) if downloaded else None
     published = PUBLISHED_CONFIGS.get(repository)
     if published is None:
         return None
@@ -129,13 +133,31 @@ def _cached_snapshot(repository: str, revision: str) -> Path | None:
     return snapshot if (snapshot / "config.json").is_file() else None
 
 
-def _read_directory(directory: Path, args: tuple[str, ...]) -> ModelFootprint | None:
+def _read_directory(
+    directory: Path,
+    args: tuple[str, ...],
+    complete: Callable[[Sequence[Path]], bool] = bool,
+) -> ModelFootprint | None:
+    """``complete`` tells whether weight files without an index are all of them."""
     config = parse_config(_read_config_file(directory), str(directory / "config.json"))
     if config is None:
         return None
     files = _weight_files(directory)
-    tensors = [tensor for file in files for tensor in _read_header(file)] if files else None
-    return footprint(config, tensors, args)
+    tensors = None
+    if (directory / INDEX).is_file() or complete(files):
+        tensors = [tensor for file in files for tensor in _read_header(file)]
+    return footprint(config, tensors or None, args)
+
+
+def _downloaded(files: Sequence[Path]) -> bool:
+    """By their names: vLLM downloads the index after the files that it names, so in the hub's
+    cache any number of them may be there without it."""
+    if not files:
+        return False
+    names = [file.name for file in files]
+    shards = [SHARD.fullmatch(name) for name in names]
+    found = {(int(shard[1]), int(shard[2])) if shard else None for shard in shards}
+    return names == [WHOLE] or found == {(number + 1, len(names)) for number in range(len(names))}
 
 
 def _read_config_file(directory: Path) -> dict[str, Any]:

@@ -203,8 +203,9 @@ def _predictor(question: Question) -> Predictor:
         raise PlanError(error.message) from None
     if config is None:
         raise PlanError(
-            f"--model-config {question.config_path}: leaves its sizes to the engine's defaults: "
-            "give the config.json of its language model alone"
+            f"--model-config {question.config_path}: leaves its sizes to the engine's defaults, or "
+            "has others than a decoder's: of a larger model give the config.json of its language "
+            "model alone"
         )
     try:
         return predictor_of(

@@ -81,7 +81,7 @@ def footprint(
         weights_source="read" if tensors is not None and asked is None else "estimated",
         kv_bytes_per_token=elements_per_token(config) * kv_element_bytes,
         kv_element_bytes=kv_element_bytes,
-        max_model_len=token_count(options, "max-model-len") or config.longest_sequence,
+        max_model_len=token_count(options, "max-model-len") or config.usual_longest_sequence,
         sliding=sliding_window(config, kv_element_bytes) if hybrid else None,
         runtime=_runtime(config, options, dtype_bytes),
     )

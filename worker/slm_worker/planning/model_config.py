@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 ENGINE_DEFAULT_MAX_MODEL_LEN = 2048
 """Tokens; what vLLM assumes where neither configuration nor arguments give a length."""
@@ -18,6 +19,12 @@ TIED_BY_DEFAULT = frozenset(
 )
 """``model_type``s whose embedding doubles as output layer unless the configuration denies it
 (the defaults of the configuration classes in Hugging Face transformers)."""
+SIZED_FAMILIES = frozenset(
+    {"deepseek_v2", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_oss", "llama"}
+    | {"mistral", "mixtral", "olmoe", "opt", "phi3", "qwen2", "qwen3", "starcoder2"}
+)
+"""``model_type``s of which every published configuration has the fields below: one that lacks a
+field is damaged."""
 WINDOW_PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4}
 """``model_type``s of which every n-th layer keeps all tokens and the others have a window (the same
 classes' defaults)."""
@@ -43,6 +50,19 @@ class Tensor:
     dtype: str
     elements: int
     dimensions: int = 1
+
+
+def _of_each_layer(value: object) -> bool:
+    """Whether this is a list of counts, one for each layer."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(type(count) is int and count > 0 for count in value)
+    )
+
+
+def _largest(value: Any) -> Any:
+    return max(value) if _of_each_layer(value) else value
 
 
 _Count = Annotated[int, Field(gt=0, strict=True)]
@@ -72,13 +92,17 @@ class ModelConfig(BaseModel):
     qk_rope_head_dim: _Amount = 0
     qk_nope_head_dim: _Amount = 0
     v_head_dim: _Amount = 0
-    intermediate: _Count | None = Field(
+    intermediate: Annotated[_Count | None, BeforeValidator(_largest)] = Field(
         None, validation_alias=AliasChoices("intermediate_size", "ffn_dim", "n_inner")
     )
     vocab: _Count = Field(validation_alias="vocab_size")
     max_positions: _Count | None = Field(
         None, validation_alias=AliasChoices("max_position_embeddings", "n_positions", "seq_length")
     )
+    original_positions: _Count | None = Field(
+        None, validation_alias="original_max_position_embeddings"
+    )
+    """What a model whose sequences were lengthened was first made for."""
     rope_scaling: dict[str, Any] | None = Field(
         None, validation_alias=AliasChoices("rope_scaling", "rope_parameters")
     )
@@ -140,11 +164,16 @@ class ModelConfig(BaseModel):
 
     @property
     def longest_sequence(self) -> int:
-        """Tokens; rope scaling stretches what the model was made for, as in vLLM."""
+        """Tokens; rope scaling stretches what the model was made for, as in vLLM.
+
+        By ``yarn`` vLLM stretches only in some of its versions: the longer counts.
+        """
         length = self.max_positions or ENGINE_DEFAULT_MAX_MODEL_LEN
         scaling = self.rope_scaling or {}
         kind = scaling.get("rope_type", scaling.get("type"))
         factor = scaling.get("factor")
+        if "gemma3" in self.model_type:
+            return length  # stretched already
         if kind not in {"linear", "dynamic", "yarn"} or not isinstance(factor, int | float):
             return length
         if not math.isfinite(factor):
@@ -154,13 +183,23 @@ class ModelConfig(BaseModel):
             length = original
         return max(length, int(length * factor))
 
+    @property
+    def usual_longest_sequence(self) -> int:
+        """Tokens where the engine's arguments name none: what a model with LongRoPE was first made
+        for, since vLLM spares short sequences the loss that longer ones would cost them."""
+        scaling = self.rope_scaling or {}
+        if scaling.get("rope_type", scaling.get("type")) in {"longrope", "su"}:
+            return self.original_positions or self.longest_sequence
+        return self.longest_sequence
+
 
 def parse_config(document: Mapping[str, Any], source: str) -> ModelConfig | None:
     """``config.json`` as parsed JSON; ``source`` names the file in errors.
 
     A multimodal model keeps its language model under ``text_config`` and may leave fields to the
-    defaults of its class, which only the engine knows: then None. Raises ModelError
-    (ModelConfigInvalid) with every field that is missing or wrong.
+    defaults of its class, which only the engine knows; other families have fields of their own, or
+    one value for each layer: then None. Raises ModelError (ModelConfigInvalid) with every field
+    that is missing or wrong.
     """
     text = document.get("text_config")
     nested = isinstance(text, Mapping)
@@ -170,7 +209,9 @@ def parse_config(document: Mapping[str, Any], source: str) -> ModelConfig | None
     try:
         return ModelConfig.model_validate(document)
     except ValidationError as error:
-        if nested and all(fault["type"] == "missing" for fault in error.errors()):
+        family = document.get("model_type")
+        foreign = isinstance(family, str) and family not in {*SIZED_FAMILIES, ""}
+        if (nested or foreign) and all(map(_only_unknown, error.errors())):
             return None
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
@@ -180,3 +221,7 @@ def parse_config(document: Mapping[str, Any], source: str) -> ModelConfig | None
             f"{source}: {faults}. Use the config.json that was published with the model "
             "(a decoder-only language model in Hugging Face format).",
         ) from None
+
+
+def _only_unknown(fault: ErrorDetails) -> bool:
+    return fault["type"] == "missing" or _of_each_layer(fault["input"])

@@ -7,6 +7,7 @@ GPU (:mod:`.sharing`), and what it draws meanwhile (:mod:`.power`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Literal
@@ -206,12 +207,17 @@ def predictor_of(
     a model whose pace is NOT_PREDICTED or lengths above its longest sequence.
     """
     prefill = "--enable-chunked-prefill" if chunked_prefill else "--no-enable-chunked-prefill"
-    needs = footprint(config, None, ["--dtype", dtype, prefill])
+    asked_tokens = workload.prompt_tokens + workload.output_tokens
+    # Whoever sends sequences that the engine only takes when it is told so tells it.
+    told_tokens = math.ceil(min(asked_tokens, config.longest_sequence))
+    tokens = max(config.usual_longest_sequence, told_tokens)
+    args = ["--dtype", dtype, "--max-model-len", str(tokens), prefill]
+    needs = footprint(config, None, args)
     model = model_of(config, dtype)
     if model is None or needs is None:
         raise ValueError(NOT_PREDICTED)
     gpu.rates(dtype)
-    if workload.prompt_tokens + workload.output_tokens > needs.max_model_len:
+    if asked_tokens > needs.max_model_len:
         raise ValueError(
             f"{workload.prompt_tokens:,.0f} prompt and {workload.output_tokens:,.0f} output tokens "
             f"exceed the model's longest sequence of {needs.max_model_len:,}: give shorter ones"

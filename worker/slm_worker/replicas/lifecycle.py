@@ -111,6 +111,8 @@ class Lifecycle:
             await self._fail(one, error)
             return
         await witness.ready(one.settings, run.process.log_tail, used_before_bytes)
+        if one.phase is not ReplicaPhase.STARTING:
+            return  # stopped in the moment in which it became ready
         one.ready_at_seconds = self._clock()
         one.start_seconds = one.ready_at_seconds - began_seconds
         one.watch = ProgressWatch(one.ready_at_seconds)

@@ -20,7 +20,7 @@ from slm_worker.gpu.base import DeviceError
 from slm_worker.gpu.simulated.client import SOCKET_VARIABLE, DaemonConnection, DeviceRefusedError
 from slm_worker.gpu.simulated.pace import CHUNKED_PREFILL, RUNTIME_BYTES
 from slm_worker.model_files import read_config_document, read_footprint
-from slm_worker.planning.footprint import ModelError, ModelFootprint
+from slm_worker.planning.footprint import ModelError, ModelFootprint, parse_config
 from slm_worker.wire import MAX_NUM_SEQS, EngineConfig, ModelRef
 
 DEFAULT_UTILIZATION = 0.9
@@ -150,18 +150,19 @@ def resolve_model(arguments: Arguments) -> Model:
 
 
 def _footprint(model: ModelRef, max_model_len: str | None) -> ModelFootprint | None:
-    own = read_footprint(model, EngineConfig(kind="Simulated"))
-    if own is None or max_model_len is None:
-        return own
-    args = ("--max-model-len", max_model_len)
-    limited = read_footprint(model, EngineConfig(kind="Simulated", args=args))
-    if limited is not None and limited.max_model_len > own.max_model_len:
+    args = () if max_model_len is None else ("--max-model-len", max_model_len)
+    found = read_footprint(model, EngineConfig(kind="Simulated", args=args))
+    document = read_config_document(model)
+    config = None if document is None else parse_config(document, "config.json")
+    if found is None or config is None:
+        return None
+    if found.max_model_len > config.longest_sequence:
         raise EngineError(
             "EngineArgumentInvalid",
-            f"--max-model-len {max_model_len} exceeds the {own.max_model_len} tokens that the "
-            "model is made for: lower it",
+            f"--max-model-len {max_model_len} exceeds the {config.longest_sequence} tokens that "
+            "the model is made for: lower it",
         )
-    return limited
+    return found
 
 
 async def attach(arguments: Arguments, model: Model, socket: str | None) -> Attached:

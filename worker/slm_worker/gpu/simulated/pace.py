@@ -52,7 +52,7 @@ class Paces:
         except ModelError as error:
             raise ValueError(error.message) from None
         if config is None:
-            raise ValueError("config.json leaves sizes of its language model to the engine")
+            raise ValueError("config.json leaves sizes of its model to the engine")
         pace = performance.pace_of(config, self._gpu, DTYPE)
         name = measured_name(config, self._gpu.name, DTYPE)
         if name is not None:
