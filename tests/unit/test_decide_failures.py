@@ -9,8 +9,10 @@ import pytest
 from builders import pack, service
 from decide_world import World, condition, look
 from slm_operator.api.models import SLMService
+from slm_operator.api.status import FAILED_LAYOUTS_KEPT
 from slm_operator.decide.decision import Decision
-from slm_operator.decide.snapshot import Memory
+from slm_operator.decide.failures import to_status, with_failed
+from slm_operator.decide.snapshot import Memory, Unstartable
 from slm_operator.pareto.window import WindowRules
 from slm_worker.wire import PackState, Problem, ReplicaPhase
 
@@ -208,3 +210,12 @@ def test_it_begins_again_once_what_was_measured_is_out_of_date() -> None:
     search = CutShort()
     assert search.look("2026-01-07T23:00:00Z") == ("KneeFound", "")
     assert search.look("2026-01-08T01:00:00Z")[1] == "SearchReopened"
+
+
+def test_of_very_many_failures_the_status_holds_the_newest() -> None:
+    def failed(layouts: range) -> tuple[Unstartable, ...]:
+        return tuple(Unstartable(n, 256, "OutOfMemory: so it is", "") for n in layouts)
+
+    kept = with_failed(failed(range(1, 61)), failed(range(50, 71)))
+    assert [u.replicas for u in kept] == list(range(7, 71))
+    assert len(to_status(kept)) == FAILED_LAYOUTS_KEPT

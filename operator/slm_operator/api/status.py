@@ -30,6 +30,7 @@ Duration = Annotated[str, Field(max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(us|m
 INPUTS_KEPT = 24
 ALTERNATIVES_KEPT = 8
 HISTORY_KEPT = 10
+FAILED_LAYOUTS_KEPT = 64
 
 ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
 
@@ -185,7 +186,7 @@ class CalibrationStatus(ApiModel):
     """When this search began; after four hours it settles for what is known, and stays there until
     the spec, the configuration or the traffic change, or for a week."""
     failed_layouts: Annotated[
-        tuple[FailedLayout, ...], Field(max_length=64, json_schema_extra=ATOMIC)
+        tuple[FailedLayout, ...], Field(max_length=FAILED_LAYOUTS_KEPT, json_schema_extra=ATOMIC)
     ] = ()
     """Layouts that are not tried again yet."""
     workload: WorkloadStatus | None = None

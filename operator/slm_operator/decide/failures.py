@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from slm_operator.api.status import FailedLayout
+from slm_operator.api.status import FAILED_LAYOUTS_KEPT, FailedLayout
 from slm_operator.decide.snapshot import Unstartable
 from slm_operator.pareto.objective import Limits
 from slm_operator.pareto.points import OperatingPoint, Probe
@@ -61,9 +61,11 @@ def failed_layouts(
 def with_failed(
     known: tuple[Unstartable, ...], failed: Iterable[Unstartable]
 ) -> tuple[Unstartable, ...]:
-    """Each layout once: the smallest is tried on and on, and fails in every pass."""
+    """Each layout once, since the smallest is tried on and on and fails in every pass; the newest,
+    as many as the status holds."""
     layouts = {(u.replicas, u.max_num_seqs) for u in known}
-    return (*known, *(u for u in failed if (u.replicas, u.max_num_seqs) not in layouts))
+    fresh = (u for u in failed if (u.replicas, u.max_num_seqs) not in layouts)
+    return (*known, *fresh)[-FAILED_LAYOUTS_KEPT:]
 
 
 def remembered(failed: Iterable[Unstartable], now: str) -> tuple[Unstartable, ...]:
