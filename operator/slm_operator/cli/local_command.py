@@ -125,9 +125,9 @@ def local(
         object_text = answering.manifest_text(answer)
         if output is LocalOutput.JSON:
             print(json.dumps(answering.document(answer)), flush=True)
-        elif output is LocalOutput.TEXT:
-            console().print(answering.text(answer))
         else:
+            if output is LocalOutput.TEXT:
+                console().print(answering.text(answer))
             print(object_text, end="", flush=True)
         # What was measured for long is shown already when the file turns out to be out of reach.
         if write is not None:
