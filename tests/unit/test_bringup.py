@@ -47,12 +47,17 @@ class Pack:
     async def _started(self) -> None: ...
 
 
+async def came_up(found: ModelFootprint | None) -> Pack:
+    pack = Pack(found)
+    assert await pack.bring_up.attempt()
+    return pack
+
+
 @pytest.mark.parametrize("first", [None, ESTIMATED], ids=["unknown", "estimated"])
 async def test_a_size_that_was_not_read_from_the_weights_is_read_again(
     first: ModelFootprint | None,
 ) -> None:
-    pack = Pack(first)
-    assert await pack.bring_up.attempt()
+    pack = await came_up(first)
     assert pack.bring_up.footprint == first
     pack.found = READ
     await pack.bring_up.read_model()
@@ -60,23 +65,20 @@ async def test_a_size_that_was_not_read_from_the_weights_is_read_again(
 
 
 async def test_a_size_that_was_read_is_not_read_again() -> None:
-    pack = Pack(READ)
-    assert await pack.bring_up.attempt()
+    pack = await came_up(READ)
     await pack.bring_up.read_model()
     assert pack.looks == 1
 
 
 async def test_an_estimate_outlasts_a_look_that_finds_nothing() -> None:
-    pack = Pack(ESTIMATED)
-    assert await pack.bring_up.attempt()
+    pack = await came_up(ESTIMATED)
     pack.found = None
     await pack.bring_up.read_model()
     assert pack.bring_up.footprint == ESTIMATED
 
 
 async def test_what_a_start_taught_stays_with_the_size_that_is_read_later() -> None:
-    pack = Pack(ESTIMATED)
-    assert await pack.bring_up.attempt()
+    pack = await came_up(ESTIMATED)
     pack.bring_up.learn(StartedReplica(max_num_seqs=8, graphs_bytes=GIB))
     pack.found = READ
     await pack.bring_up.read_model()
@@ -87,8 +89,7 @@ async def test_what_a_start_taught_stays_with_the_size_that_is_read_later() -> N
 
 
 async def test_weights_that_a_start_measures_during_a_look_stay() -> None:
-    pack = Pack(ESTIMATED)
-    assert await pack.bring_up.attempt()
+    pack = await came_up(ESTIMATED)
     started = StartedReplica(max_num_seqs=8, weights_bytes=16 * GIB)
     pack.while_it_reads = lambda: pack.bring_up.learn(started)
     pack.found = READ

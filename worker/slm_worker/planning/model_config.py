@@ -163,17 +163,21 @@ class ModelConfig(BaseModel):
         return self.layers if self.model_type in WINDOW_UNLESS_DENIED else 0
 
     @property
+    def _rope_kind(self) -> Any:
+        scaling = self.rope_scaling or {}
+        return scaling.get("rope_type", scaling.get("type"))
+
+    @property
     def longest_sequence(self) -> int:
         """Tokens; rope scaling stretches what the model was made for, as in vLLM.
 
         By ``yarn`` vLLM stretches only in some of its versions: the longer counts.
         """
         length = self.max_positions or ENGINE_DEFAULT_MAX_MODEL_LEN
-        scaling = self.rope_scaling or {}
-        kind = scaling.get("rope_type", scaling.get("type"))
-        factor = scaling.get("factor")
         if "gemma3" in self.model_type:
             return length  # stretched already
+        scaling, kind = self.rope_scaling or {}, self._rope_kind
+        factor = scaling.get("factor")
         if kind not in {"linear", "dynamic", "yarn"} or not isinstance(factor, int | float):
             return length
         if not math.isfinite(factor):
@@ -187,8 +191,7 @@ class ModelConfig(BaseModel):
     def usual_longest_sequence(self) -> int:
         """Tokens where the engine's arguments name none: what a model with LongRoPE was first made
         for, since vLLM spares short sequences the loss that longer ones would cost them."""
-        scaling = self.rope_scaling or {}
-        if scaling.get("rope_type", scaling.get("type")) in {"longrope", "su"}:
+        if self._rope_kind in {"longrope", "su"}:
             return self.original_positions or self.longest_sequence
         return self.longest_sequence
 

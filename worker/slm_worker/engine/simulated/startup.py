@@ -131,8 +131,8 @@ def resolve_model(arguments: Arguments) -> Model:
         model = ModelRef(
             uri=arguments.model, name=arguments.served_model_name, revision=arguments.revision
         )
-        footprint = _footprint(model, arguments.max_model_len)
         config = read_config_document(model)
+        footprint = None if config is None else _footprint(model, config, arguments.max_model_len)
     except ModelError as error:
         reason = error.reason if error.reason.startswith("Model") else "EngineArgumentInvalid"
         raise EngineError(reason, error.message) from None
@@ -149,17 +149,18 @@ def resolve_model(arguments: Arguments) -> Model:
     return Model(footprint, config)
 
 
-def _footprint(model: ModelRef, max_model_len: str | None) -> ModelFootprint | None:
+def _footprint(
+    model: ModelRef, config: Mapping[str, object], max_model_len: str | None
+) -> ModelFootprint | None:
     args = () if max_model_len is None else ("--max-model-len", max_model_len)
     found = read_footprint(model, EngineConfig(kind="Simulated", args=args))
-    document = read_config_document(model)
-    config = None if document is None else parse_config(document, "config.json")
-    if found is None or config is None:
+    shape = parse_config(config, "config.json")
+    if found is None or shape is None:
         return None
-    if found.max_model_len > config.longest_sequence:
+    if found.max_model_len > shape.longest_sequence:
         raise EngineError(
             "EngineArgumentInvalid",
-            f"--max-model-len {max_model_len} exceeds the {config.longest_sequence} tokens that "
+            f"--max-model-len {max_model_len} exceeds the {shape.longest_sequence} tokens that "
             "the model is made for: lower it",
         )
     return found
