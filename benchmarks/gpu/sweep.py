@@ -112,8 +112,10 @@ class Sweep:
 
     def _switch_seconds(self, point: Point) -> float:
         """How long it takes to come to a point from the layout that runs now."""
-        same = self._layout == (point.layout_replicas, point.max_num_seqs)
-        return 0.0 if same else point.layout_replicas * self._start_seconds
+        if self._layout == (point.layout_replicas, point.max_num_seqs):
+            return 0.0
+        # The first replica starts alone, and the others together.
+        return min(point.layout_replicas, 2) * self._start_seconds
 
     async def _measure(
         self, pack: Pack, point: Point, workload: str

@@ -181,8 +181,9 @@ class Rig:
         for _ in range(8 * target.replicas):
             if await self.step(target):
                 break
-            if not FakeRun.made[-1].readiness.done():
-                FakeRun.made[-1].readiness.set_result(None)
+            for run in FakeRun.made:
+                if not run.readiness.done():
+                    run.readiness.set_result(None)
             await breathe()
         else:
             raise AssertionError(f"not settled: {self.phases()}")

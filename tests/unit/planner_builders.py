@@ -37,6 +37,7 @@ def one(
     idle: bool = True,
     until: float = NOW + 1,
     retry: float = NOW + 1,
+    failures: int = 0,
     sleep_mode: bool = False,
     turning: bool = False,
 ) -> Observed:
@@ -47,6 +48,7 @@ def one(
         admitted=(phase is READY) if admitted is None else admitted,
         idle=idle,
         drain_until_seconds=until,
+        failures=failures,
         retry_at_seconds=retry,
         turning=turning,
     )

@@ -19,6 +19,7 @@ from demand_fleet import (
 from slm_operator.decide.decision import decide
 from slm_operator.decide.demand import SAMPLE_SECONDS, START_SECONDS, pack_start_seconds
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot
+from slm_worker.planning.memory import GIB
 from slm_worker.wire import Load, LoadState
 
 
@@ -249,13 +250,15 @@ class TestStart:
     """How far ahead demand is forecast."""
 
     def test_it_is_what_the_slowest_pack_told_of_its_own(self) -> None:
-        def started(placing: float | None, *replicas: float | None) -> Pack:
+        def started(
+            placing: float | None, *replicas: float | None, kv_cache_bytes: int | None = GIB
+        ) -> Pack:
             plan = PLAN.model_copy(
                 update={"layout": PLAN.layout.model_copy(update={"replicas": len(replicas)})}
             )
             state = pack_state(plan)
             told = tuple(
-                r.model_copy(update={"start_seconds": s})
+                r.model_copy(update={"start_seconds": s, "kv_cache_bytes": kv_cache_bytes})
                 for r, s in zip(state.replicas, replicas, strict=True)
             )
             return pack(state.model_copy(update={"replicas": told}), placing_seconds=placing)
@@ -265,6 +268,10 @@ class TestStart:
         assert pack_start_seconds([started(None, 30.0)]) == START_SECONDS
         assert pack_start_seconds([started(3600.0, 30.0)]) == 630.0, "it waited for a GPU"
         assert pack_start_seconds([]) == START_SECONDS
+        together = started(20.0, 69.0, 36.0, 34.0, 40.0)
+        assert pack_start_seconds([together]) == 129.0, "the first alone, the others together"
+        one_by_one = started(20.0, 60.0, 30.0, 40.0, kv_cache_bytes=None)
+        assert pack_start_seconds([one_by_one]) == 150.0
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ class TestHeldMemory:
         assert estimated - measured > GIB
 
 
+SETTINGS = Settings(256, 4 * GIB, None, Fraction(1))
+
+
 class TestWitness:
     LOG = "[gpu_model_runner.py:1316] Model loading took 2.5 GiB and 3.652170 seconds"
 
@@ -102,8 +105,8 @@ class TestWitness:
 
         async def start() -> None:
             witness = StartWitness(read, told.append)
-            before_bytes = await witness.memory_used_bytes()
-            await witness.ready(Settings(256, 4 * GIB, None, Fraction(1)), self.LOG, before_bytes)
+            async with witness.start() as begun:
+                await witness.ready(begun, SETTINGS, self.LOG)
 
         asyncio.run(start())
         return told[0]
@@ -115,6 +118,22 @@ class TestWitness:
             weights_bytes=5 * GIB // 2,
             kv_cache_bytes=4 * GIB,
         )
+
+    async def test_of_starts_at_the_same_time_nobody_can_tell_whose_memory_it_is(self) -> None:
+        told: list[StartedReplica] = []
+
+        async def read() -> DeviceReading:
+            return DeviceReading(None, None, memory_used_bytes=GIB)
+
+        witness = StartWitness(read, told.append)
+        async with witness.start() as early:
+            async with witness.start() as late:
+                await witness.ready(late, SETTINGS, self.LOG)
+            await witness.ready(early, SETTINGS, self.LOG)
+        assert told == []
+        async with witness.start() as alone:
+            await witness.ready(alone, SETTINGS, self.LOG)
+        assert len(told) == 1
 
     @pytest.mark.parametrize(
         "readings", [(None, GIB), (GIB, None), (DeviceError("lost"), GIB), (GIB, DeviceError(""))]

@@ -34,10 +34,35 @@ from slm_worker.replicas.planner import (
 CASES = {
     "nothing there: starts the first only": (target(3), [], ["start 0"]),
     "one starting: waits": (target(3), [one(0, STARTING, layout=3)], []),
-    "one ready: admits it and starts the next": (
+    "one ready: admits it and starts the others together": (
         target(3),
         [one(0, layout=3, admitted=False)],
-        ["admit 0", "start 1"],
+        ["admit 0", "start 1", "start 2"],
+    ),
+    "two of three start together: waits for both": (
+        target(3),
+        [one(0, layout=3), one(1, layout=3), one(2, STARTING, layout=3)],
+        [],
+    ),
+    "who failed starts alone, after those that did not": (
+        target(4),
+        [one(0, layout=4), one(1, FAILED, layout=4, retry=NOW, failures=1)],
+        ["start 2", "start 3"],
+    ),
+    "of those that failed one starts": (
+        target(3),
+        [one(0, layout=3), *(one(i, FAILED, layout=3, retry=NOW, failures=1) for i in (1, 2))],
+        ["start 1"],
+    ),
+    "who ended without a failure of its own starts together with others": (
+        target(3),
+        [one(0, layout=3), *(one(i, FAILED, layout=3, retry=NOW) for i in (1, 2))],
+        ["start 1", "start 2"],
+    ),
+    "who failed with other settings starts together with others": (
+        target(4),
+        [one(0, layout=4), one(1, FAILED, layout=3, failures=1)],
+        ["start 1", "start 2", "start 3"],
     ),
     "all there: nothing": (target(2), [one(0, layout=2), one(1, layout=2)], []),
     "rotation shrinks: withdraws without a restart": (
@@ -125,6 +150,11 @@ CASES = {
         target(4),
         [one(0, layout=4), one(1, layout=2)],
         ["start 2"],
+    ),
+    "growing: only those start together that fit beside the old ones": (
+        target(6),
+        [one(0, layout=6), one(1, layout=2)],
+        ["start 2", "start 3"],
     ),
     "growing: never beyond the memory": (
         target(4),
@@ -271,6 +301,12 @@ def test_equal_settings_need_no_restart_whatever_the_layout() -> None:
     pair = Settings(8, None, None, Fraction(1, 2))
     serving = Observed(0, READY, lone, admitted=True)
     assert next_actions(Target(2, 2, pair), [serving], NOW) == (Action(Verb.START, 1),)
+
+
+def test_engines_that_size_their_caches_themselves_start_one_at_a_time() -> None:
+    free = Settings(8, None, 0.3, Fraction(1, 3))
+    serving = Observed(0, READY, free, admitted=True)
+    assert next_actions(Target(3, 3, free), [serving], NOW) == (Action(Verb.START, 1),)
 
 
 def test_the_last_surplus_replica_serves_until_a_wanted_one_is_ready() -> None:

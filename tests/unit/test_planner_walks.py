@@ -30,6 +30,7 @@ from slm_worker.replicas.planner import (
 )
 from slm_worker.wire import ReplicaPhase
 
+STARTED = (READY, DRAINING, ASLEEP)
 WITHOUT_PROCESS = (FAILED, SET_APART)
 
 
@@ -41,9 +42,18 @@ class World:
         self.now = 0.0
 
     def step(self, wanted: Target) -> None:
-        for action in next_actions(wanted, self.observed(), self.now):
+        before = self.observed()
+        actions = next_actions(wanted, before, self.now)
+        for action in actions:
             self._apply(action, wanted)
         self._check(wanted)
+        starts = {action.index for action in actions if action.verb is Verb.START}
+        assert not starts or all(one.phase is not STARTING for one in before)
+        if len(starts) > 1:
+            assert any(one.phase in STARTED and is_wanted(wanted, one) for one in before)
+            assert not any(
+                one.failures and is_wanted(wanted, one) for one in before if one.index in starts
+            )
 
     def observed(self) -> list[Observed]:
         return [self.replicas[index] for index in sorted(self.replicas)]
@@ -78,13 +88,15 @@ class World:
                 self.change(index, phase=STOPPING)
             case Verb.START:
                 assert not any(one.turning for one in self.observed()), "memory is in motion"
-                self.replicas[index] = Observed(index, STARTING, wanted.settings)
+                before = self.replicas.get(index)
+                again = before is not None and before.settings == wanted.settings
+                failures = before.failures if before is not None and again else 0
+                self.replicas[index] = Observed(index, STARTING, wanted.settings, failures=failures)
             case Verb.FORGET:
                 del self.replicas[index]
 
     def _check(self, wanted: Target) -> None:
         holding = [one for one in self.observed() if one.phase not in WITHOUT_PROCESS]
-        assert sum(one.phase is STARTING for one in holding) <= 1
         assert len(self.serving()) <= wanted.rotation
         ready = [one for one in holding if one.phase is READY and not one.turning]
         sleeping = [one for one in holding if one.phase is ASLEEP and is_wanted(wanted, one)]
@@ -115,9 +127,13 @@ class World:
             case ReplicaPhase.STOPPING:
                 del self.replicas[one.index]
             case ReplicaPhase.STARTING | ReplicaPhase.READY | ReplicaPhase.ASLEEP if fate == 0:
-                retry = self.now + 20
                 self.change(
-                    one.index, phase=FAILED, admitted=False, turning=False, retry_at_seconds=retry
+                    one.index,
+                    phase=FAILED,
+                    admitted=False,
+                    turning=False,
+                    failures=one.failures + 1,
+                    retry_at_seconds=self.now + 20,
                 )
             case _:
                 pass

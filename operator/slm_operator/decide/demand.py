@@ -21,6 +21,7 @@ from slm_operator.pareto.demand import (
 from slm_operator.pareto.idle import Idle, ZeroRule
 from slm_operator.pareto.points import OperatingPoint
 from slm_operator.pareto.search import Settle
+from slm_worker.wire import ReplicaState
 
 SAMPLE_SECONDS = 15.0
 """Between two samples of the demand, as Kubernetes' own autoscaler has it, unless told
@@ -127,14 +128,25 @@ def capacity(calibration: Calibration) -> OperatingPoint | None:
 
 def pack_start_seconds(packs: Sequence[Pack]) -> float:
     """The longest that a pack took, as it told itself: to its container's start, as far as that
-    may have been the cluster's work, and its replicas one after another."""
+    may have been the cluster's work, and its replicas' starts."""
     told = []
     for pack in packs:
         replicas = pack.agent.replicas if pack.agent else ()
-        starts = [r.start_seconds for r in replicas if r.start_seconds is not None]
-        if pack.placing_seconds is not None and replicas and len(starts) == len(replicas):
-            told.append(min(pack.placing_seconds, MOST_PLACING_SECONDS) + sum(starts))
+        replicas_seconds = _replicas_start_seconds(replicas)
+        if pack.placing_seconds is not None and replicas_seconds is not None:
+            told.append(min(pack.placing_seconds, MOST_PLACING_SECONDS) + replicas_seconds)
     return max(told, default=START_SECONDS)
+
+
+def _replicas_start_seconds(replicas: Sequence[ReplicaState]) -> float | None:
+    """As the agent starts them: the first alone, and the others together where each is told the
+    size of its cache."""
+    starts = [r.start_seconds for r in replicas if r.start_seconds is not None]
+    if not replicas or len(starts) < len(replicas):
+        return None
+    if any(r.kv_cache_bytes is None for r in replicas):
+        return sum(starts)
+    return starts[0] + max(starts[1:], default=0.0)
 
 
 def _rules(service: SLMService, start_seconds: float, period_seconds: float) -> DemandRules:

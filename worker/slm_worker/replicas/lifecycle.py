@@ -103,14 +103,14 @@ class Lifecycle:
     async def _until_ready(self, one: Replica, cores: frozenset[int] | None) -> None:
         began_seconds = self._clock()
         witness = self._host.witness
-        used_before_bytes = await witness.memory_used_bytes()
-        try:
-            run = await self._launch(one, cores)
-            await run.until_ready()
-        except ReplicaError as error:
-            await self._fail(one, error)
-            return
-        await witness.ready(one.settings, run.process.log_tail, used_before_bytes)
+        async with witness.start() as begun:
+            try:
+                run = await self._launch(one, cores)
+                await run.until_ready()
+            except ReplicaError as error:
+                await self._fail(one, error)
+                return
+            await witness.ready(begun, one.settings, run.process.log_tail)
         if one.phase is not ReplicaPhase.STARTING:
             return  # stopped in the moment in which it became ready
         one.ready_at_seconds = self._clock()

@@ -54,6 +54,7 @@ class Replica:
             admitted=self.admitted,
             idle=self.in_flight == 0,
             drain_until_seconds=self.drain_until_seconds,
+            failures=self.failures,
             retry_at_seconds=self.retry_at_seconds,
             turning=self.turning,
         )

@@ -1,8 +1,9 @@
 """PURE: the next steps from the replicas that are there to those that the plan wants.
 
 The planner looks only at the present, so a newer plan, a death or a lost step needs no special
-path: the next pass decides again. It keeps four promises. At most one engine starts at a time,
-and none while another gives memory back, because engines size their memory from what is free.
+path: the next pass decides again. It keeps four promises. Nobody starts while another starts or
+gives memory back, because engines size their memory from what is free; once one has shown that it
+starts with the size of cache that it was told, those that never failed with it start together.
 The shares of memory that processes hold never exceed the whole; one that sleeps keeps its share,
 or it could not wake. A replica that serves is taken away only when nothing else can be done first,
 so that one serves whenever more than one exists. Only a replica without requests goes to sleep,
@@ -20,6 +21,7 @@ from slm_worker.wire import ReplicaPhase
 
 _HOLDS_MEMORY = frozenset(ReplicaPhase) - {ReplicaPhase.FAILED, ReplicaPhase.SET_APART}
 _GIVES_BACK_OR_STARTS = frozenset({ReplicaPhase.STARTING, ReplicaPhase.STOPPING})
+_STARTED = frozenset({ReplicaPhase.READY, ReplicaPhase.DRAINING, ReplicaPhase.ASLEEP})
 _CHANGES = _GIVES_BACK_OR_STARTS | {ReplicaPhase.DRAINING}
 
 
@@ -60,6 +62,8 @@ class Observed:
     """Whether no request is in flight at it."""
     drain_until_seconds: float = 0.0
     """When a drain has lasted long enough."""
+    failures: int = 0
+    """In a row, with these settings."""
     retry_at_seconds: float = 0.0
     """When a failed replica may start again."""
     turning: bool = False
@@ -124,9 +128,9 @@ def next_actions(
     ]
     to_sleep = _to_sleep(target, replicas, drained, rotation)
     actions += [Action(Verb.SLEEP, index) for index in to_sleep]
-    starting = None if to_wake or to_sleep else _to_start(target, replicas, now_seconds)
-    if starting is not None:
-        actions.append(Action(Verb.START, starting))
+    if not (to_wake or to_sleep):
+        starting = _to_start(target, replicas, now_seconds)
+        actions += [Action(Verb.START, index) for index in starting]
     return tuple(actions)
 
 
@@ -254,15 +258,33 @@ def _coming_beside(target: Target, replicas: Sequence[Observed], leaving: set[in
     return bool(_fitting(target, staying))
 
 
-def _to_start(target: Target, replicas: Sequence[Observed], now_seconds: float) -> int | None:
+def _to_start(target: Target, replicas: Sequence[Observed], now_seconds: float) -> list[int]:
+    """One, or those that may start together."""
     if any(one.turning or one.phase in _GIVES_BACK_OR_STARTS for one in replicas):
-        return None
+        return []
     by_index = {one.index: one for one in replicas}
-    for index in _fitting(target, replicas):
-        failed = by_index.get(index)
-        if failed is None or _may_start(target, failed, now_seconds):
-            return index
-    return None
+    may = [
+        index
+        for index in _fitting(target, replicas)
+        if index not in by_index or _may_start(target, by_index[index], now_seconds)
+    ]
+    if not _is_proven(target, replicas):
+        return may[:1]
+    untried = [index for index in may if not _has_failed(target, by_index.get(index))]
+    return untried[: _room(target, replicas)] or may[:1]
+
+
+def _is_proven(target: Target, replicas: Sequence[Observed]) -> bool:
+    """Whether one has started with the plan's settings, and with a size of cache that does not
+    depend on what is free."""
+    return target.settings.kv_cache_bytes is not None and any(
+        one.phase in _STARTED and is_wanted(target, one) for one in replicas
+    )
+
+
+def _has_failed(target: Target, one: Observed | None) -> bool:
+    """Whether it failed with the plan's settings, perhaps because others started beside it."""
+    return one is not None and is_wanted(target, one) and one.failures > 0
 
 
 def _may_start(target: Target, one: Observed, now_seconds: float) -> bool:
@@ -284,13 +306,18 @@ def _is_set_apart(target: Target, one: Observed) -> bool:
 
 def _fitting(target: Target, replicas: Sequence[Observed]) -> list[int]:
     """Wanted replicas without a process that may come and fit beside those that hold memory now."""
-    held = sum((_share(target, one) for one in replicas if one.phase in _HOLDS_MEMORY), Fraction(0))
-    if held + target.settings.memory_share > 1:
+    if _room(target, replicas) < 1:
         return []
     out = {
         one.index for one in replicas if one.phase in _HOLDS_MEMORY or _is_set_apart(target, one)
     }
     return [index for index in range(target.replicas) if index not in out]
+
+
+def _room(target: Target, replicas: Sequence[Observed]) -> int:
+    """How many more the memory holds now."""
+    held = sum((_share(target, one) for one in replicas if one.phase in _HOLDS_MEMORY), Fraction(0))
+    return int((1 - held) / target.settings.memory_share)
 
 
 def _share(target: Target, one: Observed) -> Fraction:

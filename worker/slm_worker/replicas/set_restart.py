@@ -2,7 +2,7 @@
 
 What follows from a fault is decided in :mod:`slm_worker.replicas.faults`; this carries it out: all
 out of the router at once, all processes ended, the device brought back, and then the planner starts
-one after another, since each has failed with a backoff.
+them after a backoff, those that may have caused it one by one.
 """
 
 from __future__ import annotations
