@@ -116,25 +116,42 @@ def write_model(name: str, folder: Path) -> Path:
 
 
 def _write_tokenizer(model: Path, words: int) -> None:
-    """One word for every token that the model can write.
+    """A character for each of the first tokens, ASCII's, and a word for every other.
 
     With invented weights a model writes one token over and over. Where a real tokenizer reads it as
     half a character or as nothing, vLLM's server waits for the rest and decodes all of the answer
-    again at each token, until it has time for nothing else.
+    again at each token, until it has time for nothing else. The characters are there for prompts
+    that are text; transformers reads some models' vocabularies, such as Qwen2's, as byte pairs
+    whatever the file says of itself, and would find no token in a text of other characters.
     """
+    vocabulary = {_byte_level(number): number for number in range(ASCII)}
+    vocabulary |= {f"w{number}": number for number in range(ASCII, words)}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": False,
+    }
     tokenizer: dict[str, object] = {
         "version": "1.0",
         "added_tokens": [],
         "normalizer": None,
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "pre_tokenizer": byte_level,
         "post_processor": None,
-        "decoder": None,
-        "model": {
-            "type": "WordLevel",
-            "vocab": {f"w{number}": number for number in range(words)},
-            "unk_token": "w0",
-        },
+        "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     }
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_MODEL_LEN}
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+ASCII = 128
+
+
+def _byte_level(number: int) -> str:
+    """An ASCII character as byte-level vocabularies write it: what does not print, as one that does
+    (GPT-2's table, "Language Models are Unsupervised Multitask Learners", 2019)."""
+    if ord("!") <= number <= ord("~"):
+        return chr(number)
+    return chr(256 + (number if number <= ord(" ") else number - ord("~") + ord(" ")))

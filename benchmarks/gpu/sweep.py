@@ -123,9 +123,7 @@ class Sweep:
         settings = self._settings
         began = time.monotonic()
         await pack.plan(point.layout_replicas, point.replicas, max_num_seqs=point.max_num_seqs)
-        state = await pack.until(lambda state: state.settled or bool(not_starting(state)))
-        if not state.settled:
-            raise NotStartingError(not_starting(state))
+        state = await settled(pack)
         self._layout = (point.layout_replicas, point.max_num_seqs)
         switch_seconds = time.monotonic() - began
         starts = [one.start_seconds for one in state.replicas if one.start_seconds is not None]
@@ -169,6 +167,14 @@ class Sweep:
             "command": self._command,
         }
         return measured, record
+
+
+async def settled(pack: Pack) -> PackState:
+    """Waits until the pack is what its plan wants. Raises NotStartingError."""
+    state = await pack.until(lambda state: state.settled or bool(not_starting(state)))
+    if not state.settled:
+        raise NotStartingError(not_starting(state))
+    return state
 
 
 def not_starting(state: PackState) -> str:

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from benchmarks.fault_rig.counting import CountingLoad
 from benchmarks.fault_rig.incidents import IN_FLIGHT, Incident, account
-from benchmarks.gpu.sweep import pack_on_gpu
+from benchmarks.gpu.sweep import pack_on_gpu, settled
 from benchmarks.pack import Pack, in_rotation
 from slm_worker.gpu.mps_control import CONTROL, DRIVER_PROGRAMS
 
@@ -29,7 +29,8 @@ async def pack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pack]:
     """Two settled replicas."""
     folder = tmp_path_factory.mktemp("model")
     async with pack_on_gpu(MODEL, folder, {}) as running:
-        await running.settle(replicas=2, rotation=2)
+        await running.plan(replicas=2, rotation=2)
+        await settled(running)
         yield running
 
 
