@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from xml.etree import ElementTree
@@ -110,6 +111,31 @@ def test_the_ticks_of_an_axis_are_round_and_told_apart() -> None:
 def test_an_axis_needs_a_value() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         axis([], 5)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [(16_751.0, 0.0306), (16_340.0, 0.0305), (16_330.0, 0.0306)],
+    ids=["to the right", "below", "at the same place"],
+)
+def test_in_an_svg_no_label_hides_another(beside: tuple[float, float]) -> None:
+    spots = {"1×256 of 4": (16_330.0, 0.0306), "1×512": beside, "4×256": (22_802.0, 0.0281)}
+    marks = (Mark(x, y, name, on_frontier=False, chosen=False) for name, (x, y) in spots.items())
+    root = ElementTree.fromstring(  # noqa: S314 - our own text
+        svg(Picture(tuple(marks), "output tokens/s", "J/output token"), "title", "subtitle")
+    )
+    shares = {"start": 0.0, "middle": 0.5, "end": 1.0}
+    boxes = {}
+    for text in root.iter("{http://www.w3.org/2000/svg}text"):
+        if text.text in spots:
+            width = 7 * len(text.text)
+            left = float(text.attrib["x"]) - shares[text.attrib["text-anchor"]] * width
+            boxes[text.text] = left, left + width, float(text.attrib["y"])
+    assert set(boxes) == set(spots)
+    for (left, right, y), (other_left, other_right, other_y) in itertools.combinations(
+        boxes.values(), 2
+    ):
+        assert right <= other_left or other_right <= left or abs(y - other_y) >= 13
 
 
 def test_the_svg_is_well_formed_and_needs_nothing_from_outside() -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from slm_operator.cli.picture import KINDS, Axis, Kind, Mark, Picture, axis
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 84, 40, 88, 64
+
+SYMBOL_RADIUS = 9
+LETTER_WIDTH = 7.5
+"""Of a bold label, on the wide side: who reads it has a font of their own."""
 
 STYLE = """
   svg { color-scheme: light dark; --paper: #ffffff; --ink: #1f2430; --soft: #5b6475;
@@ -48,8 +54,12 @@ def svg(shown: Picture, title: str, subtitle: str) -> str:
     if len(shown.frontier) > 1:
         path = " ".join(f"{_x(x, m.x):.1f},{_y(y, m.y):.1f}" for m in shown.frontier)
         parts.append(f'<polyline class="line" points="{path}"/>')
-    for mark in reversed(shown.by_importance):
-        parts += _mark(mark, _x(x, mark.x), _y(y, mark.y))
+    placed = [(mark, _x(x, mark.x), _y(y, mark.y)) for mark in shown.by_importance]
+    labels = _labels(placed)
+    for (mark, at_x, at_y), label in reversed(list(zip(placed, labels, strict=True))):
+        style = "label chosen" if mark.chosen else "label"
+        parts.append(_symbol(mark.kind, at_x, at_y))
+        parts.append(_text(label.x, label.y, mark.label, style, label.anchor))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -74,18 +84,71 @@ def _legend(shown: Picture) -> list[str]:
     return parts
 
 
-def _mark(mark: Mark, x: float, y: float) -> list[str]:
-    left = x > WIDTH * 0.8
-    return [
-        _symbol(mark.kind, x, y),
-        _text(
-            x - 13 if left else x + 13,
-            y + 4,
-            mark.label,
-            "label chosen" if mark.chosen else "label",
-            "end" if left else "start",
-        ),
+@dataclass(frozen=True)
+class _Box:
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def within(self, other: _Box) -> bool:
+        return (
+            other.left <= self.left
+            and self.right <= other.right
+            and other.top <= self.top
+            and self.bottom <= other.bottom
+        )
+
+    def meets(self, other: _Box) -> bool:
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+
+PLACE = _Box(LEFT, WIDTH - RIGHT, TOP - SYMBOL_RADIUS, HEIGHT - BOTTOM)
+"""Where labels may be: not over what is written along the axes."""
+
+
+@dataclass(frozen=True)
+class _Label:
+    x: float
+    y: float
+    anchor: str
+    box: _Box
+
+
+def _labels(placed: Sequence[tuple[Mark, float, float]]) -> list[_Label]:
+    """A place beside each mark, the first of them first: where it hides no symbol and no earlier
+    label, if there is such a place."""
+    taken = [
+        _Box(x - SYMBOL_RADIUS, x + SYMBOL_RADIUS, y - SYMBOL_RADIUS, y + SYMBOL_RADIUS)
+        for _, x, y in placed
     ]
+    labels = []
+    for mark, x, y in placed:
+        places = list(_places(x, y, LETTER_WIDTH * len(mark.label)))
+        inside = [p for p in places if p.box.within(PLACE)] or places
+        free = (p for p in inside if not any(p.box.meets(other) for other in taken))
+        label = next(free, inside[0])
+        taken.append(label.box)
+        labels.append(label)
+    return labels
+
+
+def _places(x: float, y: float, width: float) -> Iterator[_Label]:
+    """Right, left, below and above of a symbol."""
+    for beside, down, anchor, before in (
+        (13, 4, "start", 0.0),
+        (-13, 4, "end", 1.0),
+        (0, 22, "middle", 0.5),
+        (0, -14, "middle", 0.5),
+    ):
+        left = x + beside - before * width
+        box = _Box(left, left + width, y + down - 10, y + down + 3)
+        yield _Label(x + beside, y + down, anchor, box)
 
 
 def _symbol(kind: Kind, x: float, y: float) -> str:
