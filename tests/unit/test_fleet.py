@@ -68,6 +68,28 @@ async def test_a_failed_start_waits_longer_each_time(rig: Rig) -> None:
     assert (one.problem.reason, one.problem.since_seconds) == ("OutOfMemory", 0.0)
 
 
+async def test_a_start_that_failed_beside_others_is_a_problem_only_once_it_fails_alone(
+    rig: Rig,
+) -> None:
+    await rig.step(target(3))
+    FakeRun.made[0].readiness.set_result(None)
+    await breathe()
+    await rig.step(target(3))
+    assert len(FakeRun.made) == 3, "the others start together"
+    FakeRun.made[1].readiness.set_exception(ReplicaError("OutOfMemory", "too big"))
+    FakeRun.made[2].readiness.set_exception(ReplicaError("OutOfMemory", "too big"))
+    await breathe()
+    assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.FAILED, ReplicaPhase.FAILED]
+    assert rig.reasons() == [None] * 3
+    rig.now += 1.0
+    await rig.step(target(3))
+    assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.STARTING, ReplicaPhase.FAILED]
+    FakeRun.made[3].readiness.set_exception(ReplicaError("OutOfMemory", "too big"))
+    await breathe()
+    assert rig.reasons() == [None, "OutOfMemory", None]
+    assert rig.fleet.replicas[1].failures == 2
+
+
 async def test_other_settings_are_tried_at_once_with_a_fresh_backoff(rig: Rig) -> None:
     await rig.step(target(1))
     FakeRun.made[-1].readiness.set_exception(ReplicaError("OutOfMemory", "too big"))

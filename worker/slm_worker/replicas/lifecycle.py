@@ -108,7 +108,7 @@ class Lifecycle:
                 run = await self._launch(one, cores)
                 await run.until_ready()
             except ReplicaError as error:
-                await self._fail(one, error)
+                await self._fail(one, error, alone=begun.alone)
                 return
             await witness.ready(begun, one.settings, run.process.log_tail)
         if one.phase is not ReplicaPhase.STARTING:
@@ -175,8 +175,9 @@ class Lifecycle:
         finally:
             one.turning = False
 
-    async def _fail(self, one: Replica, error: ReplicaError | None) -> None:
-        """Out of rotation at once; ``error`` is None where the exit itself tells the cause."""
+    async def _fail(self, one: Replica, error: ReplicaError | None, *, alone: bool = True) -> None:
+        """Out of rotation at once; ``error`` is None where the exit itself tells the cause. A start
+        that had company is no problem yet: it may have been the company."""
         if one.phase not in ANSWERING | {ReplicaPhase.STARTING}:
             return  # somebody else is at it
         routed = one.phase is not ReplicaPhase.STARTING
@@ -194,7 +195,11 @@ class Lifecycle:
         one.failures += 1
         one.retry_at_seconds = now_seconds + backoff_seconds(one.failures)
         if error is not None:
-            self.blame(one, error)
+            if alone:
+                self.blame(one, error)
+            else:
+                text = "failed beside others that start, and tries again alone: %s: %s"
+                log.warning(text, error.reason, error.message, extra={"replica": one.index})
             if error.reason == SLEEP_UNSUPPORTED:
                 self.sleep_trouble = error.message
             self._died(one, error)
