@@ -69,8 +69,11 @@ class PackRouter(FakeRouter):
         self._fail("tend")
         return SimpleNamespace(in_flight={})
 
-    async def stats(self) -> None:
-        raise RouterError("nothing to drain")
+    async def stats(self) -> SimpleNamespace:
+        return SimpleNamespace(in_flight={}, queued=0)
+
+    async def finish(self, _: float) -> bool:
+        return True
 
     def send_clients_away(self) -> None: ...
 
