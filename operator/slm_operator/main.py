@@ -38,6 +38,7 @@ from slm_operator.keys import BadKeyError, Keys, checked
 from slm_operator.logs import LogFormat
 from slm_operator.loops import Loops
 from slm_operator.metrics import Metrics
+from slm_operator.open_files import allow_open_files
 from slm_operator.pareto.window import WindowRules
 
 if TYPE_CHECKING:
@@ -230,6 +231,7 @@ def start(
 ) -> None:
     """Runs the SLM operator against the cluster of KUBECONFIG, or the one that it runs in."""
     tracing = _tracing(log_format)
+    allow_open_files()
     keys = _keys(key_file)
     if max_window_seconds < min_window_seconds:
         raise typer.BadParameter(

@@ -16,6 +16,8 @@ from fake_engine import CHUNKS
 from ports import free_port
 from router_rig import Client, Rig, four_engines, new_router, queued, serves_more, works_on
 from slm_worker.routing.config import MAX_REQUEST_BYTES
+from slm_worker.routing.limits import max_in_flight
+from slm_worker.wire import Routing
 
 
 @pytest.fixture
@@ -128,6 +130,34 @@ class TestHold:
         await router.admit(2)
         assert await asyncio.gather(*tasks) == [(200, "r2")] * 20
         assert engines[2].most_in_flight == 4
+
+    async def test_what_was_held_takes_its_places_in_the_batch(self, rig: Rig) -> None:
+        router, engines, client = rig
+        engines[0].gate.clear()
+        tasks = [asyncio.create_task(client.complete()) for _ in range(20)]
+        await queued(router, 20)
+        await router.admit(0)
+        await works_on(engines[0], 4)
+        for _ in range(5):
+            stats = await router.tend(Routing())
+            await asyncio.sleep(0.05)
+        most = max_in_flight(4)
+        assert (stats.in_flight[0], stats.queued) == (most, 20 - most)
+        engines[0].gate.set()
+        assert await asyncio.gather(*tasks) == [(200, "r0")] * 20
+        assert engines[0].most_in_flight == most
+
+    async def test_what_was_held_is_cut_with_its_replica(self, rig: Rig) -> None:
+        router, engines, client = rig
+        engines[0].gate.clear()
+        tasks = [asyncio.create_task(client.stream()) for _ in range(3)]
+        await queued(router, 3)
+        await router.admit(0)
+        await works_on(engines[0], 3)
+        await router.eject(0)
+        for task in tasks:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await task
 
     async def test_a_held_stream_comes_through_whole(self, rig: Rig) -> None:
         router, _, client = rig

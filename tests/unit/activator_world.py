@@ -26,6 +26,8 @@ CHAT = "/v1/chat/completions"
 BODY = {"model": "chat", "messages": [], "max_tokens": 4}
 PIECES = [b"data: one\n\n", b"data: two\n\n", b"data: [DONE]\n\n"]
 SOON = 5.0
+HAPROXY_BUFFER_BYTES = 16 * 1024
+"""Line and headers have to fit it."""
 
 
 def free_port() -> int:
@@ -65,7 +67,13 @@ class FakePack:
     async def running(self) -> AsyncIterator[None]:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self.answer)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            shutdown_timeout=0.1,
+            max_line_size=HAPROXY_BUFFER_BYTES,
+            max_field_size=HAPROXY_BUFFER_BYTES,
+        )
         await runner.setup()
         await web.TCPSite(runner, HOST, self.port).start()
         try:

@@ -151,6 +151,24 @@ class TestBounds:
             large = b"x" * (gatekeeper.MAX_REQUEST_BYTES + 1)
             assert (await world.ask(json=None, data=large))[0] == 413
 
+    async def test_headers_may_be_as_large_as_the_routers_take_them(self) -> None:
+        async with surroundings() as world:
+            token = "a" * 12_000
+            world.pack.go_on.set()
+            sent = world.send(headers={"Authorization": token})
+            await world.waiting(1)
+            async with world.pack.running():
+                await world.route(HOST)
+                assert (await sent)[0] == 200
+            assert world.pack.seen[0][0]["Authorization"] == token
+
+    async def test_larger_ones_take_no_memory(self) -> None:
+        async with surroundings() as world:
+            many = {f"X-{number}": "x" * 9000 for number in range(2)}
+            status, _, text = await world.ask(headers=many)
+            assert (status, error(text)["type"]) == (431, "request_too_large")
+            assert (await world.held()).doors[0].waiting == 0
+
 
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/health"), ("GET", "/v1/models"), ("POST", "/wp-login.php")]

@@ -1,8 +1,9 @@
-"""The agent goes on with the layout that serves while another cannot be sized."""
+"""The agent goes on with what serves while another layout cannot be sized, or the router fails."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -47,19 +48,38 @@ class OpenDevice(FakeDevice):
 
 
 class PackRouter(FakeRouter):
+    """``failures``: what a method of that name raises."""
+
     alive, state = True, RouterState()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: dict[str, Exception] = {}
+        self.restarts = 0
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
+    async def restart(self) -> None:
+        self.restarts += 1
+        self._fail("restart")
+
     async def tend(self, _: Routing) -> SimpleNamespace:
+        self._fail("tend")
         return SimpleNamespace(in_flight={})
 
-    async def stats(self) -> None:
-        raise RouterError("nothing to drain")
+    async def stats(self) -> SimpleNamespace:
+        return SimpleNamespace(in_flight={}, queued=0)
+
+    async def finish(self, _: float) -> bool:
+        return True
 
     def send_clients_away(self) -> None: ...
+
+    def _fail(self, method: str) -> None:
+        if method in self.failures:
+            raise self.failures[method]
 
 
 class NoSampler:
@@ -83,6 +103,7 @@ class Pack:
         self.now = 1000.0
         self.state = LoadState()
         self.model: ModelFootprint | ModelError = ESTIMATED
+        self.router = PackRouter()
         device = OpenDevice()
         host = SimpleNamespace(
             engine=SimpleNamespace(can_sleep=True),
@@ -102,7 +123,7 @@ class Pack:
                 read_model=self._read_model,
                 look_out=lambda _: (),
                 open_engine=lambda: cast(Any, host.engine),
-                router=cast(Any, PackRouter()),
+                router=cast(Any, self.router),
                 clock=lambda: self.now,
             ),
             make_host=lambda _: cast(EngineHost, host),
@@ -197,3 +218,23 @@ async def test_the_weights_that_a_start_downloaded_size_the_next_layout(pack: Pa
     assert state.packing is not None
     assert state.packing.footprint is not None
     assert state.packing.footprint.weights_bytes == read.weights_bytes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RouterError("HAProxy did not start")],
+    ids=["a full disk", "a router that refuses"],
+)
+async def test_a_router_that_cannot_be_replaced_ends_no_replica(
+    pack: Pack, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    pack.router.failures = {"tend": RouterError("HAProxy did not answer"), "restart": error}
+    await pack.until(lambda _: pack.router.restarts == 3)
+    state = pack.agent.state()
+    assert reason(state) == "RouterFailed"
+    assert [one.phase for one in state.replicas] == [ReplicaPhase.READY] * 2
+    assert [run.process.ended_by for run in FakeRun.made] == [[], []]
+    assert str(error) in caplog.text
+    pack.router.failures = {}
+    state = await pack.until(lambda state: state.settled)
+    assert reason(state) is None

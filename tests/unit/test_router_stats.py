@@ -133,6 +133,21 @@ def test_work_is_what_asked_for_a_place_in_a_batch_each_request_once() -> None:
     assert report(stats.counts, stats, restarts=0).batchable == 3 + 9 + 1 + 2 - 1
 
 
+@pytest.mark.parametrize(("column", "name"), [("srv_abrt", "cut"), ("cli_abrt", "left")])
+def test_a_request_that_was_held_and_broke_off_is_counted_once(column: str, name: str) -> None:
+    """HAProxy counts it before the holder, and behind it once more."""
+    stats = read(concentrate__hold={column: 1}, concentrate__r0={column: 1})
+    assert getattr(report(stats.counts, stats, restarts=0), name) == 1
+
+
+def test_a_client_that_left_while_it_was_held_left_no_replica() -> None:
+    stats = read(
+        router__FRONTEND={"req_tot": 1, "hrsp_other": 1}, concentrate__hold={"cli_abrt": 1}
+    )
+    state = report(stats.counts, stats, restarts=0)
+    assert (state.unanswered, state.left) == (1, 0)
+
+
 def test_a_router_is_idle_only_without_any_request() -> None:
     assert read().idle
     assert not read(held=1).idle

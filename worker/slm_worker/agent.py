@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -280,8 +279,7 @@ class Agent:
             settled = False
             self._pass_trouble.report("RouterFailed", str(error))
             if self._pass_trouble.failures >= ROUTER_FAILURES_UNTIL_RESTART:
-                with contextlib.suppress(RouterError):
-                    await self._bring_up.router.restart()
+                await self._restart_router()
         except Exception as error:
             # A supervisor that ends would end the replicas that still serve.
             settled = False
@@ -293,6 +291,13 @@ class Agent:
             self._settled_since_seconds = None
         elif self._settled_since_seconds is None:
             self._settled_since_seconds = self._clock()
+
+    async def _restart_router(self) -> None:
+        try:
+            await self._bring_up.router.restart()
+        except Exception:
+            # The next pass tries again; a supervisor that ends would end the replicas.
+            log.exception("the router's restart failed")
 
     async def _pass(self) -> bool:
         """One pass towards the plan; answers whether the pack is what the plan wants."""

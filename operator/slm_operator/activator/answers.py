@@ -39,6 +39,11 @@ def too_large(max_bytes: int) -> web.Response:
     return _error(413, "request_too_large", text)
 
 
+def headers_too_large(max_bytes: int) -> web.Response:
+    text = f"The request's line and headers exceed {max_bytes} bytes: send fewer or shorter ones."
+    return _error(431, "request_too_large", text)
+
+
 def length_required() -> web.Response:
     text = "The request has a body without a Content-Length: send it in one piece, not chunked."
     return _error(411, "length_required", text)

@@ -37,7 +37,8 @@ WAITING_PATHS = (
 """A POST to one of them starts a pack. Probes and listings do not, else monitoring alone would keep
 a GPU busy for ever; neither does what no pack serves."""
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
-"""As the packs' routers have it."""
+MAX_HEADER_BYTES = 16 * 1024
+"""As the packs' routers have them."""
 REQUEST_ID = "X-Request-Id"
 RETRY_SECONDS = 0.5
 """Until another try when a pack that is said to be ready takes no connection."""
@@ -122,6 +123,9 @@ class Gatekeeper:
         may_wait = request.method == "POST" and request.path in WAITING_PATHS
         if not self.route.addresses and not may_wait:
             return self._refused(owner, "Asleep", answers.asleep())
+        if _header_bytes(request) > MAX_HEADER_BYTES:
+            answer = answers.headers_too_large(MAX_HEADER_BYTES)
+            return self._refused(owner, "TooLarge", answer)
         length = request.content_length
         if length is None:
             if request.body_exists:
@@ -242,7 +246,14 @@ def open_session() -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
         auto_decompress=False,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
     )
+
+
+def _header_bytes(request: web.Request) -> int:
+    fields = sum(len(f"{name}: {value}\r\n") for name, value in request.headers.items())
+    return len(f"{request.method} {request.raw_path} HTTP/1.1\r\n") + fields
 
 
 def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:

@@ -13,6 +13,7 @@ import typer
 from slm_operator.activator.gatekeeper import Limits
 from slm_operator.activator.server import Activator, Settings
 from slm_operator.activator.wire import CONTROL_PORT, TOKEN_LENGTH, TOKEN_VARIABLE
+from slm_operator.open_files import allow_open_files
 
 LIMITS = Limits()
 MEBIBYTE = 1024 * 1024
@@ -51,6 +52,7 @@ def start(
 ) -> None:
     """Holds the requests of services without a pack until the operator has started one."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    allow_open_files()
     token = os.environ.get(TOKEN_VARIABLE, "")
     if len(token) < TOKEN_LENGTH:
         raise typer.BadParameter(

@@ -13,7 +13,13 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
-from slm_operator.activator.gatekeeper import MAX_REQUEST_BYTES, Gatekeeper, Limits, open_session
+from slm_operator.activator.gatekeeper import (
+    MAX_HEADER_BYTES,
+    MAX_REQUEST_BYTES,
+    Gatekeeper,
+    Limits,
+    open_session,
+)
 from slm_operator.activator.metrics import ActivatorMetrics
 from slm_operator.activator.room import Room
 from slm_operator.activator.wire import (
@@ -96,6 +102,8 @@ class Activator:
             shutdown_timeout=FINISH_SECONDS,
             # A body would be larger than it counts, and another one than its headers say.
             auto_decompress=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
         await runner.setup()
         try:

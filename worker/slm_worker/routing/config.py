@@ -48,6 +48,9 @@ from slm_worker.wire import MAX_REPLICAS_PER_PACK, Routing
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 """Largest accepted request body; a prompt of 131,072 tokens is about 1 MiB of JSON."""
+MAX_HEADER_BYTES = 16 * 1024
+"""HAProxy's buffer, which request line and headers together have to fit. Whatever stands between it
+and a client takes as much, so that a request is refused by HAProxy or nobody."""
 
 CONNECT_TIMEOUT_MILLISECONDS = 250
 """Loopback connects in microseconds unless the engine's accept queue is full. Also the pause

@@ -56,31 +56,16 @@ class HaproxyProcess:
     ) -> HaproxyProcess:
         """Write the configuration, start, and wait until it answers commands.
 
-        Raises :class:`RouterError` when HAProxy refuses its configuration.
+        Raises :class:`RouterError` when HAProxy refuses its configuration, and when there is no
+        room for its files or the process.
         """
-        config = settings.run_dir / CONFIG_FILE
-        for path, text in (
-            (config, render(settings, routing, listener.fileno())),
-            (
-                settings.run_dir / ROUTING_MAP,
-                render_map(routing, keeps_connections=keeps_connections),
-            ),
-        ):
-            path.unlink(missing_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(text)
-        process = await asyncio.create_subprocess_exec(
-            *die_with_parent(),
-            "haproxy",
-            "-db",
-            "-f",
-            str(config),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            process_group=0,
-            pass_fds=(listener.fileno(),),
-        )
+        try:
+            process = await cls._spawn(settings, routing, listener, keeps_connections)
+        except OSError as error:
+            raise RouterError(
+                f"HAProxy cannot be started: {error}; check the room in TMPDIR and the limit of "
+                "open files"
+            ) from error
         haproxy = cls(settings, process, deque(maxlen=_KEPT_LINES))
         try:
             async with asyncio.timeout(_START_TIMEOUT_SECONDS):
@@ -94,6 +79,35 @@ class HaproxyProcess:
             await haproxy.end()
             raise
         return haproxy
+
+    @staticmethod
+    async def _spawn(
+        settings: RouterSettings, routing: Routing, listener: socket.socket, keeps_connections: bool
+    ) -> asyncio.subprocess.Process:
+        """Raises OSError."""
+        config = settings.run_dir / CONFIG_FILE
+        for path, text in (
+            (config, render(settings, routing, listener.fileno())),
+            (
+                settings.run_dir / ROUTING_MAP,
+                render_map(routing, keeps_connections=keeps_connections),
+            ),
+        ):
+            path.unlink(missing_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(text)
+        return await asyncio.create_subprocess_exec(
+            *die_with_parent(),
+            "haproxy",
+            "-db",
+            "-f",
+            str(config),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            process_group=0,
+            pass_fds=(listener.fileno(),),
+        )
 
     @property
     def alive(self) -> bool:

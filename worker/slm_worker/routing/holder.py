@@ -18,7 +18,12 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from slm_worker.routing.answers import NO_REPLICA, RETRY_SOON_SECONDS
-from slm_worker.routing.config import HOLD_SOCKET, MAX_REQUEST_BYTES, RELAY_SOCKET
+from slm_worker.routing.config import (
+    HOLD_SOCKET,
+    MAX_HEADER_BYTES,
+    MAX_REQUEST_BYTES,
+    RELAY_SOCKET,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +58,18 @@ class Holder:
             connector=aiohttp.UnixConnector(path=str(self._run_dir / RELAY_SOCKET)),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_route("*", "/{path:.*}", self._hold)
         self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=CLOSE_SECONDS
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=CLOSE_SECONDS,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
         await self._runner.setup()
         socket_path = self._run_dir / HOLD_SOCKET

@@ -286,7 +286,7 @@ class Router:
         states = state_commands(index, slot.state)
         if slot.state is SlotState.READY:
             limits = self._limit_commands(index)
-            # First too, since HAProxy may hand out its queue as soon as the slot is ready.
+            # First too, since requests may come as soon as the slot is ready.
             return limits + states + limits
         return states + OFFER_QUEUE_TO_HOLDER
 

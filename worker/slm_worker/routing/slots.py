@@ -47,8 +47,17 @@ def endpoint_commands(index: int, host: str, port: int) -> list[str]:
 
 def state_commands(index: int, state: SlotState) -> list[str]:
     """To be followed by a limit, or by :data:`OFFER_QUEUE_TO_HOLDER` unless it is ready. The slots
-    of ``describe`` follow by themselves."""
-    return [f"set server {balance}/{slot_name(index)} state {state}" for balance in BALANCES]
+    of ``describe`` follow by themselves.
+
+    The way to ready leads through drain: what HAProxy hands to a server that leaves maintenance it
+    does not count as that server's. The batch would be filled twice, and no cut would reach it.
+    """
+    way = (SlotState.DRAIN, state) if state is SlotState.READY else (state,)
+    return [
+        f"set server {balance}/{slot_name(index)} state {step}"
+        for balance in BALANCES
+        for step in way
+    ]
 
 
 def limit_command(index: int, balance: Balance, requests: int) -> str:

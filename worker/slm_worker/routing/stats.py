@@ -163,10 +163,9 @@ def _counts(table: Mapping[tuple[str, str], _Row], rows: Mapping[int, list[_Row]
         # A request that was held ended twice: before the holder, and behind it.
         batchable=rejected + _ended(backends[: len(BALANCES)]) - _ended(holds),
         timed_out=_sum(backends, "econ") + _sum(holds, "hrsp_5xx"),
-        **{
-            name: sum(one[name] for one in slots.values()) + _sum(holds, column)
-            for name, column in (("cut", "srv_abrt"), ("left", "cli_abrt"))
-        },
+        # Of the replicas alone: the holder sees the end of what it has passed on once more.
+        cut=sum(one["cut"] for one in slots.values()),
+        left=sum(one["left"] for one in slots.values()),
         retried=sum(one["retried"] for one in slots.values()),
     )
     return Counts(router, slots)
