@@ -149,12 +149,15 @@ class NvmlDevice:
             call = self._nvml.call(OPENING, OPEN_PATIENCE_SECONDS, again)
             self._opening = asyncio.create_task(call)
             self._opening_since_seconds = self._clock()
-        done, _ = await asyncio.wait({self._opening}, timeout=self._read_patience_seconds)
+        opening = self._opening
+        done, _ = await asyncio.wait({opening}, timeout=self._read_patience_seconds)
         if not done:
             waited_seconds = self._clock() - self._opening_since_seconds
             raise NvmlHangsError(OPENING, waited_seconds, "no answer yet")
-        ended, self._opening = self._opening, None
-        gpu = ended.result()
+        if self._opening is not opening:
+            return opening.result()  # another reading waited too, and took note of it
+        self._opening = None
+        gpu = opening.result()
         _log.info("NVML is initialised again, driver %s", gpu.identity.driver_version)
         self._gpu, self.identity, self._critical_xids = gpu, gpu.identity, ()
         return gpu
