@@ -19,7 +19,12 @@ from typing import Self
 
 from slm_worker.gpu import mps_processes as processes
 from slm_worker.gpu.base import MpsStatus
-from slm_worker.gpu.mps_control import CONTROL, ControlError, MpsDirectories
+from slm_worker.gpu.mps_control import (
+    CONTROL,
+    ControlError,
+    ControlNotRunError,
+    MpsDirectories,
+)
 from slm_worker.gpu.mps_ending import control_of, end_daemon, end_leftovers
 from slm_worker.gpu.mps_log import LoggedFault, fault_in
 from slm_worker.gpu.mps_logfiles import LogFollower
@@ -250,6 +255,9 @@ class MpsDaemon:
         """One look at daemon, servers and clients."""
         try:
             servers = await self._control.servers()
+        except ControlNotRunError as error:
+            _log.warning("nobody can look at MPS now: %s", error)
+            return
         except ControlError as error:
             self._misses += 1
             if self._misses >= MISSES_UNTIL_FAULT:
@@ -289,11 +297,13 @@ class MpsDaemon:
         while self._clock() < until_seconds:
             try:
                 self._servers = await self._control.servers()
+                if not any(one.clients or one.state == "Fault" for one in self._servers):
+                    return True
+            except ControlNotRunError as error:
+                _log.warning("nobody can look at MPS now: %s", error)
             except ControlError as error:
                 _log.warning("MPS: %s", error)
                 return False
-            if not any(one.clients or one.state == "Fault" for one in self._servers):
-                return True
             await asyncio.sleep(self._timings.log_seconds)
         return False
 

@@ -39,6 +39,10 @@ class ControlError(Exception):
     """A command that the daemon did not carry out; the text says which and why."""
 
 
+class ControlNotRunError(ControlError):
+    """The command never got as far as the daemon, of which this says nothing."""
+
+
 @dataclass(frozen=True)
 class MpsDirectories:
     """Where a daemon has its pipes and its logs."""
@@ -58,7 +62,8 @@ class MpsDirectories:
 class MpsControl:
     """Commands to one daemon. Each runs the control program once, and none blocks the loop.
 
-    All methods raise ControlError, also when there is no answer within ``timeout_seconds``.
+    All methods raise ControlError, also when there is no answer within ``timeout_seconds``, and
+    ControlNotRunError where this host cannot run the program now.
     """
 
     def __init__(
@@ -187,8 +192,8 @@ class MpsControl:
                     stderr=asyncio.subprocess.STDOUT,
                     env=self._environ | {"CUDA_MPS_PROTOCOL_VERSION": str(self._protocol)},
                 )
-            except OSError as error:
-                raise ControlError(f"{CONTROL} cannot be run ({error.strerror})") from None
+            except (OSError, RuntimeError) as error:  # of asyncio's: no thread to wait for its end
+                raise ControlNotRunError(f"{CONTROL} cannot be run ({error})") from None
             try:
                 async with asyncio.timeout(timeout_seconds):
                     piped, _ = await process.communicate(said.encode())
