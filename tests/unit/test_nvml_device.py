@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from slm_worker.gpu.health import Signs
 from slm_worker.gpu.mps import MpsDaemon
 from slm_worker.gpu.nvml import NvmlDevice
 from slm_worker.gpu.nvml_caller import NvmlCaller
+from slm_worker.gpu.nvml_errors import NvmlHangsError
 from slm_worker.gpu.nvml_gpu import GpuValues, OpenGpu
 
 IDENTITY = DeviceIdentity("NVIDIA", "H100", 80 * 2**30, simulated=False, uuid="GPU-1")
@@ -78,3 +80,22 @@ async def test_readings_that_wait_for_one_opening_all_get_its_outcome(
     readings = await asyncio.gather(*waiting)
     assert [reading.health.state for reading in readings] == [health] * 3
     assert driver.opened == 1
+
+
+async def test_tries_to_open_a_gpu_whose_driver_hangs_share_one_thread(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers, begun = threading.Event(), []
+
+    def hang(_: object) -> OpenGpu:
+        begun.append(threading.current_thread())
+        answers.wait(60)
+        return OpenGpu(IDENTITY, object(), None)
+
+    monkeypatch.setattr(nvml, "open_first", hang)
+    caller = NvmlCaller()
+    for words in ("no answer in", "an earlier call still hangs", "an earlier call still hangs"):
+        with pytest.raises(NvmlHangsError, match=words):
+            await NvmlDevice.open(tmp_path, {}, nvml=caller, open_patience_seconds=0.05)
+    assert len(begun) == 1
+    answers.set()

@@ -77,16 +77,18 @@ class NvmlDevice:
         environ: Mapping[str, str] = os.environ,
         *,
         mps: MpsConfig = NO_LIMITS,
+        nvml: NvmlCaller | None = None,
         clock: Callable[[], float] = time.monotonic,
         open_patience_seconds: float = OPEN_PATIENCE_SECONDS,
         read_patience_seconds: float = READ_PATIENCE_SECONDS,
     ) -> Self:
         """Finds the GPU and starts MPS below ``run_dir``.
 
-        Raises DeviceError without a working driver, unless exactly one GPU is the pack's, and when
-        that GPU has MIG enabled.
+        ``nvml`` is to be kept over tries: a new one would not know of a call that still hangs, and
+        leave one more thread in the driver. Raises DeviceError without a working driver, unless
+        exactly one GPU is the pack's, and when that GPU has MIG enabled.
         """
-        nvml = NvmlCaller(clock)
+        nvml = nvml or NvmlCaller(clock)
         find = partial(open_first, environ)
         gpu = await nvml.call("looking for the GPU", open_patience_seconds, find)
         daemon = await MpsDaemon.start(run_dir, mps, gpu.identity.uuid, clock=clock)
