@@ -123,3 +123,21 @@ async def test_a_program_that_cannot_be_run_here_is_told_from_a_daemon_that_fail
     control = MpsControl(MpsDirectories(tmp_path / "pipe", tmp_path / "log"), 60)
     with pytest.raises(ControlNotRunError, match="cannot be run"):
         await control.servers()
+
+
+async def test_the_daemon_counts_gpus_as_its_clients_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environments: list[dict[str, str]] = []
+
+    async def note(*_: object, env: dict[str, str], **__: object) -> NoReturn:
+        environments.append(env)
+        raise OSError(errno.ENOENT, "no program")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", note)
+    environ = {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+    control = MpsControl(MpsDirectories(tmp_path, tmp_path), 60, environ)
+    with pytest.raises(ControlNotRunError):
+        await control.start_daemon()
+    assert environments[0]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert "CUDA_VISIBLE_DEVICES" not in environments[0]

@@ -57,8 +57,9 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
 
 
 def device(clock: Callable[[], float]) -> NvmlDevice:
-    gpu = OpenGpu(IDENTITY, object(), None)
-    mps = cast(MpsDaemon, cast(Any, SimpleNamespace(status=None)))
+    gpu = OpenGpu(IDENTITY, object(), None, engine_env={"CUDA_VISIBLE_DEVICES": "1"})
+    standin = SimpleNamespace(status=None, engine_env=lambda _: {"CUDA_MPS_PIPE_DIRECTORY": "/p"})
+    mps = cast(MpsDaemon, cast(Any, standin))
     return NvmlDevice(gpu, NvmlCaller(clock), mps, clock, read_patience_seconds=60)
 
 
@@ -80,6 +81,18 @@ async def test_readings_that_wait_for_one_opening_all_get_its_outcome(
     readings = await asyncio.gather(*waiting)
     assert [reading.health.state for reading in readings] == [health] * 3
     assert driver.opened == 1
+
+
+async def test_engines_run_on_the_gpu_of_the_first_opening(driver: Driver) -> None:
+    now_seconds = 0.0
+    gpu = device(lambda: now_seconds)
+    env = {"CUDA_VISIBLE_DEVICES": "1", "CUDA_MPS_PIPE_DIRECTORY": "/p"}
+    assert gpu.engine_env() == env
+    await gpu.read()
+    now_seconds = 60.0
+    driver.answers.set()
+    assert (await gpu.read()).health.state == "Healthy"
+    assert gpu.engine_env() == env
 
 
 async def test_tries_to_open_a_gpu_whose_driver_hangs_share_one_thread(

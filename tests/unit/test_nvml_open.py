@@ -98,6 +98,13 @@ def test_without_any_that_works_the_failure_is_told(driver: Driver) -> None:
         open_first({})
 
 
+def test_engines_are_told_which_of_several_was_opened(driver: Driver) -> None:
+    assert open_first({"NVIDIA_VISIBLE_DEVICES": "GPU-b"}).engine_env == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": "1",
+    }
+
+
 def test_several_that_work_are_refused(driver: Driver) -> None:
     with pytest.raises(DeviceError, match="A pack owns one whole GPU"):
         open_first({})

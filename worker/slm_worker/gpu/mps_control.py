@@ -25,6 +25,7 @@ from slm_worker.gpu.mps_replies import (
     pids,
     server_state,
 )
+from slm_worker.gpu.nvml_choice import DEVICE_ORDER
 
 CONTROL = "nvidia-cuda-mps-control"
 DRIVER_PROGRAMS = "/usr/local/nvidia/bin"
@@ -80,11 +81,17 @@ class MpsControl:
         self._path = f"{environ.get('PATH', os.defpath)}{os.pathsep}{DRIVER_PROGRAMS}"
         # Settings of another daemon would limit this one. With CUDA_VISIBLE_DEVICES the daemon
         # would number GPUs anew, and clients, which keep it, would look for numbers that are gone.
+        # It numbers them as clients do that are told which of several is theirs.
         self._environ = {
             name: value
             for name, value in environ.items()
             if not name.startswith(("CUDA_MPS_", "SLM_")) and name != "CUDA_VISIBLE_DEVICES"
-        } | {**directories.environment, "PATH": self._path, OWNER_VARIABLE: owner}
+        } | {
+            **directories.environment,
+            **DEVICE_ORDER,
+            "PATH": self._path,
+            OWNER_VARIABLE: owner,
+        }
         self._directories = directories
 
     @property

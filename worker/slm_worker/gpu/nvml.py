@@ -56,6 +56,7 @@ class NvmlDevice:
     ) -> None:
         self.identity: DeviceIdentity = gpu.identity
         self._gpu: OpenGpu | None = gpu
+        self._engine_env = dict(gpu.engine_env)
         self._nvml = nvml
         self._mps = mps
         self._clock = clock
@@ -121,7 +122,7 @@ class NvmlDevice:
         memory_bytes = None
         if memory_fraction is not None:
             memory_bytes = int(memory_fraction * self.identity.memory_bytes)
-        return self._mps.engine_env(memory_bytes)
+        return self._engine_env | self._mps.engine_env(memory_bytes)
 
     async def release(self, pids: Collection[int]) -> None:
         """Ends their GPU work through MPS, so that their end is no fault of the others'."""

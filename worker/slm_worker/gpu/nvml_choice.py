@@ -6,6 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from slm_worker.gpu.base import DeviceError
 
+DEVICE_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+"""Makes CUDA count GPUs as NVML and the agent do; by default it takes the fastest for the first."""
+
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+
 
 def chosen_gpu(uuids: Sequence[str], environ: Mapping[str, str]) -> int:
     """Index of the pack's GPU among those that the driver shows, given by their ``uuids``, each
@@ -20,7 +25,7 @@ def chosen_gpu(uuids: Sequence[str], environ: Mapping[str, str]) -> int:
         raise DeviceError(
             "The driver shows no GPU: request nvidia.com/gpu: 1 for the pod, or set gpu.kind CPU."
         )
-    variable = "CUDA_VISIBLE_DEVICES"
+    variable = VISIBLE_DEVICES
     if variable not in environ:
         if len(usable) == 1:
             return usable[0]
@@ -36,6 +41,20 @@ def chosen_gpu(uuids: Sequence[str], environ: Mapping[str, str]) -> int:
             "to the index or UUID of one of them (no MIG slice)."
         )
     return chosen[0]
+
+
+def engine_choice(chosen: int, uuids: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """What makes an engine process that inherits ``environ`` run on the GPU ``chosen``.
+
+    The index, for vLLM takes no UUID. Nothing where CUDA shows no other GPU anyway. Where some
+    cannot be used CUDA may count without them, so that the choice in ``environ`` stays as it is.
+    """
+    usable = sum(map(bool, uuids))
+    if usable == 1 and VISIBLE_DEVICES not in environ:
+        return {}
+    if usable < len(uuids):
+        return DEVICE_ORDER
+    return DEVICE_ORDER | {VISIBLE_DEVICES: str(chosen)}
 
 
 def _index(entry: str, uuids: Sequence[str]) -> int | None:

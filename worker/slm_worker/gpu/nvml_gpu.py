@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pynvml
 
 from slm_worker.gpu.base import DeviceError, DeviceIdentity
 from slm_worker.gpu.health import Signs
-from slm_worker.gpu.nvml_choice import chosen_gpu
+from slm_worker.gpu.nvml_choice import chosen_gpu, engine_choice
 from slm_worker.gpu.nvml_errors import ABSENT, PASSING, WHOLE_DEVICE, MigEnabledError, words_of
 from slm_worker.gpu.throttling import throttle_names
 
@@ -29,6 +29,8 @@ class OpenGpu:
     arrived_xids: deque[int] = field(default_factory=deque)
     """Filled by readings, emptied by the device: one whose call is given up still tells its Xids,
     and a driver in trouble is what they speak of."""
+    engine_env: Mapping[str, str] = field(default_factory=dict)
+    """What makes an engine process run on this GPU; known from the first opening."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def open_first(environ: Mapping[str, str]) -> OpenGpu:
         raise DeviceError(f"{error} The driver refuses GPU {told}.") from None
     if chosen in failures:
         raise failures[chosen]
-    return _open(handles[chosen])
+    return replace(_open(handles[chosen]), engine_env=engine_choice(chosen, uuids, environ))
 
 
 def open_again(uuid: str) -> OpenGpu:
