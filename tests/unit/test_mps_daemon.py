@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from slm_worker.gpu.base import DeviceError
 from slm_worker.gpu.mps import MpsDaemon, MpsTimings
 from slm_worker.gpu.mps_control import (
     ControlError,
@@ -77,13 +78,17 @@ async def daemon(commands: Commands, tmp_path: Path) -> AsyncIterator[MpsDaemon]
     await daemon.close()
 
 
+async def faulted(daemon: MpsDaemon) -> None:
+    async with asyncio.timeout(60):
+        while daemon.status.state != "Faulted":
+            await asyncio.sleep(0.001)
+
+
 async def test_a_daemon_that_does_not_answer_twice_is_at_fault(
     daemon: MpsDaemon, commands: Commands
 ) -> None:
     commands.outcomes = [UNANSWERED, UNANSWERED]
-    async with asyncio.timeout(60):
-        while daemon.status.state != "Faulted":
-            await asyncio.sleep(0.001)
+    await faulted(daemon)
     assert "does not answer" in daemon.status.message
 
 
@@ -99,6 +104,39 @@ async def test_that_nobody_can_ask_the_daemon_is_waited_for_when_it_recovers(
     daemon: MpsDaemon, commands: Commands
 ) -> None:
     commands.outcomes = [NOT_RUN] * 5
+    await daemon.recover()
+    assert (daemon.status.state, commands.started) == ("Running", 1)
+
+
+async def test_a_full_disk_is_an_error_of_the_device_that_may_pass(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(DeviceError, match="No space left on device"):
+            await MpsDaemon.start(tmp_path, timings=AT_ONCE)
+    daemon = await MpsDaemon.start(tmp_path, timings=AT_ONCE)
+    assert daemon.status.state == "Running"
+    await daemon.close()
+
+
+async def test_a_full_disk_while_it_recovers_is_told_and_it_stays_at_fault(
+    daemon: MpsDaemon, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    commands.outcomes = [UNANSWERED, UNANSWERED]
+    await faulted(daemon)
+    commands.outcomes = [UNANSWERED]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        await daemon.recover()
+    assert (daemon.status.state, daemon.status.faults) == ("Faulted", 1)
+    assert "No space left on device" in daemon.status.message
     await daemon.recover()
     assert (daemon.status.state, commands.started) == ("Running", 1)
 
