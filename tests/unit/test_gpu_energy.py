@@ -36,6 +36,14 @@ def test_after_a_jump_back_the_sum_goes_on_from_where_it_was() -> None:
     assert counted(1_000, 10, 30).total_millijoules == 1_020
 
 
+@pytest.mark.parametrize("misread", [(0,), (0, 5), (0, 0, 999)])
+def test_a_counter_that_is_back_after_it_was_misread_adds_nothing_twice(
+    misread: tuple[int, ...],
+) -> None:
+    expected = 1_000_500 + max(misread)
+    assert counted(1_000_000, *misread, 1_000_500).total_millijoules == expected
+
+
 @given(COUNTERS)
 def test_counted_energy_never_falls(raw_millijoules: list[int]) -> None:
     meters = [counted(*raw_millijoules[: n + 1]) for n in range(len(raw_millijoules))]

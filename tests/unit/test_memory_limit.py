@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from slm_worker.replicas import replica
 from slm_worker.replicas.memory_limit import MemoryLimit
 from slm_worker.replicas.process import EngineProcess
 from slm_worker.replicas.progress import StartDeadlines, StartProgress
@@ -127,9 +128,10 @@ async def test_an_engine_whose_process_or_child_was_killed_is_out_of_memory(
         (errno.ENOSPC, "DiskFull", "limits.ephemeral-storage"),
         (errno.EDQUOT, "DiskFull", "limits.ephemeral-storage"),
         (errno.ENOENT, "EngineNotFound", "install it"),
+        (errno.EAGAIN, "StartRefused", "raise the limit of processes"),
     ],
 )
-async def test_an_engine_that_cannot_be_started_says_whether_the_disk_is_full(
+async def test_an_engine_that_cannot_be_started_says_what_was_lacking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str, remedy: str
 ) -> None:
     async def refuse(*_: object, **__: object) -> EngineProcess:
@@ -143,3 +145,15 @@ async def test_an_engine_that_cannot_be_started_says_whether_the_disk_is_full(
         await EngineRun.launch(host(tmp_path), (0, 1), cast(Any, settings), None)
     assert error.value.reason == reason
     assert remedy in error.value.message
+
+
+async def test_without_a_free_port_an_engine_cannot_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(replica, "free_port", refuse)
+    with pytest.raises(ReplicaError, match="Too many open files") as error:
+        await EngineRun.launch(host(tmp_path), (0, 1), cast(Any, None), None)
+    assert error.value.reason == "StartRefused"

@@ -32,12 +32,28 @@ def test_everyday_lines_tell_of_no_fault() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Recovered from a non-fatal error on client {PID: 5, Context ID: 0}",
+        "Recovered from a nonfatal error",
+        "No fatal error was found",
+        "Client ended without fatal fault",
+        "This exception is not fatal",
+        "The error of client 5 is not a fatal one",
+    ],
+)
+def test_what_is_said_not_to_be_fatal_is_no_fault(text: str) -> None:
+    assert fault_in([f"[{TIME} Server 612] {text}"]) is None
+
+
+@pytest.mark.parametrize(
     ("text", "pids"),
     [
         ("Server encountered a fatal exception. Shutting down", ()),
         ("Server 95 exited with status 1", ()),
         ("Failed to start : invalid argument", ()),
         ("MPS server encountered a fatal fault", ()),
+        ("A non-fatal error became a fatal error", ()),
         ("Fatal GPU exception caused by client {PID: 4267, Context ID: 0}", (4267,)),
         ("A fatal error occurred in client process 4267", (4267,)),
         ("Status of client {4267, 1} is FAULT", (4267,)),

@@ -167,6 +167,24 @@ def test_engines_inherit_no_secret_and_no_service_link() -> None:
     }
 
 
+@pytest.mark.parametrize("own", [{}, {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50"}])
+def test_engines_inherit_no_limits_of_another_mps_daemon(own: dict[str, str]) -> None:
+    agent = {
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "10",
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=8G",
+    }
+    environment = engine_environment(
+        agent,
+        EngineCommand(("engine",), {}),
+        own,
+        marker="10.0.0.1/0",
+        cache_dir=Path("/cache"),
+        tmpdir=Path("/run/r0"),
+    )
+    limits = {name: value for name, value in environment.items() if name.startswith("CUDA_MPS_")}
+    assert limits == own
+
+
 def test_compiled_kernels_outlive_the_replica_unless_the_user_says_where_they_go() -> None:
     environment = engine_environment(
         {"TRITON_CACHE_DIR": "/mine"},

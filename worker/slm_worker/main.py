@@ -22,6 +22,7 @@ from slm_worker.bringup import BringUp
 from slm_worker.engine.factory import open_engine
 from slm_worker.gpu.base import Device
 from slm_worker.gpu.factory import open_device
+from slm_worker.gpu.nvml_caller import NvmlCaller
 from slm_worker.load import SaturatingLoad
 from slm_worker.loading import CalibrationLoad
 from slm_worker.logs import configure_logs
@@ -98,8 +99,10 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
     except ValueError as error:
         raise SettingsError(f"TMPDIR: {error}") from None
 
+    nvml = NvmlCaller()
+
     async def open_own_device() -> Device:
-        device = await open_device(config.gpu.kind, run_dir / "gpu", config.gpu.mps)
+        device = await open_device(config.gpu.kind, run_dir / "gpu", config.gpu.mps, nvml)
         await remove_files(settings.pack_address, run_dir)
         return device
 

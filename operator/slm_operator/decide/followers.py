@@ -21,6 +21,7 @@ PLACE_TROUBLES = frozenset(
         "MpsNotReady",
         "PortTaken",
         "RunContainerError",
+        "StartRefused",
     }
 )
 """Of the node, its GPU or its network: the same template serves elsewhere, and the one before would

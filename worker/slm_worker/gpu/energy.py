@@ -14,12 +14,13 @@ class EnergyMeter:
     """A device's energy since its counter's zero, or since its first power reading.
 
     ``counter_millijoules`` and ``power_reading`` (watts, and the clock's seconds) are what was read
-    last.
+    last, ``highest_millijoules`` is the most that the counter ever said.
     """
 
     counted_millijoules: int = 0
     integrated_millijoules: float = 0.0
     counter_millijoules: int | None = None
+    highest_millijoules: int = 0
     power_reading: tuple[float, float] | None = None
 
     @property
@@ -31,18 +32,22 @@ class EnergyMeter:
         """After the device's counter said ``raw_millijoules``.
 
         A counter that jumped back was reset, by a new driver mostly. What was used meanwhile is
-        unknown, and the least it can be is nothing: the sum goes on from where it was.
+        unknown, and the least it can be is nothing: the sum goes on from where it was. One that is
+        back where it was had been misread: what exceeds its highest value alone is new.
         """
         before = self.counter_millijoules
         if before is None:
             # Within one device the first value is its own zero, unless power was integrated so far.
             gained = 0 if self.power_reading is not None else raw_millijoules
         else:
-            gained = max(0, raw_millijoules - before)
+            highest = self.highest_millijoules
+            since = highest if raw_millijoules >= highest else before
+            gained = max(0, raw_millijoules - since)
         return replace(
             self,
             counted_millijoules=self.counted_millijoules + gained,
             counter_millijoules=raw_millijoules,
+            highest_millijoules=max(self.highest_millijoules, raw_millijoules),
         )
 
     def integrated(self, power_watts: float, now_seconds: float) -> EnergyMeter:

@@ -18,8 +18,13 @@ from pathlib import Path
 from typing import Self
 
 from slm_worker.gpu import mps_processes as processes
-from slm_worker.gpu.base import MpsStatus
-from slm_worker.gpu.mps_control import CONTROL, ControlError, MpsDirectories
+from slm_worker.gpu.base import DeviceError, MpsStatus
+from slm_worker.gpu.mps_control import (
+    CONTROL,
+    ControlError,
+    ControlNotRunError,
+    MpsDirectories,
+)
 from slm_worker.gpu.mps_ending import control_of, end_daemon, end_leftovers
 from slm_worker.gpu.mps_log import LoggedFault, fault_in
 from slm_worker.gpu.mps_logfiles import LogFollower
@@ -67,7 +72,7 @@ class MpsDaemon:
     """A control daemon with pipe and log directories of its own, owned by this agent.
 
     :attr:`status` is Running, Faulted, or Unavailable with cause and remedy. A GPU without MPS
-    still serves one replica, and a broken MPS is brought back, so nothing here raises.
+    still serves one replica, and a broken MPS is brought back, so nothing but :meth:`start` raises.
     """
 
     def __init__(
@@ -104,7 +109,9 @@ class MpsDaemon:
         clock: Callable[[], float] = time.monotonic,
     ) -> Self:
         """Ends what agents that are gone left behind, starts the daemon below ``run_dir``, and
-        waits until a server holds the GPU. ``gpu``: its UUID, or empty for the first one."""
+        waits until a server holds the GPU. ``gpu``: its UUID, or empty for the first one.
+
+        Raises DeviceError where nothing can be written there: that may pass."""
         directory = run_dir / "mps"
         daemon = cls(
             MpsDirectories(directory / "pipe", directory / "log"), config, gpu, timings, clock
@@ -180,7 +187,7 @@ class MpsDaemon:
                 await self._end()
                 try:
                     await self._begin()
-                except ControlError as error:
+                except (ControlError, DeviceError) as error:
                     self.status = replace(
                         self.status, message=f"the MPS daemon could not be started anew: {error}."
                     )
@@ -200,9 +207,16 @@ class MpsDaemon:
             await self._end()
 
     async def _begin(self) -> None:
-        """Starts the daemon and its server. Raises ControlError, quoting the log where it tells."""
-        for path in (self._directories.pipe, self._directories.log):
-            await asyncio.to_thread(path.mkdir, mode=0o700, parents=True, exist_ok=True)
+        """Starts the daemon and its server. Raises ControlError, quoting the log where it tells,
+        and DeviceError where there is no place for its files."""
+        try:
+            for path in (self._directories.pipe, self._directories.log):
+                await asyncio.to_thread(path.mkdir, mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise DeviceError(
+                f"The MPS control daemon has no place for its files: {error}: free space there, or "
+                "give the agent another TMPDIR."
+            ) from error
         await asyncio.to_thread(self._logs.skip)
         await self._control.start_daemon()
         self._servers = await self._control.servers()
@@ -250,6 +264,9 @@ class MpsDaemon:
         """One look at daemon, servers and clients."""
         try:
             servers = await self._control.servers()
+        except ControlNotRunError as error:
+            _log.warning("nobody can look at MPS now: %s", error)
+            return
         except ControlError as error:
             self._misses += 1
             if self._misses >= MISSES_UNTIL_FAULT:
@@ -289,11 +306,13 @@ class MpsDaemon:
         while self._clock() < until_seconds:
             try:
                 self._servers = await self._control.servers()
+                if not any(one.clients or one.state == "Fault" for one in self._servers):
+                    return True
+            except ControlNotRunError as error:
+                _log.warning("nobody can look at MPS now: %s", error)
             except ControlError as error:
                 _log.warning("MPS: %s", error)
                 return False
-            if not any(one.clients or one.state == "Fault" for one in self._servers):
-                return True
             await asyncio.sleep(self._timings.log_seconds)
         return False
 

@@ -25,6 +25,7 @@ from slm_worker.gpu.mps_replies import (
     pids,
     server_state,
 )
+from slm_worker.gpu.nvml_choice import DEVICE_ORDER
 
 CONTROL = "nvidia-cuda-mps-control"
 DRIVER_PROGRAMS = "/usr/local/nvidia/bin"
@@ -37,6 +38,10 @@ _CSV = "--format=csv,noheader"
 
 class ControlError(Exception):
     """A command that the daemon did not carry out; the text says which and why."""
+
+
+class ControlNotRunError(ControlError):
+    """The command never got as far as the daemon, of which this says nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class MpsDirectories:
 class MpsControl:
     """Commands to one daemon. Each runs the control program once, and none blocks the loop.
 
-    All methods raise ControlError, also when there is no answer within ``timeout_seconds``.
+    All methods raise ControlError, also when there is no answer within ``timeout_seconds``, and
+    ControlNotRunError where this host cannot run the program now.
     """
 
     def __init__(
@@ -75,11 +81,17 @@ class MpsControl:
         self._path = f"{environ.get('PATH', os.defpath)}{os.pathsep}{DRIVER_PROGRAMS}"
         # Settings of another daemon would limit this one. With CUDA_VISIBLE_DEVICES the daemon
         # would number GPUs anew, and clients, which keep it, would look for numbers that are gone.
+        # It numbers them as clients do that are told which of several is theirs.
         self._environ = {
             name: value
             for name, value in environ.items()
             if not name.startswith(("CUDA_MPS_", "SLM_")) and name != "CUDA_VISIBLE_DEVICES"
-        } | {**directories.environment, "PATH": self._path, OWNER_VARIABLE: owner}
+        } | {
+            **directories.environment,
+            **DEVICE_ORDER,
+            "PATH": self._path,
+            OWNER_VARIABLE: owner,
+        }
         self._directories = directories
 
     @property
@@ -187,8 +199,8 @@ class MpsControl:
                     stderr=asyncio.subprocess.STDOUT,
                     env=self._environ | {"CUDA_MPS_PROTOCOL_VERSION": str(self._protocol)},
                 )
-            except OSError as error:
-                raise ControlError(f"{CONTROL} cannot be run ({error.strerror})") from None
+            except (OSError, RuntimeError) as error:  # of asyncio's: no thread to wait for its end
+                raise ControlNotRunError(f"{CONTROL} cannot be run ({error})") from None
             try:
                 async with asyncio.timeout(timeout_seconds):
                     piped, _ = await process.communicate(said.encode())

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 MAX_CAUSE_CHARACTERS = 300
 
 _PREFIX = re.compile(r"^\[[^\]]*?\s(?P<process>[A-Za-z ]+?)\s+(?P<pid>\d+)\]\s*(?P<text>.*)$")
+_IS_FATAL = r"(?<!\bno )(?<!\bnot )(?<!\bnot a )(?<!\bnon-)(?<!\bnon )(?<!\bwithout )\bfatal\b"
 _FATAL = re.compile(
-    r"\bfatal\b.*\b(exception|fault|error)\b"
-    r"|\b(exception|fault|error)\b.*\bfatal\b"
+    rf"{_IS_FATAL}.*\b(exception|fault|error)\b"
+    rf"|\b(exception|fault|error)\b.*{_IS_FATAL}"
     r"|\b(is|in|to) (a |the )?FAULT\b"
     r"|\bfailed to start\b"
     r"|\bexited with status [1-9]",

@@ -1,7 +1,9 @@
 """Finds MPS daemons and servers among the processes of this machine, and ends those of ours.
 
 Every agent has its own directories, and marks what it starts, so that an agent that was killed can
-be told from one that still runs beside this one. All functions block, for milliseconds.
+be told from one that still runs beside this one. Mark and directories mean something in the
+agent's own container only: what runs in another's, as an agent of the node sees it, is left alone.
+All functions block, for milliseconds.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from slm_worker.gpu.mps_control import OWNER_VARIABLE, MpsDirectories
 PROGRAMS = "nvidia-cuda-mps-"
 """What the names of the daemon's and the server's programs begin with."""
 
+_PROC = Path("/proc")
+
 
 @dataclass(frozen=True)
 class MpsProcess:
@@ -31,7 +35,7 @@ class MpsProcess:
 def mark(pid: int) -> str:
     """What names the process ``pid`` for good: its number and when it began. Empty without it."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = (_PROC / f"{pid}/stat").read_text()
     except OSError:
         return ""
     # The program's name, in parentheses, may hold spaces; the start time is field 22.
@@ -39,12 +43,15 @@ def mark(pid: int) -> str:
 
 
 def mps_processes() -> list[MpsProcess]:
-    """Every daemon and server of this user."""
+    """Every daemon and server of this user in this process's PID namespace."""
     found = []
-    for entry in Path("/proc").iterdir():
+    namespace = _pid_namespace(_PROC / "self")
+    for entry in _PROC.iterdir():
         if entry.name.isdecimal():
             # Gone meanwhile, or somebody else's: in both cases not ours.
             with contextlib.suppress(OSError):
+                if _pid_namespace(entry) != namespace:
+                    continue
                 arguments = (entry / "cmdline").read_bytes().split(b"\0")[:4]
                 # The program may come after an interpreter and its options.
                 if any(Path(os.fsdecode(a)).name.startswith(PROGRAMS) for a in arguments):
@@ -92,6 +99,11 @@ def groups(pids: Collection[int]) -> dict[int, int]:
         with contextlib.suppress(ProcessLookupError):
             found[pid] = os.getpgid(pid)
     return found
+
+
+def _pid_namespace(process: Path) -> Path:
+    """Raises OSError where this user may not know it."""
+    return (process / "ns/pid").readlink()
 
 
 def _described(pid: int, environ: bytes) -> MpsProcess | None:

@@ -56,6 +56,7 @@ class NvmlDevice:
     ) -> None:
         self.identity: DeviceIdentity = gpu.identity
         self._gpu: OpenGpu | None = gpu
+        self._engine_env = dict(gpu.engine_env)
         self._nvml = nvml
         self._mps = mps
         self._clock = clock
@@ -77,16 +78,18 @@ class NvmlDevice:
         environ: Mapping[str, str] = os.environ,
         *,
         mps: MpsConfig = NO_LIMITS,
+        nvml: NvmlCaller | None = None,
         clock: Callable[[], float] = time.monotonic,
         open_patience_seconds: float = OPEN_PATIENCE_SECONDS,
         read_patience_seconds: float = READ_PATIENCE_SECONDS,
     ) -> Self:
         """Finds the GPU and starts MPS below ``run_dir``.
 
-        Raises DeviceError without a working driver, unless exactly one GPU is the pack's, and when
-        that GPU has MIG enabled.
+        ``nvml`` is to be kept over tries: a new one would not know of a call that still hangs, and
+        leave one more thread in the driver. Raises DeviceError without a working driver, unless
+        exactly one GPU is the pack's, and when that GPU has MIG enabled.
         """
-        nvml = NvmlCaller(clock)
+        nvml = nvml or NvmlCaller(clock)
         find = partial(open_first, environ)
         gpu = await nvml.call("looking for the GPU", open_patience_seconds, find)
         daemon = await MpsDaemon.start(run_dir, mps, gpu.identity.uuid, clock=clock)
@@ -119,7 +122,7 @@ class NvmlDevice:
         memory_bytes = None
         if memory_fraction is not None:
             memory_bytes = int(memory_fraction * self.identity.memory_bytes)
-        return self._mps.engine_env(memory_bytes)
+        return self._engine_env | self._mps.engine_env(memory_bytes)
 
     async def release(self, pids: Collection[int]) -> None:
         """Ends their GPU work through MPS, so that their end is no fault of the others'."""
@@ -149,12 +152,15 @@ class NvmlDevice:
             call = self._nvml.call(OPENING, OPEN_PATIENCE_SECONDS, again)
             self._opening = asyncio.create_task(call)
             self._opening_since_seconds = self._clock()
-        done, _ = await asyncio.wait({self._opening}, timeout=self._read_patience_seconds)
+        opening = self._opening
+        done, _ = await asyncio.wait({opening}, timeout=self._read_patience_seconds)
         if not done:
             waited_seconds = self._clock() - self._opening_since_seconds
             raise NvmlHangsError(OPENING, waited_seconds, "no answer yet")
-        ended, self._opening = self._opening, None
-        gpu = ended.result()
+        if self._opening is not opening:
+            return opening.result()  # another reading waited too, and took note of it
+        self._opening = None
+        gpu = opening.result()
         _log.info("NVML is initialised again, driver %s", gpu.identity.driver_version)
         self._gpu, self.identity, self._critical_xids = gpu, gpu.identity, ()
         return gpu

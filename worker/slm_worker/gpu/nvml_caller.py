@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pynvml
 
+from slm_worker.gpu.base import DeviceError
 from slm_worker.gpu.nvml_errors import NvmlHangsError, NvmlRefusedError
 
 _T = TypeVar("_T")
@@ -35,8 +36,8 @@ class NvmlCaller:
         """``function()``; ``doing`` names it in errors.
 
         Raises NvmlRefusedError for NVML's errors, NvmlHangsError without an answer in
-        ``patience_seconds`` (at once, while an earlier call still hangs), and what else
-        ``function`` raises. A late answer is dropped.
+        ``patience_seconds`` (at once, while an earlier call still hangs), DeviceError where no
+        thread can be started, and what else ``function`` raises. A late answer is dropped.
         """
         async with self._turn:
             if not self._returned.is_set():
@@ -45,9 +46,16 @@ class NvmlCaller:
             answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
             self._returned.clear()
             self._began_seconds = self._clock()
-            threading.Thread(
-                target=self._run, args=(function, answer), name="nvml", daemon=True
-            ).start()
+            try:
+                threading.Thread(
+                    target=self._run, args=(function, answer), name="nvml", daemon=True
+                ).start()
+            except RuntimeError as error:
+                self._returned.set()
+                raise DeviceError(
+                    f"NVML was not called for {doing}: {error}: raise the limit of processes "
+                    "that the Pod or the node has."
+                ) from error
             try:
                 async with asyncio.timeout(patience_seconds):
                     return await answer

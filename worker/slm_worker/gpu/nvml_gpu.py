@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pynvml
 
-from slm_worker.gpu.base import DeviceIdentity
+from slm_worker.gpu.base import DeviceError, DeviceIdentity
 from slm_worker.gpu.health import Signs
-from slm_worker.gpu.nvml_choice import chosen_gpu
+from slm_worker.gpu.nvml_choice import chosen_gpu, engine_choice
 from slm_worker.gpu.nvml_errors import ABSENT, PASSING, WHOLE_DEVICE, MigEnabledError, words_of
 from slm_worker.gpu.throttling import throttle_names
 
@@ -29,6 +29,8 @@ class OpenGpu:
     arrived_xids: deque[int] = field(default_factory=deque)
     """Filled by readings, emptied by the device: one whose call is given up still tells its Xids,
     and a driver in trouble is what they speak of."""
+    engine_env: Mapping[str, str] = field(default_factory=dict)
+    """What makes an engine process run on this GPU; known from the first opening."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,42 @@ class GpuValues:
 
 
 def open_first(environ: Mapping[str, str]) -> OpenGpu:
-    """Initialises NVML and opens the GPU that ``environ`` names.
+    """Initialises NVML and opens the GPU that ``environ`` names, whatever ails the others.
 
     Raises NVMLError, and DeviceError unless exactly one whole GPU is the pack's.
     """
     _initialise()
-    handles = [
-        pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
-    ]
-    uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
-    return _open(handles[chosen_gpu(uuids, environ)])
+    handles: list[Any] = []
+    uuids: list[str] = []
+    failures: dict[int, pynvml.NVMLError] = {}
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle, uuid = None, ""
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = pynvml.nvmlDeviceGetUUID(handle)
+        except pynvml.NVMLError as error:
+            failures[index] = error
+        handles.append(handle)
+        uuids.append(uuid)
+    try:
+        chosen = chosen_gpu(uuids, environ)
+    except DeviceError as error:
+        if not failures:
+            raise
+        if not any(uuids):
+            raise next(iter(failures.values())) from None
+        # The pack's own may be among those of which the driver does not tell the UUID.
+        told = ", ".join(f"{index} ({failure})" for index, failure in failures.items())
+        raise DeviceError(f"{error} The driver refuses GPU {told}.") from None
+    if chosen in failures:
+        raise failures[chosen]
+    return replace(_open(handles[chosen]), engine_env=engine_choice(chosen, uuids, environ))
 
 
 def open_again(uuid: str) -> OpenGpu:
     """Initialises NVML anew, after a reset or a reload of the driver, and opens the same GPU.
 
-    Raises NVMLError, and MigEnabledError.
+    Raises NVMLError and DeviceError.
     """
     _initialise()
     return _open(pynvml.nvmlDeviceGetHandleByUUID(uuid))
@@ -159,7 +181,7 @@ def _open(handle: Any) -> OpenGpu:
         identity=DeviceIdentity(
             kind="NVIDIA",
             name=name,
-            memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
+            memory_bytes=_memory_bytes(handle, name),
             simulated=False,
             uuid=pynvml.nvmlDeviceGetUUID(handle),
             driver_version=pynvml.nvmlSystemGetDriverVersion(),
@@ -167,6 +189,18 @@ def _open(handle: Any) -> OpenGpu:
         handle=handle,
         xid_events=_xid_events(handle),
     )
+
+
+def _memory_bytes(handle: Any, name: str) -> int:
+    try:
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except pynvml.NVMLError as error:
+        if error.value != pynvml.NVML_ERROR_NOT_SUPPORTED:
+            raise
+        raise DeviceError(
+            f"{name} has no memory of its own: a GPU that shares the host's (unified memory) is "
+            "not supported, for nobody can tell what a replica takes of it. Use another GPU."
+        ) from error
 
 
 def _mig_enabled(handle: Any) -> bool:

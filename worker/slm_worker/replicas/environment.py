@@ -11,6 +11,8 @@ from slm_worker.replicas.leftovers import MARKER_VARIABLE
 
 _SECRET_PREFIX = "SLM_"  # noqa: S105 - a prefix of names
 _SERVICE_LINK_PREFIX = "tcp://"
+_MPS_LIMITS = frozenset({"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"})
+"""Of another daemon, as a device plugin sets them: they would narrow the share that was planned."""
 
 
 def engine_environment(
@@ -22,12 +24,15 @@ def engine_environment(
     cache_dir: Path,
     tmpdir: Path,
 ) -> dict[str, str]:
-    """What an engine process inherits: not the agent's own settings and token, and none of the
-    variables that Kubernetes sets for Services (VLLM_PORT=tcp://... would stop vLLM)."""
+    """What an engine process inherits: not the agent's own settings and token, none of the
+    variables that Kubernetes sets for Services (VLLM_PORT=tcp://... would stop vLLM), and no limits
+    under MPS but those that ``device`` sets."""
     inherited = {
         name: value
         for name, value in agent.items()
-        if not name.startswith(_SECRET_PREFIX) and not value.startswith(_SERVICE_LINK_PREFIX)
+        if not name.startswith(_SECRET_PREFIX)
+        and not value.startswith(_SERVICE_LINK_PREFIX)
+        and name not in _MPS_LIMITS
     }
     own = {MARKER_VARIABLE: marker, "TMPDIR": str(tmpdir)}
     caches = compile_caches(cache_dir)

@@ -29,6 +29,8 @@ from slm_worker.wire import Problem, ReplicaPhase
 
 DRAIN_SECONDS = 120.0
 """Longest wait for requests in flight; then the replica stops and they are cut."""
+END_AGAIN_SECONDS = 1.0
+"""Until an end that went wrong is tried again."""
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class Lifecycle:
         """Why the engine cannot sleep, once it was found out."""
 
     def start(self, one: Replica, cores: frozenset[int] | None) -> None:
-        one.starting = self._tasks.run(self._until_ready(one, cores), f"start {one.index}")
+        one.starting = self._tasks.run(self._start(one, cores), f"start {one.index}")
 
     def stop(self, one: Replica) -> None:
         one.phase, one.last_sample = ReplicaPhase.STOPPING, None
@@ -90,15 +92,26 @@ class Lifecycle:
             one.probing = self._tasks.run(self._probe(one, one.watch), f"probe {one.index}")
 
     async def eject(self, one: Replica) -> None:
-        # A router that does not answer is restarted with the state that it was asked for.
-        with contextlib.suppress(RouterError):
+        """Never raises: whoever ejects a replica has its process to end."""
+        try:
             await self._router.eject(one.index)
+        except RouterError:
+            pass  # a router that does not answer is restarted with the state that it was asked for
+        except Exception:
+            log.exception("the replica may still be in rotation", extra={"replica": one.index})
 
     async def end_start(self, one: Replica) -> None:
         """Breaks off a start; what it has launched is found in ``one.run``."""
         if one.starting is not None:
             one.starting.cancel()
             await asyncio.wait([one.starting])
+
+    async def _start(self, one: Replica, cores: frozenset[int] | None) -> None:
+        """Ends in a phase that the planner acts on, whatever goes wrong."""
+        try:
+            await self._until_ready(one, cores)
+        except Exception as error:
+            await self._fail(one, _unexpected(one, error))
 
     async def _until_ready(self, one: Replica, cores: frozenset[int] | None) -> None:
         began_seconds = self._clock()
@@ -129,7 +142,7 @@ class Lifecycle:
             one.run = await asyncio.shield(launching)
         except asyncio.CancelledError:
             # The process may be there already, and whoever cancelled shall find and end it.
-            with contextlib.suppress(ReplicaError):
+            with contextlib.suppress(Exception):
                 one.run = await launching
             raise
         return one.run
@@ -186,8 +199,11 @@ class Lifecycle:
         if routed:
             await self.eject(one)
         if one.run is not None:
-            error = error or await one.run.death()
-            await one.run.process.kill()
+            try:
+                error = error or await one.run.death()
+            except Exception as unexpected:
+                error = _unexpected(one, unexpected)
+            await end(one.run)
             one.run = None
         now_seconds = self._clock()
         if routed and now_seconds - one.ready_at_seconds >= HEALTHY_RESET_SECONDS:
@@ -227,7 +243,7 @@ class Lifecycle:
                     one.in_flight,
                     extra={"replica": one.index},
                 )
-            await one.run.process.stop()
+            await end(one.run, gently=True)
         self._removed(one)
 
     async def _probe(self, one: Replica, watch: ProgressWatch) -> None:
@@ -251,6 +267,29 @@ class Lifecycle:
                 )
         else:
             watch.probed(True, self._clock())
+
+
+async def end(run: EngineRun, *, gently: bool = False) -> None:
+    """Ends its process. Never raises: what goes wrong is tried again, for while it holds its
+    memory nothing else may start there."""
+    while True:
+        try:
+            await (run.process.stop() if gently else run.process.kill())
+        except Exception:
+            log.exception("process %d could not be ended yet", run.process.pid)
+            await asyncio.sleep(END_AGAIN_SECONDS)
+        else:
+            return
+
+
+def _unexpected(one: Replica, error: Exception) -> ReplicaError:
+    """To be called while ``error`` is handled."""
+    log.exception("a mistake of the agent's own", extra={"replica": one.index})
+    return ReplicaError(
+        "AgentError",
+        f"the agent failed while it handled this replica, and tries again: {error!r}; the pack's "
+        "log has more: please report it",
+    )
 
 
 def _would_not(reason: str, error: Exception) -> ReplicaError:

@@ -31,6 +31,18 @@ FIRST_COMPLETION_TIMEOUT_SECONDS = 120.0
 HEALTH_POLL_SECONDS = 0.2
 PROGRESS_POLL_SECONDS = 0.5
 
+_EXHAUSTED = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EADDRINUSE,
+        errno.EADDRNOTAVAIL,
+    }
+)
+"""Of processes, open files, memory or ports there are no more, which says nothing of the engine."""
+
 
 class ReplicaError(Exception):
     """A replica could not start or ended. ``reason`` is CamelCase; the text has the remedy."""
@@ -100,7 +112,10 @@ class EngineRun:
     ) -> EngineRun:
         """Starts the process, on ``cores`` where given. Raises ReplicaError."""
         index, start = key
-        port = free_port(host.address)
+        try:
+            port = free_port(host.address)
+        except OSError as error:
+            raise _not_started(error) from None
         command = host.engine.command(
             ReplicaSpec(
                 index=index,
@@ -191,6 +206,12 @@ def _not_started(error: OSError) -> ReplicaError:
             "DiskFull",
             f"the engine cannot be started: {error}; free space there, or give the pack more: "
             "spec.podTemplate.resources.limits.ephemeral-storage, or the node's disk",
+        )
+    if error.errno in _EXHAUSTED:
+        return ReplicaError(
+            "StartRefused",
+            f"the kernel refuses to start the engine: {error}; raise the limit of processes or "
+            "open files that the container or the node has",
         )
     return ReplicaError(
         "EngineNotFound",

@@ -23,7 +23,7 @@ from slm_worker.replicas.faults import (
     FaultHistory,
     suspects,
 )
-from slm_worker.replicas.lifecycle import Lifecycle
+from slm_worker.replicas.lifecycle import Lifecycle, end
 from slm_worker.replicas.member import ANSWERING, Replica
 from slm_worker.replicas.planner import Target
 from slm_worker.replicas.replica import EngineRun, ReplicaError, SharedDevice
@@ -136,10 +136,16 @@ class SetRestart:
         await asyncio.gather(*(self._lifecycle.end_start(one) for one in struck))
         # Also those that others are about to stop: the device comes back when the last is gone.
         runs = {one.index: one.run for one in self._replicas.values() if one.run is not None}
-        await asyncio.gather(*(run.process.kill() for run in runs.values()))
-        suspected = await self._suspects(at_seconds, runs)
+        await asyncio.gather(*(end(run) for run in runs.values()))
+        suspected: frozenset[int] = frozenset()
+        try:
+            suspected = await self._suspects(at_seconds, runs)
+            await self._device.recover()
+        except Exception:
+            # The replicas must start again all the same; a device that is still faulted has
+            # them restarted once more.
+            log.exception("the restart of the set goes on")
         self._history = self._history.with_fault(at_seconds, suspected)
-        await self._device.recover()
         self._exits.clear()
         self._deaths.clear()
         error = ReplicaError(
