@@ -72,15 +72,33 @@ def test_packs_take_clients_on_the_router_and_only_ours_on_the_agent() -> None:
     spec = found.one("NetworkPolicy", f"{RELEASE}-packs", "b")["spec"]
     router, agent = spec["ingress"]
     assert (ports([router]), ports([agent])) == ({ROUTER_PORT}, {AGENT_PORT})
-    assert router["from"][0] == client
-    peer = found.one("Deployment", ACTIVATOR)["spec"]["selector"]
-    assert [each["podSelector"] for each in router["from"][1:]] == [peer]
+    given, activator, test = router["from"]
+    assert given == client
+    assert activator["podSelector"] == found.one("Deployment", ACTIVATOR)["spec"]["selector"]
+    assert test["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "test"
     operator, prometheus = agent["from"]
     assert operator["podSelector"] == found.one("Deployment")["spec"]["selector"]
     assert operator["namespaceSelector"]["matchLabels"] == {
         "kubernetes.io/metadata.name": NAMESPACE
     }
     assert prometheus == PROMETHEUS
+
+
+def test_helm_test_reaches_the_pack_that_it_asks_as_clients_do() -> None:
+    client = {"podSelector": {"matchLabels": {"app": "web"}}}
+    found = render(
+        {"watchNamespaces": ["a"], "networkPolicy": {"enabled": True, "clients": [client]}}
+    )
+    (pod,) = (each["metadata"] for each in found.of("Pod"))
+    (service,) = (each["metadata"] for each in found.of("SLMService"))
+    policy = found.one("NetworkPolicy", f"{RELEASE}-packs", service["namespace"])
+    router = policy["spec"]["ingress"][0]
+    given, _, test = router["from"]
+    assert (ports([router]), given) == ({ROUTER_PORT}, client)
+    assert test["podSelector"]["matchLabels"].items() <= pod["labels"].items()
+    assert test["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": pod["namespace"]
+    }
 
 
 def test_clients_reach_the_activators_ports_and_the_operator_its_control() -> None:
