@@ -8,6 +8,7 @@ from helm_rig import ACTIVATOR, NAMESPACE, RELEASE, Object, render
 from slm_operator.activator.wire import CONTROL_PORT
 from slm_worker.wire import AGENT_PORT, ROUTER_PORT
 
+DNS_PORTS = (53, 5353)
 PROMETHEUS = {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}
 
 
@@ -32,7 +33,19 @@ def test_nobody_reaches_the_operator_but_prometheus() -> None:
 def test_the_operator_reaches_dns_api_server_agents_and_activator_alone() -> None:
     values = {"networkPolicy": {"enabled": True, "apiServerPorts": [6443]}}
     egress = render(values).one("NetworkPolicy")["spec"]["egress"]
-    assert ports(egress) == {53, 6443, AGENT_PORT, CONTROL_PORT}
+    assert ports(egress) == {*DNS_PORTS, 6443, AGENT_PORT, CONTROL_PORT}
+
+
+def test_dns_is_reached_at_the_ports_of_its_pods_by_both_protocols() -> None:
+    """A policy sees the port behind the Service: 53, or 5353 as on OpenShift."""
+    dns = render({"networkPolicy": {"enabled": True}}).one("NetworkPolicy")["spec"]["egress"][0]
+    assert dns.keys() == {"ports"}, "wherever it runs"
+    assert sorted((each["port"], each["protocol"]) for each in dns["ports"]) == [
+        (53, "TCP"),
+        (53, "UDP"),
+        (5353, "TCP"),
+        (5353, "UDP"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +65,7 @@ def test_the_operator_reaches_the_collector_that_it_sends_traces_to(
         "networkPolicy": {"enabled": True, "apiServerPorts": [6443], "collector": [PROMETHEUS]},
     }
     egress = render(values).one("NetworkPolicy")["spec"]["egress"]
-    assert ports(egress) == {53, 6443, AGENT_PORT, CONTROL_PORT, port}
+    assert ports(egress) == {*DNS_PORTS, 6443, AGENT_PORT, CONTROL_PORT, port}
     (rule,) = (each for each in egress if ports([each]) == {port})
     assert rule["to"] == [PROMETHEUS]
 

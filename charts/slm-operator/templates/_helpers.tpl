@@ -110,10 +110,13 @@ any: true
 {{- end }}
 {{- end }}
 
+{{- /* Clients ask port 53 of a Service, and policies look at the Pod's port behind it: 5353 on OpenShift. */}}
 {{- define "slm-operator.dns" -}}
 - ports: # DNS
-    - port: 53
+    {{- range list 53 5353 }}
+    - port: {{ . }}
       protocol: UDP
-    - port: 53
+    - port: {{ . }}
       protocol: TCP
+    {{- end }}
 {{- end }}
