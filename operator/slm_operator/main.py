@@ -179,9 +179,12 @@ def start(
             f"at once. [default: the key is the variable {KEY_VARIABLE}]",
         ),
     ] = "",
-    health_address: Annotated[str, typer.Option(help="Where /healthz and /metrics listen.")] = (
-        "0.0.0.0"  # noqa: S104 - probes come from the node
-    ),
+    health_address: Annotated[
+        str,
+        typer.Option(
+            help="Where /healthz and /metrics listen. [default: every address, IPv4 and IPv6]"
+        ),
+    ] = "",  # probes come to the Pod's address, of whatever family the cluster gave it
     health_port: Annotated[int, typer.Option(min=1, max=65535, help="The port of both.")] = 8081,
     min_window_seconds: Annotated[
         float, typer.Option(min=1, help="Shortest window that counts as a measurement.")

@@ -330,6 +330,11 @@ REFUSED = [
                 ["mountPath is '/proc/x'", "use another path"],
             ),
             (
+                "volume over the operator's, by a detour",
+                {"volumes": [{"name": "m", "mountPath": "/run/./slm", "emptyDir": {}}]},
+                ["mountPath is '/run/./slm'", "an absolute path without . and .."],
+            ),
+            (
                 "two volumes in one place",
                 {
                     "volumes": [

@@ -32,9 +32,11 @@ def run_helm(*arguments: str, stdin: str | None = None) -> subprocess.CompletedP
     )
 
 
-def render(values: Values | None = None, *arguments: str, chart: Path = CHART) -> Rendered:
+def render(
+    values: Values | None = None, *arguments: str, chart: Path = CHART, release: str = RELEASE
+) -> Rendered:
     """What helm makes of the chart without asking a cluster."""
-    done = _template(values, *arguments, chart=chart)
+    done = _template(values, *arguments, chart=chart, release=release)
     assert done.returncode == 0, done.stderr
     return Rendered([each for each in yaml.safe_load_all(done.stdout) if each is not None])
 
@@ -71,9 +73,9 @@ def spec_fields(crd: Object) -> Object:
 
 
 def _template(
-    values: Values | None, *arguments: str, chart: Path
+    values: Values | None, *arguments: str, chart: Path, release: str = RELEASE
 ) -> subprocess.CompletedProcess[str]:
-    command = ("template", RELEASE, str(chart), "--namespace", NAMESPACE, "--values", "-")
+    command = ("template", release, str(chart), "--namespace", NAMESPACE, "--values", "-")
     return run_helm(*command, *arguments, stdin=json.dumps(values or {}))
 
 

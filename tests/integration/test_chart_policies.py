@@ -8,6 +8,7 @@ from helm_rig import ACTIVATOR, NAMESPACE, RELEASE, Object, render
 from slm_operator.activator.wire import CONTROL_PORT
 from slm_worker.wire import AGENT_PORT, ROUTER_PORT
 
+DNS_PORTS = (53, 5353)
 PROMETHEUS = {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}
 
 
@@ -32,7 +33,19 @@ def test_nobody_reaches_the_operator_but_prometheus() -> None:
 def test_the_operator_reaches_dns_api_server_agents_and_activator_alone() -> None:
     values = {"networkPolicy": {"enabled": True, "apiServerPorts": [6443]}}
     egress = render(values).one("NetworkPolicy")["spec"]["egress"]
-    assert ports(egress) == {53, 6443, AGENT_PORT, CONTROL_PORT}
+    assert ports(egress) == {*DNS_PORTS, 6443, AGENT_PORT, CONTROL_PORT}
+
+
+def test_dns_is_reached_at_the_ports_of_its_pods_by_both_protocols() -> None:
+    """A policy sees the port behind the Service: 53, or 5353 as on OpenShift."""
+    dns = render({"networkPolicy": {"enabled": True}}).one("NetworkPolicy")["spec"]["egress"][0]
+    assert dns.keys() == {"ports"}, "wherever it runs"
+    assert sorted((each["port"], each["protocol"]) for each in dns["ports"]) == [
+        (53, "TCP"),
+        (53, "UDP"),
+        (5353, "TCP"),
+        (5353, "UDP"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +65,7 @@ def test_the_operator_reaches_the_collector_that_it_sends_traces_to(
         "networkPolicy": {"enabled": True, "apiServerPorts": [6443], "collector": [PROMETHEUS]},
     }
     egress = render(values).one("NetworkPolicy")["spec"]["egress"]
-    assert ports(egress) == {53, 6443, AGENT_PORT, CONTROL_PORT, port}
+    assert ports(egress) == {*DNS_PORTS, 6443, AGENT_PORT, CONTROL_PORT, port}
     (rule,) = (each for each in egress if ports([each]) == {port})
     assert rule["to"] == [PROMETHEUS]
 
@@ -72,15 +85,33 @@ def test_packs_take_clients_on_the_router_and_only_ours_on_the_agent() -> None:
     spec = found.one("NetworkPolicy", f"{RELEASE}-packs", "b")["spec"]
     router, agent = spec["ingress"]
     assert (ports([router]), ports([agent])) == ({ROUTER_PORT}, {AGENT_PORT})
-    assert router["from"][0] == client
-    peer = found.one("Deployment", ACTIVATOR)["spec"]["selector"]
-    assert [each["podSelector"] for each in router["from"][1:]] == [peer]
+    given, activator, test = router["from"]
+    assert given == client
+    assert activator["podSelector"] == found.one("Deployment", ACTIVATOR)["spec"]["selector"]
+    assert test["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "test"
     operator, prometheus = agent["from"]
     assert operator["podSelector"] == found.one("Deployment")["spec"]["selector"]
     assert operator["namespaceSelector"]["matchLabels"] == {
         "kubernetes.io/metadata.name": NAMESPACE
     }
     assert prometheus == PROMETHEUS
+
+
+def test_helm_test_reaches_the_pack_that_it_asks_as_clients_do() -> None:
+    client = {"podSelector": {"matchLabels": {"app": "web"}}}
+    found = render(
+        {"watchNamespaces": ["a"], "networkPolicy": {"enabled": True, "clients": [client]}}
+    )
+    (pod,) = (each["metadata"] for each in found.of("Pod"))
+    (service,) = (each["metadata"] for each in found.of("SLMService"))
+    policy = found.one("NetworkPolicy", f"{RELEASE}-packs", service["namespace"])
+    router = policy["spec"]["ingress"][0]
+    given, _, test = router["from"]
+    assert (ports([router]), given) == ({ROUTER_PORT}, client)
+    assert test["podSelector"]["matchLabels"].items() <= pod["labels"].items()
+    assert test["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": pod["namespace"]
+    }
 
 
 def test_clients_reach_the_activators_ports_and_the_operator_its_control() -> None:

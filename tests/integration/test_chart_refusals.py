@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from helm_rig import Values, refusal
+from helm_rig import Values, refusal, render
+from slm_operator.activator.wire import CONTROL_PORT
 
 
 def test_ports_in_the_wrong_order_are_refused() -> None:
     said = refusal({"activator": {"ports": {"first": 30000, "last": 20000}}})
     assert "activator.ports.last 20000 is below activator.ports.first 30000" in said
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(8000, 8999), (CONTROL_PORT, 9000), (8000, CONTROL_PORT)]
+)
+def test_the_activators_control_port_is_no_services(first: int, last: int) -> None:
+    said = refusal({"activator": {"ports": {"first": first, "last": last}}})
+    assert f"activator.ports {first} to {last} has {CONTROL_PORT}" in said
+
+
+@pytest.mark.parametrize(
+    "ports",
+    [
+        {"first": CONTROL_PORT + 1, "last": CONTROL_PORT + 9},
+        {"first": 8000, "last": CONTROL_PORT - 1},
+    ],
+    ids=["above", "below"],
+)
+def test_ports_beside_the_activators_control_port_are_taken(ports: Values) -> None:
+    assert render({"activator": {"ports": ports}}).of("Deployment")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The CRD: generated from the models, checked in, and structural."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,37 @@ def test_defaults_are_in_the_schema(root: Schema, path: str, default: Any) -> No
 )
 def test_what_means_something_by_its_absence_has_no_default(root: Schema, path: str) -> None:
     assert "default" not in at(root, path)
+
+
+def is_mountable(root: Schema, path: str) -> bool:
+    """What the first rule of a volume's mountPath says, whose regular expressions mean the same
+    to Python."""
+    form, _ = at(root, ".spec.podTemplate.volumes[].mountPath")["x-kubernetes-validations"]
+    found = re.fullmatch(r"self\.matches\('(.*)'\) && !self\.matches\('(.*)'\)", form["rule"])
+    assert found is not None
+    wanted, unwanted = found.groups()
+    return bool(re.search(wanted, path)) and not re.search(unwanted, path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/models", "/a/b-c", "/.cache", "/..data", "/...", "/a.b/c..d", "/a.", "/a.."]
+)
+def test_a_volume_is_mounted_at_an_absolute_path(root: Schema, path: str) -> None:
+    assert is_mountable(root, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/./tmp", "/run/./slm", "/./proc", "/dev/.", "/.", "/..", "/a/..", "/a/../tmp", "/../a"],
+)
+def test_no_mount_names_a_directory_by_a_detour(root: Schema, path: str) -> None:
+    """/./tmp is the operator's own /tmp, which the next rule would not know by that name."""
+    assert not is_mountable(root, path)
+
+
+@pytest.mark.parametrize("path", ["", "/", "models", "/a//b", "/a/", "//tmp", "/a b"])
+def test_no_mount_is_elsewhere_than_at_an_absolute_path(root: Schema, path: str) -> None:
+    assert not is_mountable(root, path)
 
 
 def test_scale_counts_packs() -> None:

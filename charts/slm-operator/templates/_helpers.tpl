@@ -19,8 +19,8 @@
 {{- /* By which Services and Deployments find their Pods. app.kubernetes.io/managed-by must never be
 slm-operator: that is the label of packs. */}}
 {{- define "slm-operator.selector" -}}
-app.kubernetes.io/name: {{ include "slm-operator.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "slm-operator.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
@@ -38,7 +38,7 @@ namespace ("" for a cluster-wide object), labels and annotations. */}}
 {{- $namespace := .root.Release.Namespace }}
 {{- if hasKey . "namespace" }}{{ $namespace = .namespace }}{{ end }}
 {{- with $namespace -}}
-namespace: {{ . }}
+namespace: {{ . | quote }}
 {{ end -}}
 labels:
   {{- $own := include "slm-operator.labels" . | fromYaml }}
@@ -110,10 +110,13 @@ any: true
 {{- end }}
 {{- end }}
 
+{{- /* Clients ask port 53 of a Service, and policies look at the Pod's port behind it: 5353 on OpenShift. */}}
 {{- define "slm-operator.dns" -}}
 - ports: # DNS
-    - port: 53
+    {{- range list 53 5353 }}
+    - port: {{ . }}
       protocol: UDP
-    - port: 53
+    - port: {{ . }}
       protocol: TCP
+    {{- end }}
 {{- end }}

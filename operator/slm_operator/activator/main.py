@@ -28,9 +28,10 @@ async def run(settings: Settings) -> None:
 
 
 def start(
-    address: Annotated[str, typer.Option(help="Where all ports are opened.")] = (
-        "0.0.0.0"  # noqa: S104 - requests come from the nodes
-    ),
+    address: Annotated[
+        str,
+        typer.Option(help="Where all ports are opened. [default: every address, IPv4 and IPv6]"),
+    ] = "",  # requests come to the Pod's address, of whatever family the cluster gave it
     control_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Where the operator speaks to it.")
     ] = CONTROL_PORT,
