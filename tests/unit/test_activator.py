@@ -130,6 +130,15 @@ class TestBounds:
             assert error(body)["type"] == "service_unavailable"
             await world.waiting(0)
 
+    async def test_so_is_what_no_ready_pack_took_a_connection_for(self) -> None:
+        async with surroundings(seconds=0.3) as world, asyncio.timeout(SOON):
+            await world.route(HOST)
+            status, headers, body = await world.ask()
+            assert (status, headers["Retry-After"]) == (503, "1")
+            assert error(body)["type"] == "service_unavailable"
+            (door,) = (await world.held()).doors
+            assert (door.waiting, door.passing, door.waiting_bytes) == (0, 0, 0)
+
     async def test_a_body_that_does_not_come_waits_no_longer(self) -> None:
         async with surroundings(seconds=0.1) as world:
             reader, writer = await asyncio.open_connection(HOST, world.port)

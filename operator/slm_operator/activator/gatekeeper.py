@@ -147,6 +147,10 @@ class Gatekeeper:
         while True:
             try:
                 async with asyncio.timeout_at(ends_at):
+                    if clock() >= ends_at:
+                        # A timeout cuts only what waits, and a pack said to be ready is not waited
+                        # for: one that takes no connection would be tried for ever.
+                        raise TimeoutError
                     await body.read(request)
                     address = await self._address(owner)
             except TimeoutError:
