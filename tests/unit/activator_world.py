@@ -158,6 +158,18 @@ class Surroundings:
         async with self.http.request(method, url, **(given | arguments)) as answer:
             return answer.status, answer.headers.copy(), await answer.read()
 
+    @contextlib.asynccontextmanager
+    async def beginning(
+        self, text: str
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A client that has sent so much of a request."""
+        reader, writer = await asyncio.open_connection(HOST, self.port)
+        with contextlib.closing(writer):
+            writer.write(text.encode())
+            await writer.drain()
+            async with asyncio.timeout(SOON):
+                yield reader, writer
+
     def send(self, **arguments: Any) -> asyncio.Task[tuple[int, Headers, bytes]]:
         self.requests.append(asyncio.create_task(self.ask(**arguments)))
         return self.requests[-1]

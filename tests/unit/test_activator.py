@@ -22,10 +22,11 @@ from activator_world import (
     free_port,
     surroundings,
 )
-from slm_operator.activator import gatekeeper
+from slm_operator.activator import body, gatekeeper, server
 from slm_operator.activator.metrics import ActivatorMetrics
 from slm_operator.activator.server import Activator, Settings
 from slm_operator.activator.wire import Route
+from slm_worker.routing import config
 from slm_worker.routing.answers import SERVED_PATHS
 
 
@@ -139,14 +140,6 @@ class TestBounds:
             (door,) = (await world.held()).doors
             assert (door.waiting, door.passing, door.waiting_bytes) == (0, 0, 0)
 
-    async def test_a_body_that_does_not_come_waits_no_longer(self) -> None:
-        async with surroundings(seconds=0.1) as world:
-            reader, writer = await asyncio.open_connection(HOST, world.port)
-            writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode())
-            async with asyncio.timeout(SOON):
-                assert b"503" in await reader.readline()
-            writer.close()
-
     async def test_a_body_without_a_length_is_refused(self) -> None:
         async def body() -> AsyncIterator[bytes]:
             yield b"{}"
@@ -154,6 +147,16 @@ class TestBounds:
         async with surroundings() as world:
             status, _, text = await world.ask(json=None, data=body())
             assert (status, error(text)["type"]) == (411, "length_required")
+
+    async def test_headers_that_do_not_come_to_an_end_are_cut(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "IDLE_SECONDS", 0.1)
+        async with (
+            surroundings() as world,
+            world.beginning(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n") as (reader, _),
+        ):
+            assert await reader.read() == b""
 
     async def test_a_single_body_is_no_larger_than_the_routers_take(self) -> None:
         async with surroundings(bytes=1 << 30, total_bytes=1 << 30) as world:
@@ -175,6 +178,12 @@ async def test_what_takes_no_place_in_a_batch_neither_waits_nor_starts_a_pack(
 
 def test_what_waits_is_served_by_the_packs() -> None:
     assert set(gatekeeper.WAITING_PATHS) < set(SERVED_PATHS)
+
+
+def test_bounds_of_one_request_are_those_of_the_packs_routers() -> None:
+    assert config.MAX_REQUEST_BYTES == gatekeeper.MAX_REQUEST_BYTES
+    assert config.DEFAULT_TIMEOUTS.body_seconds == body.SILENCE_SECONDS
+    assert config.KEEP_ALIVE_SECONDS == server.IDLE_SECONDS
 
 
 async def test_another_service_never_gets_what_waits_on_a_port_that_was_given_to_it() -> None:

@@ -56,7 +56,8 @@ class Limits:
     bytes: int = 64 * 1024 * 1024
     """Of their bodies, and of those that a pack is taking."""
     seconds: float = 300.0
-    """A pack starts in seconds to minutes, an image or a model that has to be fetched included."""
+    """Until a pack is ready, which takes seconds to minutes, an image or a model that has to be
+    fetched included. So long may a body take too."""
 
 
 class Gatekeeper:
@@ -129,13 +130,20 @@ class Gatekeeper:
             length = 0
         if length > MAX_REQUEST_BYTES:
             return self._refused(owner, "TooLarge", answers.too_large(MAX_REQUEST_BYTES))
-        # Before the body is read, since it is memory from then on.
         if self._refuses:
             return self._refused(owner, "NoPack", answers.no_pack())
-        if not self._room.enter(length):
+        if not self._room.fits(length):
             return self._refused(owner, "Full", answers.full())
-        body = Body(length, self._room)
+        body = Body(self._room)
         try:
+            try:
+                async with asyncio.timeout(self._limits.seconds):
+                    whole = await body.read(request)
+            except TimeoutError:
+                return self._refused(owner, "BodyTimeout", answers.not_sent())
+            # Only now, since what waits starts a pack.
+            if not (whole and self._room.enter()):
+                return self._refused(owner, "Full", answers.full())
             return await self._hold(request, owner, body)
         finally:
             body.drop()
@@ -151,7 +159,6 @@ class Gatekeeper:
                         # A timeout cuts only what waits, and a pack said to be ready is not waited
                         # for: one that takes no connection would be tried for ever.
                         raise TimeoutError
-                    await body.read(request)
                     address = await self._address(owner)
             except TimeoutError:
                 return self._refused(owner, "NoPack", answers.no_pack())
