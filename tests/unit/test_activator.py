@@ -64,6 +64,16 @@ async def test_an_answer_is_passed_on_piece_by_piece() -> None:
             assert await answer.content.read() == b"".join(PIECES[1:])
 
 
+async def test_a_connection_ends_with_the_first_answer_that_is_passed_on() -> None:
+    async with surroundings() as world, world.pack.running():
+        world.pack.go_on.set()
+        _, headers, _ = await world.ask("/health", "GET")
+        assert "Connection" not in headers, "nobody else would answer a new one either"
+        await world.route(HOST)
+        status, headers, _ = await world.ask()
+        assert (status, headers["Connection"]) == (200, "close")
+
+
 async def test_a_client_that_leaves_ends_the_request_at_the_pack() -> None:
     async with surroundings() as world, world.pack.running():
         await world.route(HOST)

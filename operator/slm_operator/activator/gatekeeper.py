@@ -2,7 +2,8 @@
 
 A request waits until a pack is ready; then it counts as passing. Its body is kept until the pack
 has taken it. Only what reached no pack is sent again: a pack that took no connection has seen
-nothing of it.
+nothing of it. A Service leads only new connections elsewhere, so each answer that is passed on ends
+its connection: the client's next request finds the packs.
 """
 
 from __future__ import annotations
@@ -211,6 +212,7 @@ class Gatekeeper:
         """Raises one of NOTHING_SENT."""
         host = f"[{address}]" if ":" in address else address
         answer = web.StreamResponse()
+        answer.force_close()
         try:
             async with self._http.request(
                 request.method,
