@@ -75,6 +75,30 @@ class FakePack:
 
 
 @dataclass
+class LargePack:
+    """A router that answers with more than the sockets between two processes of a host keep."""
+
+    port: int
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
+            try:
+                for _ in range(64):
+                    writer.write(bytes(1 << 20))
+                    await writer.drain()
+            except ConnectionError:
+                self.left.set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with await asyncio.start_server(self.answer, HOST, self.port):
+            yield
+
+
+@dataclass
 class SlowPack:
     """A router that takes nothing of a body until ``takes`` is set, answers none until ``go_on``
     is, and keeps nothing."""
@@ -142,6 +166,11 @@ class Surroundings:
     async def waiting(self, count: int) -> None:
         async with asyncio.timeout(SOON):
             while (await self.held()).doors[0].waiting != count:
+                await asyncio.sleep(0.01)
+
+    async def passing(self, count: int) -> None:
+        async with asyncio.timeout(SOON):
+            while (await self.held()).doors[0].passing != count:
                 await asyncio.sleep(0.01)
 
     async def bodies(self, size: int) -> None:

@@ -18,6 +18,7 @@ from activator_world import (
     SOON,
     TOKEN,
     FakePack,
+    LargePack,
     Surroundings,
     free_port,
     surroundings,
@@ -114,6 +115,30 @@ async def test_a_pack_that_takes_no_connection_is_tried_until_it_does() -> None:
         assert len(world.pack.seen) == 1
 
 
+async def test_a_client_that_takes_nothing_of_its_answer_keeps_no_pack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gatekeeper, "UNREAD_SECONDS", 0.2)
+    async with surroundings() as world:
+        pack = LargePack(world.pack.port)
+        request = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+        async with pack.running(), world.beginning(request):
+            await world.route(HOST)
+            await pack.left.wait()
+            await world.passing(0)
+
+
+async def test_a_pack_that_is_silent_for_too_long_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gatekeeper, "PACK_SILENCE_SECONDS", 0.2)
+    async with surroundings() as world, world.pack.running(), asyncio.timeout(SOON):
+        await world.route(HOST)
+        with pytest.raises(aiohttp.ClientError):
+            await world.ask()
+        await world.passing(0)
+
+
 class TestBounds:
     async def test_more_requests_than_may_wait_are_refused_with_429(self) -> None:
         async with surroundings(requests=3) as world:
@@ -193,6 +218,8 @@ def test_what_waits_is_served_by_the_packs() -> None:
 def test_bounds_of_one_request_are_those_of_the_packs_routers() -> None:
     assert config.MAX_REQUEST_BYTES == gatekeeper.MAX_REQUEST_BYTES
     assert config.DEFAULT_TIMEOUTS.body_seconds == body.SILENCE_SECONDS
+    assert config.DEFAULT_TIMEOUTS.idle_seconds == gatekeeper.UNREAD_SECONDS
+    assert config.RESPONSE_TIMEOUT_SECONDS * 2 < gatekeeper.PACK_SILENCE_SECONDS
     assert config.KEEP_ALIVE_SECONDS == server.IDLE_SECONDS
 
 

@@ -9,7 +9,7 @@ import tracemalloc
 
 import pytest
 
-from activator_world import BODY, CHAT, HOST, SOON, SlowPack, Surroundings, surroundings
+from activator_world import BODY, CHAT, HOST, SlowPack, surroundings
 from slm_operator.activator import body
 
 LARGE = b"x" * (12 << 20)
@@ -17,12 +17,6 @@ LARGE = b"x" * (12 << 20)
 MEDIUM = bytes(range(256)) * 2500
 """Of several pieces; no larger than a stand-in for a pack takes."""
 ROOM_BYTES = 16 << 20
-
-
-async def passing(world: Surroundings, count: int) -> None:
-    async with asyncio.timeout(SOON):
-        while (await world.held()).doors[0].passing != count:
-            await asyncio.sleep(0.01)
 
 
 def head(length: int) -> str:
@@ -89,7 +83,7 @@ async def test_a_body_counts_until_a_slow_pack_has_taken_it() -> None:
         async with pack.running():
             await world.route(HOST)
             first = world.send(json=None, data=LARGE)
-            await passing(world, 1)
+            await world.passing(1)
             (door,) = (await world.held()).doors
             assert (door.waiting, door.waiting_bytes) == (0, len(LARGE))
             assert (await world.ask(json=None, data=LARGE))[0] == 429
@@ -111,7 +105,7 @@ async def test_a_body_that_no_longer_counts_is_no_longer_there() -> None:
             tracemalloc.start()
             try:
                 world.send(json=None, data=LARGE)
-                await passing(world, 1)
+                await world.passing(1)
                 kept_bytes, _ = tracemalloc.get_traced_memory()
                 assert kept_bytes > len(LARGE), "it is looked at the right memory"
                 pack.takes.set()
@@ -129,7 +123,7 @@ async def test_a_body_whose_client_left_while_a_pack_took_it_counts_no_longer() 
     ):
         await world.route(HOST)
         sent = world.send(json=None, data=LARGE)
-        await passing(world, 1)
+        await world.passing(1)
         sent.cancel()
         await world.bodies(0)
 

@@ -42,6 +42,12 @@ MAX_REQUEST_BYTES = 16 * 1024 * 1024
 REQUEST_ID = "X-Request-Id"
 RETRY_SECONDS = 0.5
 """Until another try when a pack that is said to be ready takes no connection."""
+UNREAD_SECONDS = 60.0
+"""Longest that a client takes nothing of its answer, as the packs' routers have it. What passes
+keeps its service's packs."""
+PACK_SILENCE_SECONDS = 7260.0
+"""More than a pack that runs is ever silent: a request may wait an hour in its router's queue, and
+its engine may think for another. Else a pack whose node is lost would be waited for for ever."""
 
 NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _HOP_BY_HOP = frozenset(
@@ -227,15 +233,18 @@ class Gatekeeper:
                 answer.headers.update(_end_to_end(upstream.headers))
                 await answer.prepare(request)
                 async for chunk in upstream.content.iter_any():
-                    await answer.write(chunk)
+                    async with asyncio.timeout(UNREAD_SECONDS):
+                        await answer.write(chunk)
         except NOTHING_SENT:
             raise
         except aiohttp.ClientError as error:
             log.warning("%s/%s: %s", *self._owner, error)
             if not answer.prepared:
                 return self._refused(owner, "Broken", answers.broken())
-            if request.transport is not None:
-                request.transport.abort()  # so that a cut stream does not look complete
+            _cut(request)
+        except TimeoutError:
+            log.warning("%s/%s: a client that takes nothing of its answer is cut", *self._owner)
+            _cut(request)
         return answer
 
     def _refused(self, owner: Owner, reason: Refusal, answer: web.Response) -> web.Response:
@@ -253,9 +262,15 @@ def open_session() -> aiohttp.ClientSession:
     has just closed, nobody could tell whether the request was taken."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=PACK_SILENCE_SECONDS),
         auto_decompress=False,
     )
+
+
+def _cut(request: web.Request) -> None:
+    """So that the answer does not look complete."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
