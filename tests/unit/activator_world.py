@@ -40,11 +40,14 @@ class FakePack:
 
     port: int = field(default_factory=free_port)
     seen: list[tuple[Headers, bytes]] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
+    """Of their request lines."""
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     breaks: bool = False
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.targets.append(request.raw_path)
         self.seen.append((request.headers.copy(), await request.read()))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)

@@ -103,6 +103,25 @@ async def test_an_answer_that_a_pack_cuts_does_not_look_complete() -> None:
             await world.ask()
 
 
+@pytest.mark.parametrize(
+    ("asked", "passed_on"),
+    [
+        ("/v1/models/a%2fb?x=%41+%20", "/v1/models/a%2fb?x=%41+%20"),
+        ("/v1/../metrics", "/v1/../metrics"),
+        ("/%6detrics", "/%6detrics"),
+        ("//metrics", "//metrics"),
+        ("http://chat.default.svc/v1/models?x=1", "/v1/models?x=1"),
+    ],
+)
+async def test_a_path_is_passed_on_as_it_came(asked: str, passed_on: str) -> None:
+    async with surroundings() as world, world.pack.running():
+        world.pack.go_on.set()
+        await world.route(HOST)
+        async with world.beginning(f"GET {asked} HTTP/1.1\r\nHost: x\r\n\r\n") as (reader, _):
+            assert b"200" in await reader.readline()
+        assert world.pack.targets == [passed_on]
+
+
 async def test_a_pack_that_takes_no_connection_is_tried_until_it_does() -> None:
     async with surroundings() as world:
         world.pack.go_on.set()
@@ -200,12 +219,18 @@ class TestBounds:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/health"), ("GET", "/v1/models"), ("POST", "/wp-login.php")]
+    ("method", "path"),
+    [
+        ("GET", "/health"),
+        ("GET", "/v1/models"),
+        ("POST", "/wp-login.php"),
+        ("POST", "/v1/chat%2Fcompletions"),
+    ],
 )
 async def test_what_takes_no_place_in_a_batch_neither_waits_nor_starts_a_pack(
     method: str, path: str
 ) -> None:
-    async with surroundings() as world:
+    async with surroundings() as world, asyncio.timeout(SOON):
         status, headers, _ = await world.ask(path, method)
         assert (status, headers["Retry-After"]) == (503, "1")
         assert (await world.held()).doors[0].waiting == 0

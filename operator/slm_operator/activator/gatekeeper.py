@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
+from yarl import URL
 
 from slm_operator.activator import answers
 from slm_operator.activator.body import Body
@@ -127,7 +128,8 @@ class Gatekeeper:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         owner = self._owner
-        may_wait = request.method == "POST" and request.path in WAITING_PATHS
+        # Written as the packs' routers want it: another spelling they would refuse.
+        may_wait = request.method == "POST" and request.rel_url.raw_path in WAITING_PATHS
         if not self.route.addresses and not may_wait:
             return self._refused(owner, "Asleep", answers.asleep())
         length = request.content_length
@@ -217,12 +219,14 @@ class Gatekeeper:
     ) -> web.StreamResponse:
         """Raises one of NOTHING_SENT."""
         host = f"[{address}]" if ":" in address else address
+        # Spelled as it came, so that the pack's router judges what the client asked for.
+        target = request.rel_url.raw_path_qs
         answer = web.StreamResponse()
         answer.force_close()
         try:
             async with self._http.request(
                 request.method,
-                f"http://{host}:{self._router_port}{request.raw_path}",
+                URL(f"http://{host}:{self._router_port}{target}", encoded=True),
                 headers=_end_to_end(request.headers),
                 data=body.sending(),
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
