@@ -42,11 +42,14 @@ class FakePack:
 
     port: int = field(default_factory=free_port)
     seen: list[tuple[Headers, bytes]] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
+    """Of their request lines."""
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     breaks: bool = False
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.targets.append(request.raw_path)
         self.seen.append((request.headers.copy(), await request.read()))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -80,6 +83,30 @@ class FakePack:
             yield
         finally:
             await runner.cleanup()
+
+
+@dataclass
+class LargePack:
+    """A router that answers with more than the sockets between two processes of a host keep."""
+
+    port: int
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
+            try:
+                for _ in range(64):
+                    writer.write(bytes(1 << 20))
+                    await writer.drain()
+            except ConnectionError:
+                self.left.set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with await asyncio.start_server(self.answer, HOST, self.port):
+            yield
 
 
 @dataclass
@@ -152,6 +179,11 @@ class Surroundings:
             while (await self.held()).doors[0].waiting != count:
                 await asyncio.sleep(0.01)
 
+    async def passing(self, count: int) -> None:
+        async with asyncio.timeout(SOON):
+            while (await self.held()).doors[0].passing != count:
+                await asyncio.sleep(0.01)
+
     async def bodies(self, size: int) -> None:
         """Until so much of bodies is in the memory."""
         async with asyncio.timeout(SOON):
@@ -165,6 +197,18 @@ class Surroundings:
         url = f"http://{HOST}:{self.port}{path}"
         async with self.http.request(method, url, **(given | arguments)) as answer:
             return answer.status, answer.headers.copy(), await answer.read()
+
+    @contextlib.asynccontextmanager
+    async def beginning(
+        self, text: str
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A client that has sent so much of a request."""
+        reader, writer = await asyncio.open_connection(HOST, self.port)
+        with contextlib.closing(writer):
+            writer.write(text.encode())
+            await writer.drain()
+            async with asyncio.timeout(SOON):
+                yield reader, writer
 
     def send(self, **arguments: Any) -> asyncio.Task[tuple[int, Headers, bytes]]:
         self.requests.append(asyncio.create_task(self.ask(**arguments)))

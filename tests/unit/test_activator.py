@@ -18,14 +18,16 @@ from activator_world import (
     SOON,
     TOKEN,
     FakePack,
+    LargePack,
     Surroundings,
     free_port,
     surroundings,
 )
-from slm_operator.activator import gatekeeper
+from slm_operator.activator import body, gatekeeper, server
 from slm_operator.activator.metrics import ActivatorMetrics
 from slm_operator.activator.server import Activator, Settings
 from slm_operator.activator.wire import Route
+from slm_worker.routing import config
 from slm_worker.routing.answers import SERVED_PATHS
 
 
@@ -63,6 +65,16 @@ async def test_an_answer_is_passed_on_piece_by_piece() -> None:
             assert await answer.content.read() == b"".join(PIECES[1:])
 
 
+async def test_a_connection_ends_with_the_first_answer_that_is_passed_on() -> None:
+    async with surroundings() as world, world.pack.running():
+        world.pack.go_on.set()
+        _, headers, _ = await world.ask("/health", "GET")
+        assert "Connection" not in headers, "nobody else would answer a new one either"
+        await world.route(HOST)
+        status, headers, _ = await world.ask()
+        assert (status, headers["Connection"]) == (200, "close")
+
+
 async def test_a_client_that_leaves_ends_the_request_at_the_pack() -> None:
     async with surroundings() as world, world.pack.running():
         await world.route(HOST)
@@ -91,6 +103,25 @@ async def test_an_answer_that_a_pack_cuts_does_not_look_complete() -> None:
             await world.ask()
 
 
+@pytest.mark.parametrize(
+    ("asked", "passed_on"),
+    [
+        ("/v1/models/a%2fb?x=%41+%20", "/v1/models/a%2fb?x=%41+%20"),
+        ("/v1/../metrics", "/v1/../metrics"),
+        ("/%6detrics", "/%6detrics"),
+        ("//metrics", "//metrics"),
+        ("http://chat.default.svc/v1/models?x=1", "/v1/models?x=1"),
+    ],
+)
+async def test_a_path_is_passed_on_as_it_came(asked: str, passed_on: str) -> None:
+    async with surroundings() as world, world.pack.running():
+        world.pack.go_on.set()
+        await world.route(HOST)
+        async with world.beginning(f"GET {asked} HTTP/1.1\r\nHost: x\r\n\r\n") as (reader, _):
+            assert b"200" in await reader.readline()
+        assert world.pack.targets == [passed_on]
+
+
 async def test_a_pack_that_takes_no_connection_is_tried_until_it_does() -> None:
     async with surroundings() as world:
         world.pack.go_on.set()
@@ -101,6 +132,30 @@ async def test_a_pack_that_takes_no_connection_is_tried_until_it_does() -> None:
         async with world.pack.running():
             assert (await sent)[0] == 200
         assert len(world.pack.seen) == 1
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_keeps_no_pack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gatekeeper, "UNREAD_SECONDS", 0.2)
+    async with surroundings() as world:
+        pack = LargePack(world.pack.port)
+        request = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+        async with pack.running(), world.beginning(request):
+            await world.route(HOST)
+            await pack.left.wait()
+            await world.passing(0)
+
+
+async def test_a_pack_that_is_silent_for_too_long_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gatekeeper, "PACK_SILENCE_SECONDS", 0.2)
+    async with surroundings() as world, world.pack.running(), asyncio.timeout(SOON):
+        await world.route(HOST)
+        with pytest.raises(aiohttp.ClientError):
+            await world.ask()
+        await world.passing(0)
 
 
 class TestBounds:
@@ -130,13 +185,14 @@ class TestBounds:
             assert error(body)["type"] == "service_unavailable"
             await world.waiting(0)
 
-    async def test_a_body_that_does_not_come_waits_no_longer(self) -> None:
-        async with surroundings(seconds=0.1) as world:
-            reader, writer = await asyncio.open_connection(HOST, world.port)
-            writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode())
-            async with asyncio.timeout(SOON):
-                assert b"503" in await reader.readline()
-            writer.close()
+    async def test_so_is_what_no_ready_pack_took_a_connection_for(self) -> None:
+        async with surroundings(seconds=0.3) as world, asyncio.timeout(SOON):
+            await world.route(HOST)
+            status, headers, body = await world.ask()
+            assert (status, headers["Retry-After"]) == (503, "1")
+            assert error(body)["type"] == "service_unavailable"
+            (door,) = (await world.held()).doors
+            assert (door.waiting, door.passing, door.waiting_bytes) == (0, 0, 0)
 
     async def test_a_body_without_a_length_is_refused(self) -> None:
         async def body() -> AsyncIterator[bytes]:
@@ -145,6 +201,16 @@ class TestBounds:
         async with surroundings() as world:
             status, _, text = await world.ask(json=None, data=body())
             assert (status, error(text)["type"]) == (411, "length_required")
+
+    async def test_headers_that_do_not_come_to_an_end_are_cut(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server, "IDLE_SECONDS", 0.1)
+        async with (
+            surroundings() as world,
+            world.beginning(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n") as (reader, _),
+        ):
+            assert await reader.read() == b""
 
     async def test_a_single_body_is_no_larger_than_the_routers_take(self) -> None:
         async with surroundings(bytes=1 << 30, total_bytes=1 << 30) as world:
@@ -171,12 +237,18 @@ class TestBounds:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/health"), ("GET", "/v1/models"), ("POST", "/wp-login.php")]
+    ("method", "path"),
+    [
+        ("GET", "/health"),
+        ("GET", "/v1/models"),
+        ("POST", "/wp-login.php"),
+        ("POST", "/v1/chat%2Fcompletions"),
+    ],
 )
 async def test_what_takes_no_place_in_a_batch_neither_waits_nor_starts_a_pack(
     method: str, path: str
 ) -> None:
-    async with surroundings() as world:
+    async with surroundings() as world, asyncio.timeout(SOON):
         status, headers, _ = await world.ask(path, method)
         assert (status, headers["Retry-After"]) == (503, "1")
         assert (await world.held()).doors[0].waiting == 0
@@ -184,6 +256,14 @@ async def test_what_takes_no_place_in_a_batch_neither_waits_nor_starts_a_pack(
 
 def test_what_waits_is_served_by_the_packs() -> None:
     assert set(gatekeeper.WAITING_PATHS) < set(SERVED_PATHS)
+
+
+def test_bounds_of_one_request_are_those_of_the_packs_routers() -> None:
+    assert config.MAX_REQUEST_BYTES == gatekeeper.MAX_REQUEST_BYTES
+    assert config.DEFAULT_TIMEOUTS.body_seconds == body.SILENCE_SECONDS
+    assert config.DEFAULT_TIMEOUTS.idle_seconds == gatekeeper.UNREAD_SECONDS
+    assert config.RESPONSE_TIMEOUT_SECONDS * 2 < gatekeeper.PACK_SILENCE_SECONDS
+    assert config.KEEP_ALIVE_SECONDS == server.IDLE_SECONDS
 
 
 async def test_another_service_never_gets_what_waits_on_a_port_that_was_given_to_it() -> None:

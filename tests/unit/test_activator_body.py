@@ -7,7 +7,10 @@ import gzip
 import json
 import tracemalloc
 
-from activator_world import BODY, HOST, SOON, SlowPack, Surroundings, surroundings
+import pytest
+
+from activator_world import BODY, CHAT, HOST, SlowPack, surroundings
+from slm_operator.activator import body
 
 LARGE = b"x" * (12 << 20)
 """More than the sockets between two processes of a host keep."""
@@ -16,10 +19,62 @@ MEDIUM = bytes(range(256)) * 2500
 ROOM_BYTES = 16 << 20
 
 
-async def passing(world: Surroundings, count: int) -> None:
-    async with asyncio.timeout(SOON):
-        while (await world.held()).doors[0].passing != count:
-            await asyncio.sleep(0.01)
+def head(length: int) -> str:
+    return f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+
+
+async def test_a_body_that_is_only_announced_takes_no_room() -> None:
+    async with surroundings(1000, bytes=1000, requests=1) as world, world.beginning(head(1000)):
+        sent = world.send()
+        await world.bodies(len(json.dumps(BODY)))
+        await world.waiting(1)
+        assert not sent.done()
+
+
+async def test_nothing_waits_and_so_starts_a_pack_before_its_body_is_there() -> None:
+    async with surroundings() as world, world.beginning(head(2) + "{") as (_, writer):
+        await world.bodies(1)
+        assert (await world.held()).doors[0].waiting == 0
+        writer.write(b"}")
+        await world.waiting(1)
+        assert (await world.held()).doors[0].waiting_bytes == 2
+
+
+async def test_a_body_that_finds_no_room_while_it_comes_is_refused_with_429() -> None:
+    async with surroundings(1000) as world, world.beginning(head(600)) as (reader, writer):
+        world.send(json=None, data=b"x" * 600)
+        await world.waiting(1)
+        writer.write(b"x" * 600)
+        assert b"429" in await reader.readline()
+        await world.bodies(600)
+
+
+async def test_so_is_one_that_ends_when_as_many_wait_as_may() -> None:
+    async with surroundings(requests=1) as world, world.beginning(head(2)) as (reader, writer):
+        world.send()
+        await world.waiting(1)
+        writer.write(b"{}")
+        assert b"429" in await reader.readline()
+        await world.bodies(len(json.dumps(BODY)))
+
+
+async def test_a_client_that_falls_silent_within_its_body_gets_408(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body, "SILENCE_SECONDS", 0.1)
+    async with surroundings() as world, world.beginning(head(9) + "{") as (reader, _):
+        assert b"408" in await reader.readline()
+        await world.bodies(0)
+        assert await world.counted("requests_refused_total", reason="BodyTimeout") == 1
+
+
+async def test_so_does_one_that_sends_too_slowly() -> None:
+    async with surroundings(seconds=0.3) as world, world.beginning(head(1000)) as (reader, writer):
+        first_line = asyncio.create_task(reader.readline())
+        while not first_line.done():
+            writer.write(b"x")
+            await asyncio.sleep(0.02)
+        assert b"408" in first_line.result()
 
 
 async def test_a_body_counts_until_a_slow_pack_has_taken_it() -> None:
@@ -28,7 +83,7 @@ async def test_a_body_counts_until_a_slow_pack_has_taken_it() -> None:
         async with pack.running():
             await world.route(HOST)
             first = world.send(json=None, data=LARGE)
-            await passing(world, 1)
+            await world.passing(1)
             (door,) = (await world.held()).doors
             assert (door.waiting, door.waiting_bytes) == (0, len(LARGE))
             assert (await world.ask(json=None, data=LARGE))[0] == 429
@@ -50,7 +105,7 @@ async def test_a_body_that_no_longer_counts_is_no_longer_there() -> None:
             tracemalloc.start()
             try:
                 world.send(json=None, data=LARGE)
-                await passing(world, 1)
+                await world.passing(1)
                 kept_bytes, _ = tracemalloc.get_traced_memory()
                 assert kept_bytes > len(LARGE), "it is looked at the right memory"
                 pack.takes.set()
@@ -68,7 +123,7 @@ async def test_a_body_whose_client_left_while_a_pack_took_it_counts_no_longer() 
     ):
         await world.route(HOST)
         sent = world.send(json=None, data=LARGE)
-        await passing(world, 1)
+        await world.passing(1)
         sent.cancel()
         await world.bodies(0)
 
@@ -81,20 +136,19 @@ async def test_a_body_is_tried_again_whole_where_a_pack_takes_no_connection() ->
         world.pack.go_on.set()
         async with world.pack.running():
             assert (await sent)[0] == 200
-        assert [body for _, body in world.pack.seen] == [MEDIUM]
+        assert [received for _, received in world.pack.seen] == [MEDIUM]
         await world.bodies(0)
 
 
 async def test_a_compressed_body_stays_as_small_as_it_counts() -> None:
     async with surroundings() as world:
         compressed = gzip.compress(json.dumps(BODY).encode())
-        headers = {"Content-Encoding": "gzip"}
-        sent = world.send(json=None, data=compressed, headers=headers)
+        sent = world.send(json=None, data=compressed, headers={"Content-Encoding": "gzip"})
         await world.waiting(1)
         world.pack.go_on.set()
         async with world.pack.running():
             await world.route(HOST)
             assert (await sent)[0] == 200
-        ((received, body),) = world.pack.seen
-        assert received["Content-Encoding"] == "gzip"
-        assert (int(received["Content-Length"]), json.loads(body)) == (len(compressed), BODY)
+        ((headers, received),) = world.pack.seen
+        assert headers["Content-Encoding"] == "gzip"
+        assert (int(headers["Content-Length"]), json.loads(received)) == (len(compressed), BODY)

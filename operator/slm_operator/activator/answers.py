@@ -34,6 +34,10 @@ def full() -> web.Response:
     return _error(429, "rate_limit_exceeded", text, RETRY_LATER_SECONDS)
 
 
+def not_sent() -> web.Response:
+    return _error(408, "timeout", "The request was not sent in time.")
+
+
 def too_large(max_bytes: int) -> web.Response:
     text = f"The request body exceeds {max_bytes} bytes: send a shorter prompt."
     return _error(413, "request_too_large", text)

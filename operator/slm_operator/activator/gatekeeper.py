@@ -2,7 +2,8 @@
 
 A request waits until a pack is ready; then it counts as passing. Its body is kept until the pack
 has taken it. Only what reached no pack is sent again: a pack that took no connection has seen
-nothing of it.
+nothing of it. A Service leads only new connections elsewhere, so each answer that is passed on ends
+its connection: the client's next request finds the packs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
+from yarl import URL
 
 from slm_operator.activator import answers
 from slm_operator.activator.body import Body
@@ -42,6 +44,12 @@ MAX_HEADER_BYTES = 16 * 1024
 REQUEST_ID = "X-Request-Id"
 RETRY_SECONDS = 0.5
 """Until another try when a pack that is said to be ready takes no connection."""
+UNREAD_SECONDS = 60.0
+"""Longest that a client takes nothing of its answer, as the packs' routers have it. What passes
+keeps its service's packs."""
+PACK_SILENCE_SECONDS = 7260.0
+"""More than a pack that runs is ever silent: a request may wait an hour in its router's queue, and
+its engine may think for another. Else a pack whose node is lost would be waited for for ever."""
 
 NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _HOP_BY_HOP = frozenset(
@@ -57,7 +65,8 @@ class Limits:
     bytes: int = 64 * 1024 * 1024
     """Of their bodies, and of those that a pack is taking."""
     seconds: float = 300.0
-    """A pack starts in seconds to minutes, an image or a model that has to be fetched included."""
+    """Until a pack is ready, which takes seconds to minutes, an image or a model that has to be
+    fetched included. So long may a body take too."""
 
 
 class Gatekeeper:
@@ -120,7 +129,8 @@ class Gatekeeper:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         owner = self._owner
-        may_wait = request.method == "POST" and request.path in WAITING_PATHS
+        # Written as the packs' routers want it: another spelling they would refuse.
+        may_wait = request.method == "POST" and request.rel_url.raw_path in WAITING_PATHS
         if not self.route.addresses and not may_wait:
             return self._refused(owner, "Asleep", answers.asleep())
         if _header_bytes(request) > MAX_HEADER_BYTES:
@@ -133,13 +143,20 @@ class Gatekeeper:
             length = 0
         if length > MAX_REQUEST_BYTES:
             return self._refused(owner, "TooLarge", answers.too_large(MAX_REQUEST_BYTES))
-        # Before the body is read, since it is memory from then on.
         if self._refuses:
             return self._refused(owner, "NoPack", answers.no_pack())
-        if not self._room.enter(length):
+        if not self._room.fits(length):
             return self._refused(owner, "Full", answers.full())
-        body = Body(length, self._room)
+        body = Body(self._room)
         try:
+            try:
+                async with asyncio.timeout(self._limits.seconds):
+                    whole = await body.read(request)
+            except TimeoutError:
+                return self._refused(owner, "BodyTimeout", answers.not_sent())
+            # Only now, since what waits starts a pack.
+            if not (whole and self._room.enter()):
+                return self._refused(owner, "Full", answers.full())
             return await self._hold(request, owner, body)
         finally:
             body.drop()
@@ -151,7 +168,10 @@ class Gatekeeper:
         while True:
             try:
                 async with asyncio.timeout_at(ends_at):
-                    await body.read(request)
+                    if clock() >= ends_at:
+                        # A timeout cuts only what waits, and a pack said to be ready is not waited
+                        # for: one that takes no connection would be tried for ever.
+                        raise TimeoutError
                     address = await self._address(owner)
             except TimeoutError:
                 return self._refused(owner, "NoPack", answers.no_pack())
@@ -203,11 +223,14 @@ class Gatekeeper:
     ) -> web.StreamResponse:
         """Raises one of NOTHING_SENT."""
         host = f"[{address}]" if ":" in address else address
+        # Spelled as it came, so that the pack's router judges what the client asked for.
+        target = request.rel_url.raw_path_qs
         answer = web.StreamResponse()
+        answer.force_close()
         try:
             async with self._http.request(
                 request.method,
-                f"http://{host}:{self._router_port}{request.raw_path}",
+                URL(f"http://{host}:{self._router_port}{target}", encoded=True),
                 headers=_end_to_end(request.headers),
                 data=body.sending(),
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -218,15 +241,18 @@ class Gatekeeper:
                 answer.headers.update(_end_to_end(upstream.headers))
                 await answer.prepare(request)
                 async for chunk in upstream.content.iter_any():
-                    await answer.write(chunk)
+                    async with asyncio.timeout(UNREAD_SECONDS):
+                        await answer.write(chunk)
         except NOTHING_SENT:
             raise
         except aiohttp.ClientError as error:
             log.warning("%s/%s: %s", *self._owner, error)
             if not answer.prepared:
                 return self._refused(owner, "Broken", answers.broken())
-            if request.transport is not None:
-                request.transport.abort()  # so that a cut stream does not look complete
+            _cut(request)
+        except TimeoutError:
+            log.warning("%s/%s: a client that takes nothing of its answer is cut", *self._owner)
+            _cut(request)
         return answer
 
     def _refused(self, owner: Owner, reason: Refusal, answer: web.Response) -> web.Response:
@@ -244,7 +270,7 @@ def open_session() -> aiohttp.ClientSession:
     has just closed, nobody could tell whether the request was taken."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=PACK_SILENCE_SECONDS),
         auto_decompress=False,
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
@@ -254,6 +280,12 @@ def open_session() -> aiohttp.ClientSession:
 def _header_bytes(request: web.Request) -> int:
     fields = sum(len(f"{name}: {value}\r\n") for name, value in request.headers.items())
     return len(f"{request.method} {request.raw_path} HTTP/1.1\r\n") + fields
+
+
+def _cut(request: web.Request) -> None:
+    """So that the answer does not look complete."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:

@@ -14,9 +14,9 @@ from slm_operator.activator.wire import Door
 
 Owner = tuple[str, str]
 """Namespace and name of a service."""
-Refusal = Literal["Asleep", "LengthRequired", "TooLarge", "Full", "NoPack", "Broken"]
-"""NoPack: none was ready in time, or the activator ends. Broken: the pack ended the connection
-before it answered."""
+Refusal = Literal["Asleep", "LengthRequired", "TooLarge", "BodyTimeout", "Full", "NoPack", "Broken"]
+"""BodyTimeout: the client did not send its body in time. NoPack: none was ready in time, or the
+activator ends. Broken: the pack ended the connection before it answered."""
 
 _SERVICE = ("namespace", "name")
 _WAIT_BUCKETS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)

@@ -18,12 +18,23 @@ class Room:
     requests: int = 0
     bytes: int = 0
 
-    def enter(self, body_bytes: int) -> bool:
-        """Whether a request with such a body may wait; both are counted when it may."""
-        if not self._fits(body_bytes):
+    def fits(self, body_bytes: int) -> bool:
+        """Whether one more request with such a body could wait now. Nothing is counted: what is
+        only announced takes no room."""
+        return self._is_free() and self._has_bytes(body_bytes)
+
+    def keep(self, body_bytes: int) -> bool:
+        """Whether so much of a body may be in the memory; it is counted when it may."""
+        if not self._has_bytes(body_bytes):
+            return False
+        self._add(body_bytes)
+        return True
+
+    def enter(self) -> bool:
+        """Whether a request whose body is here may wait; it is counted when it may."""
+        if not self._is_free():
             return False
         self.wait_again()
-        self._add(body_bytes)
         return True
 
     def wait_again(self) -> None:
@@ -46,7 +57,10 @@ class Room:
         if self.part_of is not None:
             self.part_of._add(body_bytes)
 
-    def _fits(self, body_bytes: int) -> bool:
+    def _is_free(self) -> bool:
         few = self.max_requests is None or self.requests < self.max_requests
+        return few and (self.part_of is None or self.part_of._is_free())
+
+    def _has_bytes(self, body_bytes: int) -> bool:
         small = self.bytes + body_bytes <= self.max_bytes
-        return few and small and (self.part_of is None or self.part_of._fits(body_bytes))
+        return small and (self.part_of is None or self.part_of._has_bytes(body_bytes))

@@ -38,6 +38,9 @@ METRICS_PATH = "/metrics"
 OPEN_PATHS = (HEALTH_PATH, METRICS_PATH)
 """They need no token and tell no secret."""
 CONTROL_BYTES = 64 * 1024
+IDLE_SECONDS = 120.0
+"""How long a connection that waits for a request, or for the rest of its headers, stays open: as
+the packs' routers keep those that are idle, so that the client is the one who closes."""
 FINISH_SECONDS = 25.0
 """What answers that have begun may take when the process is to end, within a Pod's usual 30 s."""
 
@@ -100,6 +103,7 @@ class Activator:
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=FINISH_SECONDS,
+            keepalive_timeout=IDLE_SECONDS,
             # A body would be larger than it counts, and another one than its headers say.
             auto_decompress=False,
             max_line_size=MAX_HEADER_BYTES,
