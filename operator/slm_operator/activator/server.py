@@ -50,7 +50,8 @@ class Settings:
     """How this activator was started."""
 
     token: str
-    address: str = "0.0.0.0"  # noqa: S104 - requests come from the nodes
+    address: str = ""
+    """Of every family by default: requests come from the nodes."""
     control_port: int = CONTROL_PORT
     limits: Limits = field(default_factory=Limits)
     total_bytes: int = 256 * 1024 * 1024
