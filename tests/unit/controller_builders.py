@@ -39,6 +39,8 @@ class FakeKube:
         self.refusal = KubeError(403, "Forbidden", "not allowed")
         self.owners: list[dict[str, Any]] | None = None
         """What children are answered to be owned by; None: what they were sent with."""
+        self.metadata: dict[tuple[str, str], dict[str, Any]] = {}
+        """Of what was applied, by kind and name."""
         self.profiles: dict[str, str] | None = None
         """What the ConfigMap of profiles holds; None: there is none."""
         self.stored: dict[str, Any] | None = OBJECT
@@ -65,10 +67,17 @@ class FakeKube:
             self.secrets.append(obj["stringData"])
         if subresource:
             self.statuses.append(obj["status"])
-        metadata = {"uid": f"{obj['kind']}-uid", **obj["metadata"]}
+        metadata = {**obj["metadata"], "uid": f"{obj['kind']}-uid"}
         if self.owners is not None:
             metadata["ownerReferences"] = self.owners
+        self.metadata[obj["kind"], obj["metadata"]["name"]] = metadata
         return {**obj, "metadata": metadata}
+
+    async def metadata_of(self, obj: Any) -> Any:
+        found = self.metadata.get((obj["kind"], obj["metadata"]["name"]))
+        if found is None:
+            raise KubeError(404, "NotFound", obj["metadata"]["name"])
+        return found
 
     async def create(self, obj: Any) -> Any:
         self._record(f"event {obj['reason']}")
