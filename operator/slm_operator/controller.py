@@ -26,6 +26,7 @@ from slm_operator.cluster.events import Events
 from slm_operator.cluster.kube import Kube, Object, get_or_none
 from slm_operator.cluster.owned import Owned
 from slm_operator.cluster.profiles import Profiles
+from slm_operator.cluster.strangers import without_strangers
 from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
@@ -78,6 +79,8 @@ class _Held:
     refused: Trouble | None = None
     profile: StoredProfile | None = None
     """What was last found for this service to begin its search with."""
+    strangers: set[str] = field(default_factory=set)
+    """UIDs of Pods that have the labels of its packs and are none, as the log has told."""
     failures: int = 0
 
 
@@ -136,7 +139,8 @@ class Controller:
         logs.about(service)
         started = time.perf_counter()
         try:
-            decision = await self._pass(service, held, tuple(packs))
+            seen = without_strangers(service, packs, held.strangers)
+            decision = await self._pass(service, held, seen)
         except KubeError as error:
             held.failures += 1
             delay = BACKOFF_SECONDS[min(held.failures, len(BACKOFF_SECONDS)) - 1]
@@ -238,9 +242,10 @@ class Controller:
             for pack in (*former, *decision.pods.delete):
                 await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
             for ordinal in decision.pods.create:
-                await self._kube.apply(children.pack_pod(decision.service, ordinal, image))
+                pod = children.pack_pod(decision.service, ordinal, image)
+                await self.owned.make(service, pod)
             for ordinal in decision.pods.canary:
-                await self._kube.apply(children.pack_pod(service, ordinal, image))
+                await self.owned.make(service, children.pack_pod(service, ordinal, image))
         except KubeError as error:
             # A quota that holds one pack back does not keep the others from their plans.
             if error.is_refusal:

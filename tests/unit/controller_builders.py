@@ -41,6 +41,8 @@ class FakeKube:
         """What children are answered to be owned by; None: what they were sent with."""
         self.metadata: dict[tuple[str, str], dict[str, Any]] = {}
         """Of what was applied, by kind and name."""
+        self.there: dict[tuple[str, str], dict[str, Any]] = {}
+        """Of what was there before."""
         self.profiles: dict[str, str] | None = None
         """What the ConfigMap of profiles holds; None: there is none."""
         self.stored: dict[str, Any] | None = OBJECT
@@ -62,6 +64,9 @@ class FakeKube:
     async def apply(
         self, obj: Any, *, subresource: str = "", force: bool = False, manager: str = ""
     ) -> Any:
+        key = obj["kind"], obj["metadata"]["name"]
+        if key in self.there and "resourceVersion" in obj["metadata"]:
+            raise KubeError(409, "Conflict", "the object has been modified")
         self._record(f"apply {obj['kind']} {subresource}".strip())
         if obj["kind"] == "Secret":
             self.secrets.append(obj["stringData"])
@@ -70,11 +75,11 @@ class FakeKube:
         metadata = {**obj["metadata"], "uid": f"{obj['kind']}-uid"}
         if self.owners is not None:
             metadata["ownerReferences"] = self.owners
-        self.metadata[obj["kind"], obj["metadata"]["name"]] = metadata
+        self.metadata[key] = metadata
         return {**obj, "metadata": metadata}
 
     async def metadata_of(self, obj: Any) -> Any:
-        found = self.metadata.get((obj["kind"], obj["metadata"]["name"]))
+        found = (self.metadata | self.there).get((obj["kind"], obj["metadata"]["name"]))
         if found is None:
             raise KubeError(404, "NotFound", obj["metadata"]["name"])
         return found
@@ -92,11 +97,13 @@ class FakeAgents:
     def __init__(self) -> None:
         self.plans: list[Plan] = []
         self.asked_with: list[Tokens] = []
+        self.addresses: set[str] = set()
         self.answer: PackState | AgentError = pack_state()
         self.refusal: AgentError | None = None
 
     async def state(self, address: str, tokens: Tokens) -> PackState:
         self.asked_with.append(tokens)
+        self.addresses.add(address)
         if isinstance(self.answer, AgentError):
             raise self.answer
         return self.answer

@@ -127,6 +127,16 @@ class Owned:
             if kept.applied != before:
                 self._look_soon(place, kept)
 
+    async def make(self, service: SLMService, obj: Object) -> None:
+        """Makes what is not kept as it was made, such as a Pod. The service's own that is there
+        already stays as it is; another's is a conflict. Raises KubeError."""
+        try:
+            await self._kube.apply(_bound(obj, ""))
+        except KubeError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            await self._own_uid(service, obj)
+
     async def _write(self, service: SLMService, obj: Object, kept: _Kept) -> Object:
         """The object's metadata as it was answered."""
         uid = kept.uid or kept.lost
@@ -135,10 +145,8 @@ class Owned:
         while True:
             if look:
                 uid = await self._own_uid(service, obj)
-            alone = {"uid": uid} if uid else {"resourceVersion": OF_NO_OBJECT}
-            bound = {**obj, "metadata": {**obj["metadata"], **alone}}
             try:
-                answer = await self._kube.apply(bound, force=bool(uid))
+                answer = await self._kube.apply(_bound(obj, uid), force=bool(uid))
                 return dict(answer["metadata"])
             except KubeError as error:
                 if look or error.status not in (ANOTHER if uid else (HTTPStatus.CONFLICT,)):
@@ -246,6 +254,12 @@ class _Part:
 
     def uids(self) -> Set[str]:
         return self._owned.uids(*self._of, self._namespace)
+
+
+def _bound(obj: Object, uid: str) -> Object:
+    """To be applied to the object of that UID alone; without one, where none is there."""
+    alone = {"uid": uid} if uid else {"resourceVersion": OF_NO_OBJECT}
+    return {**obj, "metadata": {**obj["metadata"], **alone}}
 
 
 def _differs(kept: _Kept) -> bool:
