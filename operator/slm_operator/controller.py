@@ -31,6 +31,7 @@ from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.limits import limits
+from slm_operator.decide.pods import packs_with_a_place
 from slm_operator.decide.rollout import follow
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.gate import waiting_for_others
@@ -232,7 +233,7 @@ class Controller:
         if self._tracing is not None:
             self._tracing.decided(service, decision)
         held.memory = decision.memory
-        wanted = _children(snapshot, decision, tokens.current)
+        wanted = _children(snapshot, decision, tokens.current, refused=held.refused is not None)
         # Packs that are created would wait in silence for a Secret that somebody deleted.
         doubted = creating or any(p.doubts_children for p in snapshot.packs)
         # Garbage collection would remove those of a former service too; their names are free then.
@@ -359,14 +360,17 @@ class Controller:
         return refused
 
 
-def _children(snapshot: Snapshot, decision: Decision, token: str) -> tuple[children.Object, ...]:
+def _children(
+    snapshot: Snapshot, decision: Decision, token: str, *, refused: bool
+) -> tuple[children.Object, ...]:
     """What goes with the packs."""
-    service = snapshot.service
+    service, desired = snapshot.service, decision.status.desired_packs or 0
+    placed = packs_with_a_place(snapshot.packs, decision.pods, desired, refused, snapshot.now)
     return (
         children.token_secret(service, token),
         children.front_service(service),
         children.headless_service(service),
-        children.disruption_budget(service, decision.status.desired_packs or 0),
+        children.disruption_budget(service, placed),
         *_slices(snapshot, decision),
     )
 

@@ -35,6 +35,7 @@ class FakeKube:
         self.done: list[str] = []
         self.statuses: list[dict[str, Any]] = []
         self.secrets: list[dict[str, str]] = []
+        self.least_available: list[int] = []
         self.refuse: Callable[[str], bool] = lambda _: False
         self.refusal = KubeError(403, "Forbidden", "not allowed")
         self.owners: list[dict[str, Any]] | None = None
@@ -68,6 +69,8 @@ class FakeKube:
         if key in self.there and "resourceVersion" in obj["metadata"]:
             raise KubeError(409, "Conflict", "the object has been modified")
         self._record(f"apply {obj['kind']} {subresource}".strip())
+        if obj["kind"] == "PodDisruptionBudget":
+            self.least_available.append(obj["spec"]["minAvailable"])
         if obj["kind"] == "Secret":
             self.secrets.append(obj["stringData"])
         if subresource:
