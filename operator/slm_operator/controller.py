@@ -26,10 +26,12 @@ from slm_operator.cluster.events import Events
 from slm_operator.cluster.kube import Kube, Object, get_or_none
 from slm_operator.cluster.owned import Owned
 from slm_operator.cluster.profiles import Profiles
+from slm_operator.cluster.strangers import without_strangers
 from slm_operator.decide.calibrate import profile_to_read
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.limits import limits
+from slm_operator.decide.pods import packs_with_a_place
 from slm_operator.decide.rollout import follow
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.gate import waiting_for_others
@@ -78,6 +80,8 @@ class _Held:
     refused: Trouble | None = None
     profile: StoredProfile | None = None
     """What was last found for this service to begin its search with."""
+    strangers: set[str] = field(default_factory=set)
+    """UIDs of Pods that have the labels of its packs and are none, as the log has told."""
     failures: int = 0
 
 
@@ -136,7 +140,8 @@ class Controller:
         logs.about(service)
         started = time.perf_counter()
         try:
-            decision = await self._pass(service, held, tuple(packs))
+            seen = without_strangers(service, packs, held.strangers)
+            decision = await self._pass(service, held, seen)
         except KubeError as error:
             held.failures += 1
             delay = BACKOFF_SECONDS[min(held.failures, len(BACKOFF_SECONDS)) - 1]
@@ -228,7 +233,7 @@ class Controller:
         if self._tracing is not None:
             self._tracing.decided(service, decision)
         held.memory = decision.memory
-        wanted = _children(snapshot, decision, tokens.current)
+        wanted = _children(snapshot, decision, tokens.current, refused=held.refused is not None)
         # Packs that are created would wait in silence for a Secret that somebody deleted.
         doubted = creating or any(p.doubts_children for p in snapshot.packs)
         # Garbage collection would remove those of a former service too; their names are free then.
@@ -238,9 +243,10 @@ class Controller:
             for pack in (*former, *decision.pods.delete):
                 await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
             for ordinal in decision.pods.create:
-                await self._kube.apply(children.pack_pod(decision.service, ordinal, image))
+                pod = children.pack_pod(decision.service, ordinal, image)
+                await self.owned.make(service, pod)
             for ordinal in decision.pods.canary:
-                await self._kube.apply(children.pack_pod(service, ordinal, image))
+                await self.owned.make(service, children.pack_pod(service, ordinal, image))
         except KubeError as error:
             # A quota that holds one pack back does not keep the others from their plans.
             if error.is_refusal:
@@ -354,14 +360,17 @@ class Controller:
         return refused
 
 
-def _children(snapshot: Snapshot, decision: Decision, token: str) -> tuple[children.Object, ...]:
+def _children(
+    snapshot: Snapshot, decision: Decision, token: str, *, refused: bool
+) -> tuple[children.Object, ...]:
     """What goes with the packs."""
-    service = snapshot.service
+    service, desired = snapshot.service, decision.status.desired_packs or 0
+    placed = packs_with_a_place(snapshot.packs, decision.pods, desired, refused, snapshot.now)
     return (
         children.token_secret(service, token),
         children.front_service(service),
         children.headless_service(service),
-        children.disruption_budget(service, decision.status.desired_packs or 0),
+        children.disruption_budget(service, placed),
         *_slices(snapshot, decision),
     )
 

@@ -35,10 +35,15 @@ class FakeKube:
         self.done: list[str] = []
         self.statuses: list[dict[str, Any]] = []
         self.secrets: list[dict[str, str]] = []
+        self.least_available: list[int] = []
         self.refuse: Callable[[str], bool] = lambda _: False
         self.refusal = KubeError(403, "Forbidden", "not allowed")
         self.owners: list[dict[str, Any]] | None = None
         """What children are answered to be owned by; None: what they were sent with."""
+        self.metadata: dict[tuple[str, str], dict[str, Any]] = {}
+        """Of what was applied, by kind and name."""
+        self.there: dict[tuple[str, str], dict[str, Any]] = {}
+        """Of what was there before."""
         self.profiles: dict[str, str] | None = None
         """What the ConfigMap of profiles holds; None: there is none."""
         self.stored: dict[str, Any] | None = OBJECT
@@ -60,15 +65,27 @@ class FakeKube:
     async def apply(
         self, obj: Any, *, subresource: str = "", force: bool = False, manager: str = ""
     ) -> Any:
+        key = obj["kind"], obj["metadata"]["name"]
+        if key in self.there and "resourceVersion" in obj["metadata"]:
+            raise KubeError(409, "Conflict", "the object has been modified")
         self._record(f"apply {obj['kind']} {subresource}".strip())
+        if obj["kind"] == "PodDisruptionBudget":
+            self.least_available.append(obj["spec"]["minAvailable"])
         if obj["kind"] == "Secret":
             self.secrets.append(obj["stringData"])
         if subresource:
             self.statuses.append(obj["status"])
-        metadata = {"uid": f"{obj['kind']}-uid", **obj["metadata"]}
+        metadata = {**obj["metadata"], "uid": f"{obj['kind']}-uid"}
         if self.owners is not None:
             metadata["ownerReferences"] = self.owners
+        self.metadata[key] = metadata
         return {**obj, "metadata": metadata}
+
+    async def metadata_of(self, obj: Any) -> Any:
+        found = (self.metadata | self.there).get((obj["kind"], obj["metadata"]["name"]))
+        if found is None:
+            raise KubeError(404, "NotFound", obj["metadata"]["name"])
+        return found
 
     async def create(self, obj: Any) -> Any:
         self._record(f"event {obj['reason']}")
@@ -83,11 +100,13 @@ class FakeAgents:
     def __init__(self) -> None:
         self.plans: list[Plan] = []
         self.asked_with: list[Tokens] = []
+        self.addresses: set[str] = set()
         self.answer: PackState | AgentError = pack_state()
         self.refusal: AgentError | None = None
 
     async def state(self, address: str, tokens: Tokens) -> PackState:
         self.asked_with.append(tokens)
+        self.addresses.add(address)
         if isinstance(self.answer, AgentError):
             raise self.answer
         return self.answer

@@ -164,6 +164,11 @@ class World:
         """Server-side apply."""
         key = obj["kind"], obj["metadata"]["name"]
         old = self.objects.get(key)
+        wanted = obj["metadata"].get("uid")
+        if wanted is not None and (old is None or old["metadata"]["uid"] != wanted):
+            raise KubeError(409, "Conflict", "uid mismatch")
+        if old is not None and "resourceVersion" in obj["metadata"]:
+            raise KubeError(409, "Conflict", "the object has been modified")
         if old is None:
             self.created["/".join(key)] += 1
             uid = f"{key[1]}-{sum(self.created.values())}"
@@ -284,6 +289,15 @@ class _Kube:
             answer = copy.deepcopy(self._world.put(obj))
         await _await(self._life, f"after: {what}")
         return answer
+
+    async def metadata_of(self, obj: Object) -> Object:
+        what = f"look {obj['kind']} {obj['metadata']['name']}"
+        await _await(self._life, f"before: {what}")
+        found = self._world.objects.get((obj["kind"], obj["metadata"]["name"]))
+        await _await(self._life, f"after: {what}")
+        if found is None:
+            raise KubeError(404, "NotFound", what)
+        return copy.deepcopy(found["metadata"])
 
     async def create(self, obj: Object) -> None:
         await _await(self._life, f"before: event {obj['reason']}")

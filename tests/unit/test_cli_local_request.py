@@ -150,6 +150,7 @@ def test_a_value_that_the_resource_does_not_take_is_named_with_its_field() -> No
         ("file:///models/7B_chat/", "slm-7b-chat"),
         ("file:///models/___", "slm"),
         ("file:///models/sized-packs", "sized-pack"),
+        ("file:///models/kubernetes", "slm-kubernetes"),
     ],
 )
 def test_the_service_is_named_after_its_model(uri: str, name: str) -> None:

@@ -17,7 +17,13 @@ from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
 from slm_operator.cluster.connection import IN_FLIGHT, MOST_RETRY_AFTER_SECONDS, KubeError
-from slm_operator.cluster.kube import Kube, Page, get_or_none, proxy_of_environment
+from slm_operator.cluster.kube import (
+    METADATA_OF_EACH,
+    Kube,
+    Page,
+    get_or_none,
+    proxy_of_environment,
+)
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -247,6 +253,26 @@ def test_the_proxy_is_that_of_the_environment_unless_it_excepts_the_host(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert proxy_of_environment("https://api.test:6443") == proxy
+
+
+async def test_the_metadata_of_what_may_not_be_read_comes_by_a_patch_of_nothing() -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        asked.append((request.method, request.path, dict(request.query), await request.text()))
+        asked.append((request.content_type, request.headers["Accept"]))
+        return web.json_response({"metadata": {"uid": "7"}})
+
+    secret = {"apiVersion": "v1", "kind": "Secret", "stringData": {"token": "t"}}
+    async with served(handle) as kube:
+        found = await kube.metadata_of(
+            secret | {"metadata": {"name": "a", "namespace": "b", "labels": {"c": "d"}}}
+        )
+    assert found == {"uid": "7"}
+    assert asked == [
+        ("PATCH", "/api/v1/namespaces/b/secrets/a", {"dryRun": "All"}, "{}"),
+        ("application/merge-patch+json", METADATA_OF_EACH),
+    ]
 
 
 async def test_passwords_of_a_netrc_do_not_get_into_the_way_of_the_token(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from builders import service
+from slm_operator.api.status import Condition, SLMServiceStatus
 from slm_operator.cluster import owned as subject
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Object, Page
@@ -21,6 +23,14 @@ BUDGET = disruption_budget(CHAT, 2)
 FRONT = front_service(CHAT)
 SLICE = activator_slices(CHAT, "10.0.0.9", 20000, active=True)[0]
 SECRET = token_secret(CHAT, "t" * 32)
+SERVING = Condition(
+    type="Ready",
+    status="True",
+    reason="Serving",
+    message="",
+    last_transition_time="2026-01-01T00:00:00Z",
+    observed_generation=1,
+)
 GENERATIONS = ("PodDisruptionBudget", "EndpointSlice")
 
 
@@ -30,28 +40,47 @@ class Server:
     def __init__(self) -> None:
         self.stored: dict[tuple[str, str], dict[str, Any]] = {}
         self.applied: list[tuple[str, bool]] = []
-        self.version = 0
+        self.requests: list[str] = []
+        self.version = 1
         self.meanwhile: Any = lambda: None
         """Happens after a write, before its answer."""
         self.refusal: KubeError | None = None
 
     async def apply(self, obj: Object, *, force: bool) -> Object:
+        self.requests.append("apply")
         if self.refusal is not None:
             raise self.refusal
-        self.applied.append((obj["kind"], force))
         key = obj["kind"], obj["metadata"]["name"]
         before = self.stored.get(key)
-        uid = obj["metadata"].get("uid")
+        metadata = dict(obj["metadata"])
+        uid, version = metadata.pop("uid", None), metadata.pop("resourceVersion", None)
         if uid is not None and (before is None or before["metadata"]["uid"] != uid):
-            self.applied.pop()
-            raise KubeError(409, "Conflict", "uid mismatch")
+            raise KubeError(422 if before else 409, "Conflict", "uid mismatch")
+        if before and version not in (None, before["metadata"]["resourceVersion"]):
+            raise KubeError(409, "Conflict", "the object has been modified")
         if before is not None and before["metadata"].get("manager") and not force:
             raise KubeError(409, "Conflict", "another manager's field")
-        if before is None or before["as applied"] != repr(obj):
-            self.write(key, obj["metadata"] | {"uid": self._uid(before)}, repr(obj))
+        self.applied.append((obj["kind"], force))
+        as_applied = repr({**obj, "metadata": metadata})
+        if before is None or before["as applied"] != as_applied:
+            self.write(key, metadata | {"uid": self._uid(before)}, as_applied)
         answer = {"metadata": dict(self.stored[key]["metadata"])}
         self.meanwhile()
         return answer
+
+    async def metadata_of(self, obj: Object) -> Object:
+        self.requests.append("look")
+        found = self.stored.get((obj["kind"], obj["metadata"]["name"]))
+        if found is None:
+            raise KubeError(404, "NotFound", "not there")
+        return dict(found["metadata"])
+
+    def put(self, obj: Object, **metadata: Any) -> Object:
+        """Somebody else makes an object of the name of ``obj``, without a field of that."""
+        key = obj["kind"], obj["metadata"]["name"]
+        uid = f"foreign-{self.version}"
+        self.write(key, {"namespace": "default", "name": key[1], "uid": uid, **metadata}, "foreign")
+        return copy.deepcopy(self.stored[key])
 
     def write(self, key: tuple[str, str], metadata: Object, spec: str) -> None:
         self.version += 1
@@ -82,13 +111,15 @@ class World:
     def __init__(self) -> None:
         self.server = Server()
         self.owned = Owned(self.server)  # type: ignore[arg-type]
+        self.service = CHAT
         self.woken: list[str] = []
         self.owned._wake = lambda namespace, name: self.woken.append(f"{namespace}/{name}")
 
     async def apply(self, *wanted: Object, also_unchanged: bool = False) -> list[tuple[str, bool]]:
         """What was applied in a pass, and whether by force."""
         self.server.applied.clear()
-        await self.owned.apply(CHAT, wanted, also_unchanged)
+        self.server.requests.clear()
+        await self.owned.apply(self.service, wanted, also_unchanged)
         return list(self.server.applied)
 
     def show(self, obj: Object) -> None:
@@ -264,13 +295,115 @@ async def test_what_failed_is_tried_again(world: World) -> None:
     assert await world.apply(more) == [("PodDisruptionBudget", True)]
 
 
-async def test_an_object_that_was_taken_from_its_service_is_not_written_over_by_force(
-    world: World,
+FOREIGN = [
+    pytest.param({}, id="of nobody"),
+    pytest.param({"ownerReferences": None}, id="without owner references"),
+    pytest.param(
+        {"ownerReferences": [{"kind": "SLMService", "name": "chat", "uid": CHAT.uid}]},
+        id="that the service owns and does not control",
+    ),
+    pytest.param(
+        {
+            "ownerReferences": [
+                {"kind": "SLMService", "name": "chat", "uid": "former", "controller": True}
+            ]
+        },
+        id="of a former service of the name",
+    ),
+]
+
+
+@pytest.mark.parametrize("metadata", FOREIGN)
+@pytest.mark.parametrize("obj", [BUDGET, FRONT, SLICE, SECRET], ids=lambda obj: str(obj["kind"]))
+async def test_an_object_of_somebody_else_is_a_conflict_and_neither_written_nor_deleted(
+    obj: Object, metadata: dict[str, Any]
 ) -> None:
+    world = World()
+    there = world.server.put(obj, **metadata)
+    for _ in range(2):
+        with pytest.raises(KubeError, match="is not this SLMService's") as raised:
+            await world.apply(obj)
+        assert raised.value.status == 409
+        assert world.server.requests == ["apply", "look"]
+    assert world.server.stored[obj["kind"], obj["metadata"]["name"]] == there
+    assert not await world.owned.remove(CHAT.uid, CHAT.namespace)
+
+
+@pytest.mark.parametrize("obj", [BUDGET, FRONT, SLICE, SECRET], ids=lambda obj: str(obj["kind"]))
+@pytest.mark.parametrize("shown", [False, True], ids=["unseen", "seen"])
+async def test_what_somebody_puts_in_the_place_of_its_own_is_a_conflict(
+    obj: Object, shown: bool
+) -> None:
+    world = World()
+    await world.apply(obj)
+    uid = world.server.delete(obj)
+    if shown:
+        world.owned.miss(uid)
+    there = world.server.put(obj)
+    with pytest.raises(KubeError, match="Conflict"):
+        await world.apply(obj, also_unchanged=True)
+    assert world.server.stored[obj["kind"], obj["metadata"]["name"]] == there
+
+
+async def test_an_object_that_was_taken_from_its_service_is_not_taken_back(world: World) -> None:
     world.server.edit(FRONT, ownerReferences=[])
     world.show(FRONT)
     assert await world.woken_now() == ["default/chat"]
-    assert await world.apply(BUDGET, FRONT, SLICE) == [("Service", False)]
+    with pytest.raises(KubeError, match="Conflict"):
+        await world.apply(BUDGET, FRONT, SLICE)
+    assert world.server.stored["Service", "chat"]["metadata"]["ownerReferences"] == []
+
+
+async def test_the_place_of_an_object_that_goes_away_is_taken_at_the_next_try() -> None:
+    world = World()
+    world.server.put(FRONT)
+    with pytest.raises(KubeError, match="Conflict"):
+        await world.apply(FRONT)
+    world.server.delete(FRONT)
+    assert await world.apply(FRONT) == [("Service", False)]
+
+
+async def test_what_a_new_service_needs_takes_one_request_each(world: World) -> None:
+    fresh = World()
+    await fresh.apply(BUDGET, FRONT, SLICE, SECRET)
+    assert fresh.server.requests == ["apply"] * 4
+    await fresh.apply(disruption_budget(CHAT, 5), FRONT, SLICE, SECRET, also_unchanged=True)
+    assert fresh.server.requests == ["apply"] * 4
+
+
+async def test_an_operator_that_starts_again_looks_for_what_no_watch_has_shown(
+    world: World,
+) -> None:
+    await world.apply(SECRET)
+    before = copy.deepcopy(world.server.stored)
+    again = World()
+    again.server = world.server
+    again.owned._kube = world.server  # type: ignore[assignment]
+    again.service = service(status=SLMServiceStatus(conditions=(SERVING,)))
+    assert await again.apply(BUDGET, SECRET) == [("PodDisruptionBudget", True), ("Secret", True)]
+    assert world.server.requests == ["look", "apply"] * 2
+    assert world.server.stored == before
+    assert await again.apply(BUDGET, SECRET, also_unchanged=True)
+    assert world.server.requests == ["apply"] * 2
+
+
+async def test_an_operator_that_was_killed_before_the_first_status_knows_its_own(
+    world: World,
+) -> None:
+    again = World()
+    again.server = world.server
+    again.owned._kube = world.server  # type: ignore[assignment]
+    assert await again.apply(FRONT) == [("Service", True)]
+    assert world.server.requests == ["apply", "look", "apply"]
+
+
+async def test_what_the_api_server_refuses_of_its_own_is_not_tried_without_end(
+    world: World,
+) -> None:
+    world.server.refusal = KubeError(422, "Invalid", "spec.ports")
+    with pytest.raises(KubeError, match="Invalid"):
+        await world.apply(FRONT, also_unchanged=True)
+    assert world.server.requests == ["apply", "look", "apply"]
 
 
 async def test_an_operator_that_starts_again_knows_what_is_its_services_own(world: World) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from slm_operator.cluster.pods import read_pack
-from slm_operator.render.children import PACK_LABEL, TEMPLATE_HASH
+from slm_operator.render.children import INSTANCE_LABEL, PACK_LABEL, TEMPLATE_HASH
 
 
 def pod(status: dict[str, Any], **metadata: Any) -> dict[str, Any]:
@@ -232,6 +232,36 @@ def test_a_pod_tells_how_long_its_container_took_to_start_unless_it_was_restarte
     assert placed() == 40.0
     assert placed(restartCount=1) is None
     assert placed(state={"waiting": {"reason": "ContainerCreating"}}) is None
+
+
+OWNER = {
+    "apiVersion": "serving.slm.dev/v1alpha1",
+    "kind": "SLMService",
+    "name": "chat",
+    "uid": "u1",
+    "controller": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("owners", "uid"),
+    [
+        pytest.param([OWNER], "u1", id="its service"),
+        pytest.param([OWNER | {"apiVersion": "serving.slm.dev/v1"}], "u1", id="another version"),
+        pytest.param([], "", id="nobody"),
+        pytest.param([OWNER | {"controller": False}], "", id="an owner that does not control it"),
+        pytest.param([OWNER | {"apiVersion": "serving.kserve.io/v1"}], "", id="another group"),
+        pytest.param([OWNER | {"name": "other"}], "", id="a service that its label does not name"),
+        pytest.param(
+            [OWNER | {"apiVersion": "apps/v1", "kind": "ReplicaSet"}], "", id="a ReplicaSet"
+        ),
+    ],
+)
+def test_only_the_slmservice_that_controls_a_pod_and_is_named_by_its_label_owns_it(
+    owners: list[dict[str, Any]], uid: str
+) -> None:
+    labels = {PACK_LABEL: "1", INSTANCE_LABEL: "chat"}
+    assert read_pack(pod({}, labels=labels, ownerReferences=owners)).owner_uid == uid
 
 
 def test_a_pod_without_a_status_is_a_pack_that_does_nothing_yet() -> None:

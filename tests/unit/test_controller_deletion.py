@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from controller_builders import OBJECT, Operator, running_pod
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.pods import read_pack
+from slm_operator.render.children import PACK_LABEL
 
 
 @pytest.fixture
@@ -48,6 +50,63 @@ async def test_the_pack_of_a_former_service_of_the_name_goes_before_its_own_come
     assert operator.agents.plans == []
     await operator.reconcile()
     assert "apply Pod" in operator.kube.done
+
+
+def no_owner(pod: dict[str, Any]) -> None:
+    del pod["metadata"]["ownerReferences"]
+
+
+def of_a_replica_set(pod: dict[str, Any]) -> None:
+    (owner,) = pod["metadata"]["ownerReferences"]
+    owner |= {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "rs"}
+
+
+def without_pack_label(pod: dict[str, Any]) -> None:
+    no_owner(pod)
+    del pod["metadata"]["labels"][PACK_LABEL]
+
+
+@pytest.mark.parametrize("change", [no_owner, of_a_replica_set, without_pack_label])
+async def test_a_pod_that_only_has_the_labels_of_a_pack_gets_no_token_and_is_not_deleted(
+    operator: Operator, change: Callable[[dict[str, Any]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    stranger = running_pod()
+    stranger["metadata"] |= {"name": "chat-debug", "uid": "debug"}
+    stranger["status"]["podIP"] = "127.0.0.66"
+    change(stranger)
+    for _ in range(3):
+        await operator.reconcile(running_pod(), stranger)
+    assert operator.agents.addresses == {"127.0.0.9"}
+    assert operator.kube.statuses[-1]["packs"] == 1
+    assert not any(done.startswith("delete") for done in operator.kube.done)
+    told = [r.getMessage() for r in caplog.records if "chat-debug" in r.getMessage()]
+    assert len(told) == 1, "at the first pass alone"
+    assert "has the labels of a pack of chat" in told[0]
+    operator.kube.done.clear()
+    await operator.controller.finalize(OBJECT, [read_pack(stranger)])
+    assert not any(done.startswith("delete Pod ") for done in operator.kube.done)
+
+
+async def test_a_pod_of_somebody_else_that_has_a_packs_name_is_a_conflict(
+    operator: Operator,
+) -> None:
+    stranger = running_pod()
+    no_owner(stranger)
+    operator.kube.there = {("Pod", "chat-pack-0"): stranger["metadata"]}
+    for _ in range(2):
+        await operator.reconcile(stranger)
+    assert operator.ready()["reason"] == "Conflict"
+    assert "the Pod default/chat-pack-0 is not this SLMService's" in operator.ready()["message"]
+    assert "apply Pod" not in operator.kube.done
+
+
+async def test_a_pack_that_the_watch_does_not_show_yet_is_not_in_its_own_way(
+    operator: Operator,
+) -> None:
+    operator.kube.there = {("Pod", "chat-pack-0"): running_pod()["metadata"]}
+    for _ in range(2):
+        await operator.reconcile()
+    assert operator.ready()["reason"] != "Conflict"
 
 
 async def test_the_end_of_a_service_spares_the_packs_of_its_successor(operator: Operator) -> None:

@@ -15,7 +15,7 @@ from slm_operator.decide.snapshot import Activation, Pack
 from slm_operator.gate import Gate
 from slm_operator.keys import Keys
 from slm_operator.metrics import Metrics
-from slm_operator.render.children import template_hash
+from slm_operator.render.children import pack_pod
 
 SLEEPY = OBJECT | {
     "spec": OBJECT["spec"]
@@ -28,16 +28,7 @@ SLEEPY = OBJECT | {
         }
     }
 }
-POD: dict[str, Any] = {
-    "metadata": {
-        "name": "chat-pack-0",
-        "namespace": "default",
-        "uid": "p0",
-        "labels": {"serving.slm.dev/pack": "0"},
-        "annotations": {
-            "serving.slm.dev/template-hash": template_hash(SLMService.from_object(SLEEPY), "w")
-        },
-    },
+POD: dict[str, Any] = pack_pod(SLMService.from_object(SLEEPY), 0, "w") | {
     "status": {
         "phase": "Running",
         "podIP": "10.0.0.1",
@@ -45,6 +36,7 @@ POD: dict[str, Any] = {
         "conditions": [{"type": "Ready", "status": "True"}],
     },
 }
+POD["metadata"]["uid"] = "p0"
 
 
 class FakeActivator:

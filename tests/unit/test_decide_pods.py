@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from builders import pack, pack_state
 from slm_operator.decide import pods
-from slm_operator.decide.pods import PodChanges, Templates
-from slm_operator.decide.snapshot import Pack
+from slm_operator.decide.pods import PodChanges, Templates, packs_with_a_place
+from slm_operator.decide.snapshot import Pack, Trouble
 
 CURRENT = Templates(frozenset({"t"}))
 TRYING = Templates(frozenset({"old"}), canary="t")
@@ -261,3 +261,57 @@ def test_at_zero_nothing_stays_whatever_a_rollout_is_about(places: int | None) -
     for templates in (CURRENT, TRYING):
         changes = pod_changes(alive, 0, replace(templates, places=places))
         assert changes == PodChanges(delete=tuple(alive))
+
+
+NO_NODE = Trouble("Unschedulable", "no node has a free GPU")
+
+
+def waiting(*ordinals: int) -> list[Pack]:
+    """Packs that no node takes."""
+    return [pack(None, ordinal, scheduling=NO_NODE) for ordinal in ordinals]
+
+
+def going(*ordinals: int, ends_by: str = "2026-01-01T00:10:30Z") -> list[Pack]:
+    return [replace(each, terminating=True, ends_by=ends_by) for each in ready(*ordinals)]
+
+
+@pytest.mark.parametrize(
+    ("packs", "wanted", "placed"),
+    [
+        pytest.param(ready(0, 1, 2), 3, 3, id="all have a node"),
+        pytest.param([*ready(0, 1), *waiting(2, 3)], 4, 2, id="two that no node takes"),
+        pytest.param(waiting(0, 1), 2, 0, id="none has a node"),
+        pytest.param([*ready(0), pack(None, 1)], 2, 2, id="one that starts"),
+        pytest.param([*ready(0), pack(None, 1, node=NO_NODE)], 2, 2, id="one on a silent node"),
+        pytest.param(ready(0), 3, 3, id="two that are made in this pass"),
+        pytest.param([], 3, 3, id="all are made in this pass"),
+        pytest.param(ready(0, 1, 2, 3), 2, 2, id="surplus ones"),
+        pytest.param([], 0, 0, id="none is wanted"),
+    ],
+)
+def test_packs_with_a_place_are_those_that_the_scheduler_did_not_refuse(
+    packs: list[Pack], wanted: int, placed: int
+) -> None:
+    changes = pod_changes(packs, wanted)
+    assert packs_with_a_place(packs, changes, wanted, refused=False, now=NOW) == placed
+
+
+def test_a_pack_that_is_evicted_keeps_its_place_until_another_has_it() -> None:
+    """What a drain goes by is the same all the while, so no second pack may go meanwhile."""
+    starts = pack(None, 2)
+    for packs in (ready(0, 1, 2), [*ready(0, 1), *going(2)], ready(0, 1), [*ready(0, 1), starts]):
+        changes = pod_changes(packs, 3)
+        assert packs_with_a_place(packs, changes, 3, refused=False, now=NOW) == 3
+    nowhere = [*ready(0, 1), *waiting(2)]
+    assert packs_with_a_place(nowhere, pod_changes(nowhere, 3), 3, refused=False, now=NOW) == 2
+
+
+def test_a_pack_that_went_with_its_node_has_no_place_any_more() -> None:
+    lost = going(1, ends_by="2026-01-01T00:08:00Z")
+    packs = [*ready(0), *lost, *waiting(2)]
+    assert packs_with_a_place(packs, pod_changes(packs, 2), 2, refused=False, now=NOW) == 1
+
+
+def test_a_pack_that_the_api_server_refuses_has_no_place() -> None:
+    packs = ready(0, 1)
+    assert packs_with_a_place(packs, pod_changes(packs, 4), 4, refused=True, now=NOW) == 2

@@ -247,10 +247,10 @@ async def test_closing_stops_a_pass_that_waits_and_ends_no_service(world: World)
     assert (world.controller.passes, world.controller.ended) == (["a/1"], [])
 
 
-def test_a_pack_of_a_former_service_of_the_name_belongs_to_nobody_else() -> None:
+def test_a_pack_belongs_to_the_service_alone_that_controls_it() -> None:
     assert pack(owner_uid="a").belongs_to("a")
     assert not pack(owner_uid="a").belongs_to("b")
-    assert pack().belongs_to("b")
+    assert not pack().belongs_to("b")
 
 
 async def test_a_change_does_not_wait_among_services_that_are_only_looked_at_again(

@@ -20,7 +20,12 @@ from slm_operator.api.models import (
     SLMService,
     SLMServiceSpec,
 )
-from slm_operator.api.rules import NO_PACKS_SUFFIX, SERVICE_NAME, validations
+from slm_operator.api.rules import (
+    NO_PACKS_SUFFIX,
+    NOT_THE_API_SERVERS,
+    SERVICE_NAME,
+    validations,
+)
 from slm_operator.api.status import SLMServiceStatus
 
 Schema = dict[str, Any]
@@ -114,7 +119,7 @@ def _root() -> Schema:
             "spec": structural(SLMServiceSpec.model_json_schema(by_alias=True)),
             "status": structural(SLMServiceStatus.model_json_schema(by_alias=True)),
         },
-        **validations(SERVICE_NAME, NO_PACKS_SUFFIX),
+        **validations(SERVICE_NAME, NO_PACKS_SUFFIX, NOT_THE_API_SERVERS),
     }
 
 

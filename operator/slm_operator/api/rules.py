@@ -77,6 +77,19 @@ NO_PACKS_SUFFIX = rule(
     knows_old=True,
 )
 
+API_SERVERS_NAME = "kubernetes"
+"""Of the Service by which Pods reach the API server."""
+
+NOT_THE_API_SERVERS = rule(
+    # In every namespace, since a rule cannot read which it is.
+    f"oldSelf.hasValue() || self.metadata.name != '{API_SERVERS_NAME}'",
+    text(
+        f"metadata.name is {API_SERVERS_NAME}, as is that of the Service by which Pods reach the "
+        "API server: use another name"
+    ),
+    knows_old=True,
+)
+
 MODEL_URI = (
     rule(
         "['hf://', 'pvc://', 'oci://', 'file://'].exists(scheme, self.startsWith(scheme))",

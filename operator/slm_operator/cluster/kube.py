@@ -298,6 +298,21 @@ class Kube:
             Request("PATCH", _path_of(obj), body=patch, content_type=MERGE_PATCH)
         )
 
+    async def metadata_of(self, obj: Object) -> Object:
+        """Of the object that is there under the name of ``obj``. By a patch that changes nothing:
+        Secrets may be written and not read."""
+        answer = await self._connection.call(
+            Request(
+                "PATCH",
+                _path_of(obj),
+                body={},
+                query=[("dryRun", "All")],
+                accept=METADATA_OF_EACH,
+                content_type=MERGE_PATCH,
+            )
+        )
+        return dict(answer["metadata"])
+
     async def delete(
         self, api_version: str, kind: str, name: str, namespace: str = "", *, uid: str = ""
     ) -> None:

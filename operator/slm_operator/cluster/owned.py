@@ -35,6 +35,9 @@ WATCHED = (
 
 ANOTHER = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
 """How a write to an object of a certain UID is refused where that is gone."""
+OF_NO_OBJECT = "1"
+"""A version that no object has, so that what is applied with it is made, or refused (409) where one
+is there. Without it an object of somebody else's that has other fields would be taken over."""
 
 Child = tuple[str, str, str]
 """Version, kind and name."""
@@ -110,7 +113,7 @@ class Owned:
             # Before it is answered: what is seen meanwhile takes it away again.
             kept.mark = mark
             try:
-                answer = await self._write(obj, kept)
+                answer = await self._write(service, obj, kept)
             except BaseException:
                 kept.mark = ""
                 raise
@@ -124,20 +127,52 @@ class Owned:
             if kept.applied != before:
                 self._look_soon(place, kept)
 
-    async def _write(self, obj: Object, kept: _Kept) -> Object:
+    async def make(self, service: SLMService, obj: Object) -> None:
+        """Makes what is not kept as it was made, such as a Pod. The service's own that is there
+        already stays as it is; another's is a conflict. Raises KubeError."""
+        try:
+            await self._kube.apply(_bound(obj, ""))
+        except KubeError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            await self._own_uid(service, obj)
+
+    async def _write(self, service: SLMService, obj: Object, kept: _Kept) -> Object:
         """The object's metadata as it was answered."""
-        answer: Object
-        if kept.lost:
-            metadata = {**obj["metadata"], "uid": kept.lost}
+        uid = kept.uid or kept.lost
+        # An operator that has just begun knows of nothing that a service has, which was served.
+        look = not uid and bool(service.status.conditions)
+        while True:
+            if look:
+                uid = await self._own_uid(service, obj)
             try:
-                answer = await self._kube.apply({**obj, "metadata": metadata}, force=True)
+                answer = await self._kube.apply(_bound(obj, uid), force=bool(uid))
                 return dict(answer["metadata"])
             except KubeError as error:
-                if error.status not in ANOTHER:
+                if look or error.status not in (ANOTHER if uid else (HTTPStatus.CONFLICT,)):
                     raise
-                kept.lost = ""
-        answer = await self._kube.apply(obj, force=bool(kept.shown))
-        return dict(answer["metadata"])
+            look = True
+
+    async def _own_uid(self, service: SLMService, obj: Object) -> str:
+        """Of the object that is there under the name of ``obj``; empty when there is none. Raises
+        KubeError, also when it is not the service's own."""
+        try:
+            metadata = await self._kube.metadata_of(obj)
+        except KubeError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return ""
+            raise
+        owner = _controller(metadata)
+        if owner is not None and owner["uid"] == service.uid:
+            return str(metadata["uid"])
+        whose = "nobody's" if owner is None else f"that of {owner['kind']} {owner['name']}"
+        raise KubeError(
+            HTTPStatus.CONFLICT,
+            "Conflict",
+            f"the {obj['kind']} {service.namespace}/{obj['metadata']['name']} is not this "
+            f"{KIND}'s but {whose}, so it is left as it is: rename the {KIND}, or delete what is "
+            "in its place",
+        )
 
     async def remove(self, service_uid: str, namespace: str, only: str = "") -> bool:
         """Deletes what is known to be the service's own, or of that the kind ``only``. False when
@@ -219,6 +254,12 @@ class _Part:
 
     def uids(self) -> Set[str]:
         return self._owned.uids(*self._of, self._namespace)
+
+
+def _bound(obj: Object, uid: str) -> Object:
+    """To be applied to the object of that UID alone; without one, where none is there."""
+    alone = {"uid": uid} if uid else {"resourceVersion": OF_NO_OBJECT}
+    return {**obj, "metadata": {**obj["metadata"], **alone}}
 
 
 def _differs(kept: _Kept) -> bool:

@@ -7,10 +7,10 @@ import re
 from datetime import datetime
 from typing import Any
 
-from slm_operator.api.models import KIND
+from slm_operator.api.models import GROUP, KIND
 from slm_operator.cluster.kube import Object
 from slm_operator.decide.snapshot import Pack, Trouble
-from slm_operator.render.children import PACK_LABEL, TEMPLATE_HASH
+from slm_operator.render.children import INSTANCE_LABEL, PACK_LABEL, TEMPLATE_HASH
 
 _WAITING_IS_NORMAL = {"ContainerCreating", "PodInitializing"}
 _NO_IMAGE = (
@@ -84,8 +84,15 @@ def read_pack(pod: Object) -> Pack:
 
 
 def _owner_uid(metadata: dict[str, Any]) -> str:
+    """The service that the labels name is the one that looks after the Pod."""
+    service = metadata.get("labels", {}).get(INSTANCE_LABEL)
     for owner in metadata.get("ownerReferences") or ():
-        if owner["kind"] == KIND and owner.get("controller"):
+        group = owner["apiVersion"].partition("/")[0]
+        if owner.get("controller") and (group, owner["kind"], owner["name"]) == (
+            GROUP,
+            KIND,
+            service,
+        ):
             return str(owner["uid"])
     return ""
 

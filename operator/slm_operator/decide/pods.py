@@ -93,6 +93,18 @@ def pod_changes(
     return PodChanges(create, (), (*ended, *surplus, *replaced))
 
 
+def packs_with_a_place(
+    packs: Sequence[Pack], changes: PodChanges, wanted: int, refused: bool, now: str
+) -> int:
+    """How many of those that are ``wanted`` have a node or may get one: all but those to which the
+    scheduler said no, or the API server, which then ``refused`` something. By what lasts: a Pod
+    that goes keeps its place until another has it, so a drain that evicts one makes no difference.
+    """
+    there = sum(p.scheduling is None and not is_lost(p, now) for p in packs)
+    made = 0 if refused else len(changes.create) + len(changes.canary)
+    return min(wanted, there + made)
+
+
 def is_lost(pack: Pack, now: str) -> bool:
     """Whether its end was due so long ago that its node must be gone, and its GPU with it."""
     if not (pack.ends_by and now):

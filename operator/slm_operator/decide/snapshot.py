@@ -49,7 +49,8 @@ class Pack:
     created: str = ""
     """When its Pod was, RFC 3339, UTC."""
     owner_uid: str = ""
-    """Of the SLMService that it was made for; empty where the Pod names none."""
+    """Of the SLMService that is its controller; empty where none is, so that it is nobody's pack
+    whatever its labels say."""
     placing_seconds: float | None = None
     """From then to the start of its container: scheduling and image; None once that was restarted,
     and until it is known."""
@@ -58,7 +59,7 @@ class Pack:
 
     def belongs_to(self, service_uid: str) -> bool:
         """Not when it was left by a former service of the same name."""
-        return self.owner_uid in ("", service_uid)
+        return self.owner_uid == service_uid
 
     @property
     def doubts_children(self) -> bool:

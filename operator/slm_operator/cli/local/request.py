@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from slm_operator.api.models import API_VERSION, KIND, SLMService
-from slm_operator.api.rules import MAX_NAME_LENGTH, PACKS_SUFFIX
+from slm_operator.api.rules import API_SERVERS_NAME, MAX_NAME_LENGTH, PACKS_SUFFIX
 
 Manifest = dict[str, Any]
 GpuKind = Literal["NVIDIA", "CPU", "Simulated"]
@@ -142,7 +142,8 @@ def service_name(uri: str) -> str:
     """A metadata.name for a model: its own, in the letters that a Service's name takes."""
     own = uri.rstrip("/").rpartition("/")[2].lower()
     name = re.sub(r"[^a-z0-9]+", "-", own).strip("-")[:MAX_NAME_LENGTH].strip("-")
-    name = name if name[:1].isalpha() else f"slm-{name}".rstrip("-")[:MAX_NAME_LENGTH]
+    if not name[:1].isalpha() or name == API_SERVERS_NAME:
+        name = f"slm-{name}".rstrip("-")[:MAX_NAME_LENGTH]
     return name.removesuffix("s") if name.endswith(PACKS_SUFFIX) else name
 
 
