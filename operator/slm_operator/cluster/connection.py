@@ -53,6 +53,11 @@ class KubeError(Exception):
         """Whether the API server said no to what it was sent, rather than being away or busy."""
         return 400 <= self.status < 500 and self.status != HTTPStatus.TOO_MANY_REQUESTS
 
+    @property
+    def shuts_out(self) -> bool:
+        """Whether the place that was asked about is not there, or none that may be looked at."""
+        return self.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+
 
 class Connection:
     """Every request raises KubeError."""
