@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -75,9 +76,25 @@ class Page:
 
 
 def proxy_of_environment(url: str) -> str | None:
-    """Of HTTPS_PROXY and its like, unless NO_PROXY names the host of ``url``."""
-    where = urlsplit(url)
-    return None if proxy_bypass(where.netloc) else getproxies().get(where.scheme)
+    """Of HTTPS_PROXY and its like, unless NO_PROXY names the host of ``url``, or a network that it
+    is in."""
+    where, proxies = urlsplit(url), getproxies()
+    if proxy_bypass(where.netloc) or _is_within(where.hostname or "", proxies.get("no", "")):
+        return None
+    return proxies.get(where.scheme)
+
+
+def _is_within(host: str, exceptions: str) -> bool:
+    """Whether ``host`` is an IP address in one of these networks, which Python takes for names."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    for each in exceptions.split(","):
+        with suppress(ValueError):
+            if address in ipaddress.ip_network(each.strip(), strict=False):
+                return True
+    return False
 
 
 class Kube:
