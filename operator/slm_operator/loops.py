@@ -94,9 +94,13 @@ class Loops:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def versions(self) -> dict[str, int]:
-        """Of the services as they were last put, by UID."""
-        return {uid: _version(loop.obj) for uid, loop in self._by_uid.items()}
+    def versions(self, namespace: str = "") -> dict[str, int]:
+        """Of the services of one namespace, or of all, as they were last put, by UID."""
+        return {
+            uid: _version(loop.obj)
+            for uid, loop in self._by_uid.items()
+            if namespace in ("", loop.owner[0])
+        }
 
     def put(self, obj: dict[str, Any]) -> None:
         """Keeps ``obj``, and takes from it what is not needed."""

@@ -32,6 +32,7 @@ from slm_operator.cluster.lease import Election, leading
 from slm_operator.cluster.packs import Packs
 from slm_operator.cluster.permit import Permit
 from slm_operator.cluster.ports import Ports
+from slm_operator.cluster.reach import Reach
 from slm_operator.controller import Controller, Settings
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.keys import BadKeyError, Keys, checked
@@ -132,7 +133,9 @@ async def _serve(
                 following.append(tasks.create_task(activator.follow(kube, loops.wake, namespaces)))
             # A service that is looked at before its packs are known seems to have none.
             await packs.listed.wait()
-            await services.follow(kube, loops, namespaces)
+            reach = Reach(namespaces, packs.known)
+            metrics.unreadable_namespaces.set_function(lambda: len(reach.left_out))
+            await services.follow(kube, loops, reach)
             for task in following:
                 task.cancel()
     finally:

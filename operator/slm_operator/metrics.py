@@ -91,6 +91,11 @@ class Metrics:
             "1 while this process may write: it leads, or is alone by its options.",
             registry=self.registry,
         )
+        self.unreadable_namespaces = Gauge(
+            "slm_operator_unreadable_namespaces",
+            "Watched namespaces that are not there, or that the operator has no right in.",
+            registry=self.registry,
+        )
         self.cluster_power_budget = Gauge(
             "slm_cluster_power_budget_watts",
             "Most that the GPUs of all services may draw; 0 where the operator has no budget.",

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -22,6 +23,7 @@ from kopf._cogs.structs.references import NAMESPACES, Insights, NamespaceName
 from slm_operator.api.models import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import PAGE_OBJECTS, WATCH_SECONDS, Kube
+from slm_operator.cluster.reach import Reach
 from slm_operator.loops import Loops
 
 log = logging.getLogger(__name__)
@@ -53,17 +55,16 @@ class _NoDiffs(kopf.DiffBaseStorage):
         return
 
 
-async def follow(kube: Kube, loops: Loops, namespaces: Sequence[str] = ()) -> None:
-    """Runs until kopf, which takes the process's signals, is told to stop. Without ``namespaces``
-    the services of all are followed."""
+async def follow(kube: Kube, loops: Loops, reach: Reach) -> None:
+    """Runs until kopf, which takes the process's signals, is told to stop."""
     listed, restored = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         looking = (
-            tasks.create_task(_compare(kube, loops, listed, restored, namespaces)),
-            tasks.create_task(_notice_breaks(kube, loops, listed, restored, namespaces)),
+            tasks.create_task(_compare(kube, loops, listed, restored, reach)),
+            tasks.create_task(_notice_breaks(kube, loops, listed, restored, reach)),
         )
         await _until_served(kube)
-        await _watch(loops, listed, restored, namespaces)
+        await _watch(kube, loops, listed, restored, reach)
         for task in looking:
             task.cancel()
 
@@ -85,24 +86,28 @@ async def _until_served(kube: Kube) -> None:
 
 
 async def _watch(
-    loops: Loops, listed: asyncio.Event, restored: asyncio.Event, namespaces: Sequence[str]
+    kube: Kube, loops: Loops, listed: asyncio.Event, restored: asyncio.Event, reach: Reach
 ) -> None:
+    clusterwide = reach.namespaces == ("",)
     while True:
+        with suppress(KubeError):  # kopf tries in any case
+            await reach.look(kube, reach.namespaces)
+        reach.followed = reach.readable
         restored.clear()
         try:
             await _until_any_ends(
                 await kopf.spawn_tasks(
                     registry=wire(loops, listed),
-                    clusterwide=not namespaces,
-                    namespaces=namespaces,
-                    insights=_insights(namespaces) if namespaces else None,
+                    clusterwide=clusterwide,
+                    namespaces=() if clusterwide else reach.namespaces,
+                    insights=None if clusterwide else _insights(reach.followed),
                     standalone=True,
                     stop_flag=restored,
                 )
             )
         except Exception:
-            # It gives up on a watch that is forbidden, as an API server answers for a moment
-            # after its start, before it has read its roles.
+            # It gives up on a watch that is forbidden, be it of one namespace alone, as an API
+            # server answers for a moment after its start, before it has read its roles.
             log.exception("watching ended; again in %g s", RESTART_SECONDS)
         else:
             if not restored.is_set():
@@ -176,18 +181,19 @@ async def _notice_breaks(
     loops: Loops,
     listed: asyncio.Event,
     restored: asyncio.Event,
-    namespaces: Sequence[str] = (),
+    reach: Reach,
 ) -> None:
     """Sets ``restored`` when what is stored was restored from an older copy. Kopf goes on watching
     from the version that it has reached, through any outage, and hears nothing until the store
-    gets there; begun anew, it lists what is there. So too when the resource itself was gone. Sets
-    ``listed`` after each outage."""
+    gets there; begun anew, it lists what is there. So too when the resource itself was gone, or a
+    namespace can be read that could not. Sets ``listed`` after each outage."""
     newest, gone, away = 0, False, False
     while True:
         await asyncio.sleep(VERSION_SECONDS)
         newest = max(newest, loops.newest_version)
         try:
-            version = await kube.version(API_VERSION, KIND, (*namespaces, "")[0])
+            await reach.look(kube, reach.left_out)
+            version = await reach.version(kube)
             back = gone and await kube.serves(API_VERSION, KIND)
         except KubeError as error:
             gone, away = gone or error.status == HTTPStatus.NOT_FOUND, True
@@ -203,6 +209,8 @@ async def _notice_breaks(
             log.warning("%s is served again", KIND)
             gone = False
             restored.set()
+        if set(reach.readable) - set(reach.followed):
+            restored.set()
         newest = version
 
 
@@ -211,7 +219,7 @@ async def _compare(
     loops: Loops,
     listed: asyncio.Event,
     restored: asyncio.Event,
-    namespaces: Sequence[str] = (),
+    reach: Reach,
 ) -> None:
     """Ends the loops of services that are gone unseen. A loop's end deletes packs, so it takes two
     answers that agree: what stands between may answer once for an API server that is away. Sets
@@ -228,10 +236,10 @@ async def _compare(
         await asyncio.sleep(SETTLE_SECONDS)
         # What was listed until here is looked at now.
         listed.clear()
-        gone, unseen = await _differences(kube, loops, namespaces)
+        gone, unseen = await _differences(kube, loops, reach)
         if gone:
             await asyncio.sleep(SETTLE_SECONDS)
-            still_gone, unseen = await _differences(kube, loops, namespaces)
+            still_gone, unseen = await _differences(kube, loops, reach)
             for uid in gone & still_gone:
                 loops.remove(uid)
         # A version that was there at the last comparison may have been written over since.
@@ -255,36 +263,34 @@ class _Unseen:
 
 
 async def _differences(
-    kube: Kube, loops: Loops, namespaces: Sequence[str]
+    kube: Kube, loops: Loops, reach: Reach
 ) -> tuple[set[str], dict[str, _Unseen]]:
     """Services that have a loop and are not there, and those of which a version is there that has
-    not come to its loop; none while that cannot be known."""
+    not come to its loop; none of a namespace while that cannot be known."""
     # Before they are asked for: one that comes meanwhile is not gone.
     known = loops.versions()
-    there = await _there(kube, namespaces)
-    if there is None:
-        return set(), {}
+    there: dict[str, int] = {}
+    for namespace in reach.namespaces:
+        found = await _there(kube, namespace) if namespace in reach.readable else None
+        there |= loops.versions(namespace) if found is None else found
     seen = loops.versions()
     versions = ((uid, _Unseen(at, seen.get(uid, 0))) for uid, at in there.items())
     unseen = {uid: found for uid, found in versions if found.there > found.seen}
     return known.keys() - there.keys(), unseen
 
 
-async def _there(kube: Kube, namespaces: Sequence[str]) -> dict[str, int] | None:
-    """The versions of all services, by UID; None while they cannot be known."""
-    found: dict[str, int] = {}
+async def _there(kube: Kube, namespace: str) -> dict[str, int] | None:
+    """The versions of all services of one namespace, or of all, by UID; None while they cannot be
+    known."""
     try:
-        for namespace in namespaces or ("",):
-            found |= await kube.versions(API_VERSION, KIND, namespace)
+        return await kube.versions(API_VERSION, KIND, namespace)
     except KubeError as error:
         if error.status != HTTPStatus.NOT_FOUND:
             log.warning("which services are there is not known: %s", error)
             return None
-    else:
-        return found
     try:
         # What answers 404 for the resource alone is an API server without it.
-        await kube.version("v1", "Pod", (*namespaces, "")[0])
+        await kube.version("v1", "Pod", namespace)
     except KubeError as error:
         log.warning("whether all services are gone is not known: %s", error)
         return None

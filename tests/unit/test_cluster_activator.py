@@ -18,6 +18,7 @@ from slm_operator.activator.server import Activator, Settings
 from slm_operator.api.models import SLMService
 from slm_operator.cluster import activator as client_module
 from slm_operator.cluster.activator import SILENCE_SECONDS, ActivatorClient
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Page
 from slm_operator.cluster.ports import Ports
 from slm_operator.decide.snapshot import Activation, Pack
@@ -258,6 +259,32 @@ class TestPorts:
         ports = Ports(1, 3)
         await ports.learn(Pages())  # type: ignore[arg-type]
         assert [ports.of(uid) for uid in "cba"] == [3, 2, 1]
+
+    async def test_a_namespace_that_cannot_be_read_keeps_nobody_from_a_port(self) -> None:
+        """Clients may go on calling for its services, by the ports that came first."""
+
+        class Pages:
+            async def pages(self, api: str, kind: str, namespace: str) -> AsyncIterator[Page]:
+                if namespace == "gone":
+                    raise KubeError(403, "Forbidden", "no")
+                yield Page([{"metadata": {"uid": "a"}, "status": {"activatorPort": 1}}], "1")
+
+        ports = Ports(1, 4)
+        await ports.learn(Pages(), ("gone", "here"))  # type: ignore[arg-type]
+        assert [ports.of(uid) for uid in ("a", "new")] == [1, 4]
+        ports.saw("of the namespace that is back", 2)
+        assert ports.of("of the namespace that is back") == 2
+
+    async def test_one_that_does_not_answer_is_waited_for(self) -> None:
+        class Pages:
+            async def pages(self, api: str, kind: str, namespace: str) -> AsyncIterator[Page]:
+                raise KubeError(503, "Refused", "no etcd")
+                yield
+
+        ports = Ports(1, 4)
+        with pytest.raises(KubeError):
+            await ports.learn(Pages(), ("here",))  # type: ignore[arg-type]
+        assert ports.of("new") is None
 
     def test_two_services_never_share_one_whatever_their_statuses_say(self) -> None:
         ports = Ports(1, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -143,6 +144,26 @@ async def test_an_agent_is_given_up_when_it_falls_silent_or_never_ends(
         else:
             with pytest.raises(AgentError, match=reason):
                 await client.state("127.0.0.1", Tokens("t"))
+
+
+async def test_an_answer_may_come_in_pieces_that_end_inside_a_character() -> None:
+    refusal = json.dumps({"reason": "TooLarge", "message": "größer"}, ensure_ascii=False).encode()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(status=422)
+        await answer.prepare(request)
+        for at in range(len(refusal)):
+            await answer.write(refusal[at : at + 1])
+            await asyncio.sleep(0.001)
+        return answer
+
+    app = web.Application()
+    app.router.add_get("/v1/pack", handle)
+    async with TestServer(app) as server, open_session(Permit.unlimited()) as session:
+        assert server.port is not None
+        with pytest.raises(AgentError) as raised:
+            await Agents(session, server.port).state("127.0.0.1", Tokens("t"))
+    assert raised.value.message == "größer"
 
 
 @pytest.mark.parametrize(

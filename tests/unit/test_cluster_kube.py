@@ -25,6 +25,8 @@ from slm_operator.cluster.kube import (
     proxy_of_environment,
 )
 
+A, C = ({"metadata": {"uid": uid, "resourceVersion": at}} for uid, at in ("a1", "c3"))
+
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
@@ -63,10 +65,11 @@ async def watched(kube: Kube) -> list[tuple[str, Any]]:
 
 
 async def test_a_watch_yields_objects_of_any_size_from_a_version_on() -> None:
-    large = {"metadata": {"annotations": {"a": "x" * 400_000}}}
-    events = lines({"type": "ADDED", "object": large}, {"type": "BOOKMARK", "object": {}})
+    large = {"metadata": {**A["metadata"], "annotations": {"a": "x" * 400_000}}}
+    mark = {"metadata": {"resourceVersion": "5"}}
+    events = lines({"type": "ADDED", "object": large}, {"type": "BOOKMARK", "object": mark})
     async with answering(events) as (kube, queries):
-        assert await watched(kube) == [("ADDED", large), ("BOOKMARK", {})]
+        assert await watched(kube) == [("ADDED", large), ("BOOKMARK", mark)]
     assert (queries[0]["resourceVersion"], queries[0]["labelSelector"]) == ("3", "a=b")
 
 
@@ -92,6 +95,59 @@ async def test_an_answer_that_is_no_object_is_an_outage(body: str) -> None:
         with pytest.raises(KubeError, match="GET /api/v1/namespaces/default/pods/p got") as raised:
             await kube.get("v1", "Pod", "p", "default")
     assert (raised.value.status, raised.value.is_refusal) == (0, False)
+
+
+NO_LISTS = (
+    {"status": "maintenance"},
+    {"kind": "Status", "code": 200, "metadata": {}},
+    {"items": "none", "metadata": {"resourceVersion": "9"}, "resources": "none"},
+    {"items": ["p"], "metadata": {"resourceVersion": "9"}, "resources": ["p"]},
+    {"items": [{}], "metadata": {"resourceVersion": "new"}, "resources": [{}]},
+    {"items": 3, "metadata": ["9"], "resources": 3},
+)
+
+
+@pytest.mark.parametrize("body", NO_LISTS, ids=json.dumps)
+@pytest.mark.parametrize("what", ["pages", "versions", "serves"])
+async def test_an_object_that_is_no_list_is_an_outage(what: str, body: dict[str, Any]) -> None:
+    async with answering(json.dumps(body)) as (kube, _):
+        with pytest.raises(KubeError, match="got no list: see what stands between") as raised:
+            match what:
+                case "pages":
+                    [page async for page in kube.pages("v1", "Pod")]
+                case "versions":
+                    await kube.versions("v1", "Pod")
+                case "serves":
+                    await kube.serves("serving.slm.dev/v1alpha1", "SLMService")
+    assert (raised.value.status, raised.value.is_refusal) == (0, False)
+
+
+@pytest.mark.parametrize("what", ["list", "version"])
+async def test_so_it_is_where_less_of_a_list_is_read(what: str) -> None:
+    async with answering('{"status": "maintenance"}') as (kube, _):
+        with pytest.raises(KubeError, match="got no list"):
+            await (kube.list if what == "list" else kube.version)("v1", "Pod")
+
+
+NO_EVENTS: tuple[object, ...] = (
+    {"status": "maintenance"},
+    {"kind": "Status", "code": 410, "reason": "Expired"},
+    {"type": "ADDED", "object": {"metadata": {"resourceVersion": "9"}}},
+    {"type": "BOOKMARK", "object": {}},
+    {"type": "DELETED", "object": None},
+    {"type": "ERROR", "object": "maintenance"},
+    [],
+    "",
+    None,
+)
+
+
+@pytest.mark.parametrize("event", NO_EVENTS, ids=json.dumps)
+async def test_a_line_that_is_no_event_is_an_outage(event: object) -> None:
+    async with answering(json.dumps(event) + "\n") as (kube, _):
+        with pytest.raises(KubeError, match="got no event") as raised:
+            await watched(kube)
+    assert raised.value.status == 0
 
 
 @pytest.mark.parametrize("body", ["<html>no</html>", "[]", '"no"', "null"])
@@ -140,7 +196,6 @@ async def test_a_refused_log_is_an_error_with_the_servers_words() -> None:
             [line async for line in kube.log("default", "p", tail_lines=5)]
 
 
-A, C = ({"metadata": {"uid": uid, "resourceVersion": at}} for uid, at in ("a1", "c3"))
 IN_TWO_PARTS = {
     "": {"items": [A], "metadata": {"resourceVersion": "9", "continue": "b"}},
     "b": {"items": [C], "metadata": {"resourceVersion": "9"}},
@@ -247,12 +302,39 @@ async def test_the_kernel_asks_after_the_connection_of_a_watch(
 def test_the_proxy_is_that_of_the_environment_unless_it_excepts_the_host(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], proxy: str | None
 ) -> None:
+    set_proxies(monkeypatch, variables)
+    assert proxy_of_environment("https://api.test:6443") == proxy
+
+
+def set_proxies(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert proxy_of_environment("https://api.test:6443") == proxy
+
+
+@pytest.mark.parametrize(
+    ("host", "exceptions", "excepted"),
+    [
+        ("10.96.0.1", "localhost,127.0.0.1, 10.0.0.0/8,.svc", True),
+        ("10.96.0.1", "10.96.0.1", True),
+        ("10.96.0.1", "10.1.2.3/8", True),
+        ("11.96.0.1", "10.0.0.0/8", False),
+        ("[fd00::1]", "10.0.0.0/8,fd00::/8", True),
+        ("[fd00::1]", "fd00::1", True),
+        ("[fe80::1]", "fd00::/8", False),
+        ("10.0.0.0.test", "10.0.0.0/8", False),
+        ("10.96.0.1", "10.0.0.0/99,,/8", False),
+        ("10.96.0.1", "", False),
+    ],
+)
+def test_networks_are_excepted_for_a_host_that_is_an_address(
+    monkeypatch: pytest.MonkeyPatch, host: str, exceptions: str, excepted: bool
+) -> None:
+    set_proxies(monkeypatch, {"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": exceptions})
+    proxy = proxy_of_environment(f"https://{host}:443")
+    assert proxy == (None if excepted else "http://proxy:3128")
 
 
 async def test_the_metadata_of_what_may_not_be_read_comes_by_a_patch_of_nothing() -> None:

@@ -55,9 +55,13 @@ class Connection:
     world: World
     away: bool = False
     loses_answers: bool = False
+    odd: Any = None
+    """What something else answers in the API server's place."""
 
     async def get(self, api: str, kind: str, name: str, namespace: str) -> Any:
         self._arrive()
+        if self.odd is not None:
+            return self.odd
         if self.world.lease is None:
             raise KubeError(404, "NotFound", name)
         return copy.deepcopy(self.world.lease)
@@ -83,7 +87,7 @@ class Connection:
     def _answer(self, obj: Any) -> Any:
         if self.loses_answers:
             raise AWAY
-        return obj
+        return obj if self.odd is None else self.odd
 
 
 @dataclass
@@ -201,6 +205,22 @@ async def test_a_renewal_whose_answer_was_lost_is_known_by_its_holder(world: Wor
     assert not await a.look(), "the version has moved on"
     assert a.permit.holds
     assert await a.look()
+
+
+@pytest.mark.parametrize("odd", [{"status": "maintenance"}, {"metadata": {}}, {"spec": ["no"]}])
+async def test_an_answer_that_is_no_lease_is_an_outage_to_leader_and_standby(
+    world: World, odd: dict[str, Any]
+) -> None:
+    a, b = Process(world, "a"), Process(world, "b")
+    await a.look()
+    a.kube.odd = b.kube.odd = odd
+    assert not await a.look()
+    assert not await b.look()
+    assert a.permit.holds
+    a.kube.odd = b.kube.odd = None
+    assert not await a.look(), "the version has moved on"
+    assert await a.look()
+    assert not await b.look()
 
 
 async def test_a_released_lease_is_taken_at_once(world: World) -> None:

@@ -126,9 +126,92 @@ async def test_a_list_of_one_namespace_ends_no_packs_of_another() -> None:
     assert [each.name for each in packs.of("here", "chat")] == ["a"]
 
 
+async def follow_both(here: ScriptedKube, there: ScriptedKube) -> Packs:
+    """Until nothing happens in either namespace any more."""
+    packs = Packs(lambda _, name: None)
+    async with asyncio.TaskGroup() as tasks:
+        kube = TwoNamespaces(here=here, there=there)
+        task = tasks.create_task(packs.follow(kube, ("here", "there")))  # type: ignore[arg-type]
+        await asyncio.wait_for(asyncio.gather(here.idle.wait(), there.idle.wait()), 5)
+        task.cancel()
+    return packs
+
+
+@pytest.mark.parametrize("status", [403, 404], ids=["no right", "no namespace"])
+async def test_a_namespace_that_cannot_be_read_keeps_no_other_waiting(status: int) -> None:
+    here, refused = ScriptedKube([page(elsewhere(pod("a"), "here"))]), asyncio.Event()
+
+    class Refused(ScriptedKube):
+        async def pages(self, *what: Any, **how: Any) -> AsyncIterator[Page]:
+            refused.set()
+            raise KubeError(status, "Forbidden", "no")
+            yield
+
+    packs = Packs(lambda _, name: None)
+    async with asyncio.TaskGroup() as tasks:
+        kube = TwoNamespaces(here=here, there=Refused())
+        task = tasks.create_task(packs.follow(kube, ("here", "there")))  # type: ignore[arg-type]
+        await asyncio.wait_for(asyncio.gather(packs.listed.wait(), refused.wait()), 5)
+        task.cancel()
+    assert (packs.known("here"), packs.known("there")) == (True, False)
+
+
+async def test_a_namespace_that_can_be_read_again_is_listed() -> None:
+    refusal = KubeError(403, "Forbidden", "no")
+    there = ScriptedKube(refusal, refusal, [page(elsewhere(pod("b"), "there"))])
+    packs = await follow_both(ScriptedKube([page()]), there)
+    assert packs.known("there")
+    assert [each.name for each in packs.of("there", "chat")] == ["b"]
+
+
+async def test_what_is_known_of_a_namespace_that_can_be_read_no_more_stays() -> None:
+    class Lost(ScriptedKube):
+        async def pages(self, *what: Any, **how: Any) -> AsyncIterator[Page]:
+            if len(self._script) == 0:
+                self.idle.set()
+                raise KubeError(403, "Forbidden", "no")
+            async for each in super().pages(*what, **how):
+                yield each
+
+    there = Lost([page(elsewhere(pod("b"), "there"))], KubeError(403, "Forbidden", "no"))
+    packs = await follow_both(ScriptedKube([page()]), there)
+    assert [each.name for each in packs.of("there", "chat")] == ["b"]
+    assert not packs.known("there"), "some may have come or gone"
+    assert packs.listed.is_set()
+
+
+async def test_a_namespace_that_cannot_be_read_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refusal = KubeError(403, "Forbidden", "no")
+    await follow_both(ScriptedKube([page()]), ScriptedKube(refusal, refusal, refusal, [page()]))
+    assert [record.getMessage() for record in caplog.records] == [
+        "lost sight of every Pod, listing them again: Forbidden: no"
+    ]
+
+
+async def test_a_namespace_of_which_no_answer_comes_is_waited_for() -> None:
+    away = asyncio.Event()
+
+    class Away(ScriptedKube):
+        async def pages(self, *what: Any, **how: Any) -> AsyncIterator[Page]:
+            away.set()
+            raise KubeError(503, "Refused", "no etcd")
+            yield
+
+    packs, here = Packs(lambda _, name: None), ScriptedKube([page()])
+    async with asyncio.TaskGroup() as tasks:
+        kube = TwoNamespaces(here=here, there=Away())
+        task = tasks.create_task(packs.follow(kube, ("here", "there")))  # type: ignore[arg-type]
+        await asyncio.wait_for(asyncio.gather(away.wait(), here.idle.wait()), 5)
+        assert not packs.listed.is_set()
+        task.cancel()
+
+
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "PAUSES_SECONDS", (0.0,))
+    monkeypatch.setattr(following, "REFUSED_PAUSES_SECONDS", (0.0,))
 
 
 def names(packs: Packs, service: str = "chat") -> list[str]:

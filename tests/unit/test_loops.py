@@ -112,6 +112,14 @@ async def test_a_service_is_looked_at_at_once_and_again_when_something_changes(
     assert world.controller.passes == ["a/1", "a/2", "a/2"]
 
 
+async def test_the_versions_of_services_are_told_of_one_namespace_or_of_all(world: World) -> None:
+    world.loops.put(service("a", resourceVersion="3"))
+    world.loops.put(service("b", namespace="other", resourceVersion="5"))
+    assert world.loops.versions() == {"a": 3, "b": 5}
+    assert world.loops.versions("other") == {"b": 5}
+    assert world.loops.versions("nobody's") == {}
+
+
 async def test_a_fault_of_the_operator_is_tried_again(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

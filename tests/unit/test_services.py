@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import kopf
 import pytest
+from kopf._cogs.structs.references import Insights
 
 from slm_operator import services as subject
 from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.reach import Reach
 
 
 class Api:
@@ -54,8 +56,8 @@ class Loops:
         self.known = dict.fromkeys(known, 1)
         self.newest_version = 0
 
-    def versions(self) -> dict[str, int]:
-        return dict(self.known)
+    def versions(self, namespace: str = "") -> dict[str, int]:
+        return {uid: at for uid, at in self.known.items() if uid.startswith(namespace)}
 
     def remove(self, uid: str) -> None:
         del self.known[uid]
@@ -63,7 +65,11 @@ class Loops:
 
 @asynccontextmanager
 async def comparing(
-    api: Api, loops: Loops, *namespaces: str, restored: asyncio.Event | None = None
+    api: Api,
+    loops: Loops,
+    *namespaces: str,
+    restored: asyncio.Event | None = None,
+    packs_known: Callable[[str], bool] = lambda _: True,
 ) -> AsyncIterator[asyncio.Event]:
     listed = asyncio.Event()
     comparing = subject._compare(
@@ -71,7 +77,7 @@ async def comparing(
         loops,  # type: ignore[arg-type]
         listed,
         restored or asyncio.Event(),
-        namespaces,
+        Reach(namespaces, packs_known),
     )
     task = asyncio.create_task(comparing)
     yield listed
@@ -161,6 +167,31 @@ async def test_one_answer_alone_ends_nothing() -> None:
     assert loops.known.keys() == {"a"}
 
 
+async def test_what_a_namespace_had_that_cannot_be_read_any_more_stays() -> None:
+    api, loops = Api("a/1"), Loops("a/1", "a/2", "b/1")
+    versions = api.versions
+
+    async def refused(api_version: str, kind: str, namespace: str = "") -> dict[str, int]:
+        if namespace == "b":
+            raise KubeError(403, "Forbidden", "no")
+        return await versions(api_version, kind, namespace)
+
+    api.versions = refused  # type: ignore[method-assign]
+    async with comparing(api, loops, "a", "b") as listed:
+        listed.set()
+        await asyncio.sleep(0.02)
+    assert loops.known.keys() == {"a/1", "b/1"}
+
+
+async def test_a_namespace_that_is_left_out_is_not_asked() -> None:
+    api, loops = Api(), Loops("b/1")
+    async with comparing(api, loops, "b", packs_known=lambda _: False) as listed:
+        listed.set()
+        await asyncio.sleep(0.02)
+    assert loops.known == {"b/1": 1}
+    assert api.asked == 0
+
+
 @pytest.mark.parametrize("known", [(), ("a",)], ids=["a new service", "a change"])
 async def test_a_watch_that_stays_silent_begins_anew(known: tuple[str, ...]) -> None:
     api, loops, restored = Api("a"), Loops(*known), asyncio.Event()
@@ -215,7 +246,7 @@ async def test_after_an_outage_it_is_looked_at_once() -> None:
     api, listed = Api(), asyncio.Event()
     api.newest = [7, AWAY, AWAY, 8]
     noticing = asyncio.create_task(
-        subject._notice_breaks(api, Loops(), listed, asyncio.Event())  # type: ignore[arg-type]
+        subject._notice_breaks(api, Loops(), listed, asyncio.Event(), Reach())  # type: ignore[arg-type]
     )
     async with asyncio.timeout(5):
         await listed.wait()
@@ -245,8 +276,56 @@ async def test_watching_goes_on_after_a_fault_or_a_restored_store_until_kopf_is_
     api = Api()
     api.newest = [7]
     async with asyncio.timeout(5):
-        await subject.follow(api, Loops())  # type: ignore[arg-type]
+        await subject.follow(api, Loops(), Reach())  # type: ignore[arg-type]
     assert runs == ["run", "run", "run"]
+
+
+async def test_kopf_is_given_the_namespaces_that_can_be_read_and_begins_anew_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[set[str | None]] = []
+    refused = {"b", "c"}
+
+    class Namespaces(Api):
+        async def version(self, api_version: str, kind: str, namespace: str = "") -> int:
+            if namespace in refused:
+                raise KubeError(403, "Forbidden", "no")
+            return 7
+
+    async def spawn(
+        *, stop_flag: asyncio.Event, insights: Insights, clusterwide: bool, **_: object
+    ) -> list[asyncio.Task[object]]:
+        assert not clusterwide
+        given.append(set(insights.namespaces))
+        refused.discard("b")
+        last = len(given) == 2
+        return [asyncio.create_task(asyncio.sleep(0) if last else stop_flag.wait())]
+
+    monkeypatch.setattr(kopf, "spawn_tasks", spawn)
+    monkeypatch.setattr(subject, "RESTART_SECONDS", 0.0)
+    async with asyncio.timeout(5):
+        await subject.follow(Namespaces(), Loops(), Reach(("a", "b", "c")))  # type: ignore[arg-type]
+    assert given == [{"a"}, {"a", "b"}]
+
+
+async def test_where_no_namespace_can_be_read_kopf_watches_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes the process's signals even so."""
+    given: list[tuple[bool, set[str | None]]] = []
+
+    async def spawn(
+        *, insights: Insights, clusterwide: bool, **_: object
+    ) -> list[asyncio.Task[None]]:
+        given.append((clusterwide, set(insights.namespaces)))
+        return [asyncio.create_task(asyncio.sleep(0))]
+
+    monkeypatch.setattr(kopf, "spawn_tasks", spawn)
+    api, reach = Api(), Reach(("a",), packs_known=lambda _: False)
+    api.newest = [7]
+    async with asyncio.timeout(5):
+        await subject.follow(api, Loops(), reach)  # type: ignore[arg-type]
+    assert given == [(False, set())]
 
 
 AWAY = KubeError(0, "Unreachable", "away")
@@ -272,7 +351,7 @@ async def test_kopf_begins_anew_once_a_resource_that_was_gone_is_served_again(
     api, told = Api(), asyncio.Event()
     api.newest, api.served = [7, UNKNOWN, 8], served
     noticing = asyncio.create_task(
-        subject._notice_breaks(api, Loops(), asyncio.Event(), told)  # type: ignore[arg-type]
+        subject._notice_breaks(api, Loops(), asyncio.Event(), told, Reach())  # type: ignore[arg-type]
     )
     await asyncio.sleep(0.02)
     assert told.is_set() == begun_anew
@@ -298,7 +377,7 @@ async def test_a_version_that_goes_back_tells_that_an_older_copy_was_restored(
     api, loops, told = Api(), Loops(), asyncio.Event()
     api.newest, loops.newest_version = versions, seen
     noticing = asyncio.create_task(
-        subject._notice_breaks(api, loops, asyncio.Event(), told)  # type: ignore[arg-type]
+        subject._notice_breaks(api, loops, asyncio.Event(), told, Reach())  # type: ignore[arg-type]
     )
     await asyncio.sleep(0.02)
     assert told.is_set() == restored

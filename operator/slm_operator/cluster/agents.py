@@ -102,10 +102,11 @@ class Agents:
                 allow_redirects=False,
                 timeout=PATIENCE,
             ) as answer:
-                text = (await answer.content.read(ANSWER_BYTES)).decode(errors="replace")
+                text = await answer.content.read(ANSWER_BYTES)
                 while not answer.content.at_eof() and len(text) < ANSWER_BYTES:
-                    text += (await answer.content.read(ANSWER_BYTES)).decode(errors="replace")
-                return answer.status, text
+                    text += await answer.content.read(ANSWER_BYTES)
+                # Not before it is whole: its pieces may end inside a character.
+                return answer.status, text.decode(errors="replace")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise AgentError(
                 "AgentUnreachable",

@@ -53,6 +53,11 @@ class KubeError(Exception):
         """Whether the API server said no to what it was sent, rather than being away or busy."""
         return 400 <= self.status < 500 and self.status != HTTPStatus.TOO_MANY_REQUESTS
 
+    @property
+    def shuts_out(self) -> bool:
+        """Whether the place that was asked about is not there, or none that may be looked at."""
+        return self.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+
 
 class Connection:
     """Every request raises KubeError."""
@@ -72,13 +77,7 @@ class Connection:
         except ValueError:
             answered = None
         if not isinstance(answered, dict):
-            # Nothing of the answer, which may be the beginning of a Secret.
-            raise KubeError(
-                0,
-                "Unreachable",
-                f"something else answers for the API server, since {request.method} "
-                f"{request.where} got no JSON object: see what stands between",
-            )
+            raise foreign(request, "no JSON object")
         return answered
 
     async def text(self, request: Request) -> str:
@@ -138,6 +137,17 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 def unreachable(error: Exception) -> KubeError:
     return KubeError(
         0, "Unreachable", f"the API server does not answer: {error or type(error).__name__}"
+    )
+
+
+def foreign(request: Request, got: str) -> KubeError:
+    """For an answer that no API server gives."""
+    # Nothing of the answer, which may be the beginning of a Secret.
+    return KubeError(
+        0,
+        "Unreachable",
+        f"something else answers for the API server, since {request.method} {request.where} got "
+        f"{got}: see what stands between",
     )
 
 

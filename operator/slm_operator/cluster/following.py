@@ -15,6 +15,8 @@ from slm_operator.cluster.kube import Kube, Object
 log = logging.getLogger(__name__)
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0)
+REFUSED_PAUSES_SECONDS = (*PAUSES_SECONDS, 15.0, 30.0)
+"""Where a namespace cannot be read, which may be for good."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,40 @@ class View(Protocol):
         """Of what was put and not removed."""
 
 
-async def follow(kube: Kube, what: Watched, view: View, listed: asyncio.Event) -> None:
-    """Runs for ever; sets ``listed`` once all that is there is known. After each interruption all
-    is listed again: what went meanwhile would else stay in ``view`` for good. A kind that is
-    unknown is one more interruption, since an API server that starts says the same.
+async def follow(
+    kube: Kube,
+    what: Watched,
+    view: View,
+    listed: asyncio.Event,
+    answered: asyncio.Event | None = None,
+) -> None:
+    """Runs for ever; sets ``listed`` once all that is there is known, until the namespace cannot be
+    read any more, and ``answered`` once either is the case. After each interruption all is listed
+    again: what went meanwhile would else stay in ``view`` for good. A kind that is unknown is one
+    more interruption, since an API server that starts says the same.
 
     So is a store that was restored from an older copy: asked to watch from a version that is still
     to come, it would be silent until it gets there."""
-    failures = 0
+    failures, refused = 0, False
     while True:
         try:
             version = await _list(kube, what, view)
             listed.set()
-            failures = 0
+            if answered is not None:
+                answered.set()
+            failures, refused = 0, False
             while await kube.version(what.api_version, what.kind, what.namespace) >= int(version):
                 version = await _watch(kube, what, view, version)
         except KubeError as error:
-            if error.status != HTTPStatus.GONE:
+            before, refused = refused, bool(what.namespace) and error.shuts_out
+            if refused:
+                listed.clear()
+                if answered is not None:
+                    answered.set()
+            if error.status != HTTPStatus.GONE and not (before and refused):
                 log.warning("lost sight of every %s, listing them again: %s", what.kind, error)
-            pause = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
+            pauses = REFUSED_PAUSES_SECONDS if refused else PAUSES_SECONDS
+            pause = pauses[min(failures, len(pauses) - 1)]
             await asyncio.sleep(max(pause, error.retry_after_seconds))
             failures += 1
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -22,8 +24,8 @@ from slm_operator.cluster.connection import (
     Connection,
     KubeError,
     Request,
+    foreign,
     refusal,
-    unreachable,
 )
 from slm_operator.cluster.permit import Permit
 
@@ -74,9 +76,25 @@ class Page:
 
 
 def proxy_of_environment(url: str) -> str | None:
-    """Of HTTPS_PROXY and its like, unless NO_PROXY names the host of ``url``."""
-    where = urlsplit(url)
-    return None if proxy_bypass(where.netloc) else getproxies().get(where.scheme)
+    """Of HTTPS_PROXY and its like, unless NO_PROXY names the host of ``url``, or a network that it
+    is in."""
+    where, proxies = urlsplit(url), getproxies()
+    if proxy_bypass(where.netloc) or _is_within(where.hostname or "", proxies.get("no", "")):
+        return None
+    return proxies.get(where.scheme)
+
+
+def _is_within(host: str, exceptions: str) -> bool:
+    """Whether ``host`` is an IP address in one of these networks, which Python takes for names."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    for each in exceptions.split(","):
+        with suppress(ValueError):
+            if address in ipaddress.ip_network(each.strip(), strict=False):
+                return True
+    return False
 
 
 class Kube:
@@ -140,9 +158,10 @@ class Kube:
         query = [("resourceVersion", "0")]
         if labels:
             query.append(("labelSelector", labels))
-        where = path(api_version, kind, namespace)
-        answer = await self._connection.call(Request("GET", where, query=query))
-        return [{"apiVersion": api_version, "kind": kind, **item} for item in answer["items"]]
+        request = Request("GET", path(api_version, kind, namespace), query=query)
+        answer = await self._connection.call(request)
+        with _reading(request, "no list"):
+            return [{"apiVersion": api_version, "kind": kind, **item} for item in answer["items"]]
 
     async def pages(
         self,
@@ -159,16 +178,19 @@ class Kube:
         accept = METADATA_ONLY if metadata_only else ANYTHING
         request = Request("GET", where, query=[("labelSelector", labels)], accept=accept)
         async for answer in self._parts(request):
-            # Of metadata alone an empty list is null.
-            yield Page(answer["items"] or [], answer["metadata"]["resourceVersion"])
+            with _reading(request, "no list"):
+                # Of metadata alone an empty list is null.
+                page = Page(answer["items"] or [], _version(answer))
+                for item in page.items:
+                    _identity(item)
+            yield page
 
     async def versions(self, api_version: str, kind: str, namespace: str = "") -> dict[str, int]:
         """Of all objects of one namespace, or of all, as they are now, by UID; only their metadata
         are sent."""
         found: dict[str, int] = {}
         async for page in self.pages(api_version, kind, namespace, metadata_only=True):
-            for item in page.items:
-                found[item["metadata"]["uid"]] = int(item["metadata"]["resourceVersion"])
+            found |= map(_identity, page.items)
         return found
 
     async def _parts(self, request: Request) -> AsyncIterator[Object]:
@@ -184,23 +206,25 @@ class Kube:
 
     async def serves(self, api_version: str, kind: str) -> bool:
         """Whether the API server tells its clients of this kind."""
+        request = Request("GET", f"/apis/{api_version}")
         try:
-            answer = await self._connection.call(Request("GET", f"/apis/{api_version}"))
+            answer = await self._connection.call(request)
         except KubeError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return False
             raise
-        return any(one["kind"] == kind for one in answer["resources"])
+        with _reading(request, "no list"):
+            return any(one["kind"] == kind for one in answer["resources"])
 
     async def version(self, api_version: str, kind: str, namespace: str = "") -> int:
         """Of all that is stored, as it is now, asked by a list of one namespace, or of all; it goes
         back when an older copy is restored."""
         query = [("limit", "1")]
         where = path(api_version, kind, namespace)
-        answer = await self._connection.call(
-            Request("GET", where, query=query, accept=METADATA_ONLY)
-        )
-        return int(answer["metadata"]["resourceVersion"])
+        request = Request("GET", where, query=query, accept=METADATA_ONLY)
+        answer = await self._connection.call(request)
+        with _reading(request, "no list"):
+            return int(_version(answer))
 
     async def watch(
         self,
@@ -227,15 +251,14 @@ class Kube:
         )
         accept = METADATA_OF_EACH if metadata_only else ANYTHING
         request = Request("GET", path(api_version, kind, namespace), query=query, accept=accept)
-        try:
-            async for line in self._connection.lines(request, patience):
+        async for line in self._connection.lines(request, patience):
+            with _reading(request, "no event"):
                 event = json.loads(line)
-                if event["type"] == "ERROR":
-                    status = event["object"]
-                    raise refusal(status.get("code", 0), json.dumps(status), {})
-                yield event["type"], event["object"]
-        except ValueError as error:
-            raise unreachable(error) from error
+                what, obj = event["type"], event["object"]
+                if what == "ERROR":
+                    raise refusal(obj.get("code", 0), json.dumps(obj), {})
+                _version(obj) if what == "BOOKMARK" else _identity(obj)
+            yield what, obj
 
     async def log(
         self, namespace: str, pod: str, *, tail_lines: int, follow: bool = False
@@ -344,6 +367,27 @@ def path(api_version: str, kind: str, namespace: str = "", name: str = "") -> st
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
     scope = f"/namespaces/{namespace}" if namespace else ""
     return f"{root}{scope}/{plural}" + (f"/{name}" if name else "")
+
+
+@contextmanager
+def _reading(request: Request, otherwise: str) -> Iterator[None]:
+    """Raises KubeError where the answer to ``request`` has another form than is read within it."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise foreign(request, otherwise) from error
+
+
+def _version(answer: Object) -> str:
+    """Of an object or a list; it is a number."""
+    version: str = answer["metadata"]["resourceVersion"]
+    int(version)
+    return version
+
+
+def _identity(obj: Object) -> tuple[str, int]:
+    """UID and version."""
+    return obj["metadata"]["uid"], int(_version(obj))
 
 
 def _path_of(obj: Object) -> str:

@@ -224,15 +224,22 @@ async def _keep(lease: Lease) -> None:
 
 
 def _record(lease: Object) -> Record:
-    spec = lease.get("spec") or {}
-    acquired = spec.get("acquireTime")
-    return Record(
-        version=lease["metadata"]["resourceVersion"],
-        holder=spec.get("holderIdentity") or "",
-        duration_seconds=spec.get("leaseDurationSeconds") or DURATION_SECONDS,
-        acquired=datetime.fromisoformat(acquired) if acquired else datetime.fromtimestamp(0, UTC),
-        transitions=spec.get("leaseTransitions") or 0,
-    )
+    """Raises KubeError for an answer that is no Lease."""
+    try:
+        spec = lease.get("spec") or {}
+        acquired = spec.get("acquireTime")
+        return Record(
+            version=lease["metadata"]["resourceVersion"],
+            holder=spec.get("holderIdentity") or "",
+            duration_seconds=spec.get("leaseDurationSeconds") or DURATION_SECONDS,
+            acquired=datetime.fromisoformat(acquired)
+            if acquired
+            else datetime.fromtimestamp(0, UTC),
+            transitions=spec.get("leaseTransitions") or 0,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = "something else answers for the API server with no Lease: see what stands between"
+        raise KubeError(0, "Unreachable", message) from error
 
 
 def _epoch(acquired: datetime) -> int:

@@ -30,20 +30,28 @@ class Packs:
         self._owners: dict[str, Owner] = {}
         """By the Pod's UID."""
         self._packs: dict[Owner, dict[str, Pack]] = {}
+        self._listed: dict[str, asyncio.Event] = {}
+        """By namespace."""
         self.listed = asyncio.Event()
-        """Set once all that is there is known."""
+        """Set once all that is there is known, but for namespaces that cannot be read."""
 
     def of(self, namespace: str, name: str) -> list[Pack]:
         return list(self._packs.get((namespace, name), {}).values())
 
+    def known(self, namespace: str) -> bool:
+        """Whether all that is there in this one of the followed namespaces is: not before it was
+        first listed, nor while it cannot be read."""
+        return self._listed[namespace].is_set()
+
     async def follow(self, kube: Kube, namespaces: Sequence[str] = ()) -> None:
         """Runs for ever. Without ``namespaces`` those of all are followed."""
-        listed = [(each, asyncio.Event()) for each in namespaces or ("",)]
+        self._listed = {each: asyncio.Event() for each in namespaces or ("",)}
+        answered = {each: asyncio.Event() for each in self._listed}
         async with asyncio.TaskGroup() as tasks:
-            for namespace, event in listed:
-                what = Watched("v1", "Pod", namespace, LABELS)
-                tasks.create_task(follow(kube, what, _Part(self, namespace), event))
-            for _, event in listed:
+            for namespace, listed in self._listed.items():
+                what, part = Watched("v1", "Pod", namespace, LABELS), _Part(self, namespace)
+                tasks.create_task(follow(kube, what, part, listed, answered[namespace]))
+            for event in answered.values():
                 await event.wait()
             self.listed.set()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slm_operator.api.models import API_VERSION, KIND
+from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Kube
+from slm_operator.cluster.reach import refuses
 from slm_operator.decide.snapshot import Trouble
 
 
@@ -18,15 +20,28 @@ class Ports:
         self._by_uid: dict[str, int] = {}
         self._taken: set[int] = set()
         self.all_known = False
+        self._some_hidden = False
+        """Whether there may be services of namespaces that cannot be read."""
 
     async def learn(self, kube: Kube, namespaces: Sequence[str] = ()) -> None:
-        """All that are taken in these namespaces, or in all. Raises KubeError."""
+        """All that are taken in these namespaces, or in all. Raises KubeError; a namespace that
+        cannot be read counts as empty."""
+        some_hidden = False
         for namespace in namespaces or ("",):
-            async for page in kube.pages(API_VERSION, KIND, namespace):
-                for obj in page.items:
-                    port = (obj.get("status") or {}).get("activatorPort")
-                    self.saw(obj["metadata"]["uid"], port)
+            try:
+                await self._learn(kube, namespace)
+            except KubeError as error:
+                if not await refuses(kube, namespace, error):
+                    raise
+                some_hidden = True
+        self._some_hidden = some_hidden
         self.all_known = True
+
+    async def _learn(self, kube: Kube, namespace: str) -> None:
+        async for page in kube.pages(API_VERSION, KIND, namespace):
+            for obj in page.items:
+                port = (obj.get("status") or {}).get("activatorPort")
+                self.saw(obj["metadata"]["uid"], port)
 
     def saw(self, uid: str, port: int | None) -> None:
         """What a service's status holds. The first one has it, should two say the same."""
@@ -38,7 +53,9 @@ class Ports:
     def of(self, uid: str) -> int | None:
         """The service's own, a free one if it had none; None while there is none to give."""
         if uid not in self._by_uid and self.all_known:
-            free = next((port for port in self._range if port not in self._taken), None)
+            # What cannot be seen was given the first ones, where clients may still call for it.
+            ports = reversed(self._range) if self._some_hidden else self._range
+            free = next((port for port in ports if port not in self._taken), None)
             if free is not None:
                 self._take(uid, free)
         return self._by_uid.get(uid)
