@@ -8,11 +8,14 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
+
+import pytest
 
 from slm_worker.engine.client import EngineNotAnsweringError
 from slm_worker.gpu.base import DeviceReading, MpsStatus
 from slm_worker.planning.learning import StartedReplica
+from slm_worker.replicas import lifecycle
 from slm_worker.replicas.fleet import Fleet
 from slm_worker.replicas.planner import Settings, Target
 from slm_worker.replicas.replica import EngineHost, ReplicaError
@@ -208,3 +211,9 @@ def target(
 ) -> Target:
     settings = Settings(max_num_seqs, 100 // replicas, None, Fraction(1, replicas))
     return Target(replicas, rotation or replicas, settings, asleep)
+
+
+def fake_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fleets launch :class:`FakeRun` from now on, of which none has been made yet."""
+    FakeRun.made = []
+    monkeypatch.setattr(lifecycle, "EngineRun", cast(Any, FakeRun))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import pytest
 
-from fake_fleet import FakeProcess, FakeRun, Rig, breathe, target
+from fake_fleet import FakeProcess, FakeRun, Rig, breathe, fake_engines, target
 from slm_worker.replicas import lifecycle
 from slm_worker.wire import ReplicaPhase
 
@@ -17,8 +17,7 @@ FAILED, READY = ReplicaPhase.FAILED, ReplicaPhase.READY
 
 @pytest.fixture
 async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    FakeRun.made = []
-    monkeypatch.setattr(lifecycle, "EngineRun", cast(Any, FakeRun))
+    fake_engines(monkeypatch)
     monkeypatch.setattr(lifecycle, "END_AGAIN_SECONDS", 0.0)
     rig = Rig()
     yield rig
