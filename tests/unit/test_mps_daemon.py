@@ -123,6 +123,21 @@ async def test_a_full_disk_is_an_error_of_the_device_that_may_pass(
     await daemon.close()
 
 
+async def test_a_daemon_that_nobody_can_start_now_is_an_error_of_the_device_that_may_pass(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: MpsControl) -> NoReturn:
+        raise ControlNotRunError("Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MpsControl, "start_daemon", refuse)
+        with pytest.raises(DeviceError, match="temporarily unavailable"):
+            await MpsDaemon.start(tmp_path, timings=AT_ONCE)
+    daemon = await MpsDaemon.start(tmp_path, timings=AT_ONCE)
+    assert daemon.status.state == "Running"
+    await daemon.close()
+
+
 async def test_a_full_disk_while_it_recovers_is_told_and_it_stays_at_fault(
     daemon: MpsDaemon, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,9 @@ FIRST, SECOND = "GPU-1111-a", "GPU-2222-b"
         ([FIRST, SECOND], {"CUDA_VISIBLE_DEVICES": "GPU-22"}, 1),
         ([FIRST, SECOND], {"NVIDIA_VISIBLE_DEVICES": SECOND}, 1),
         ([FIRST, SECOND], {"NVIDIA_VISIBLE_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "1"}, 1),
+        (["", SECOND], {}, 1),
+        (["", SECOND], {"NVIDIA_VISIBLE_DEVICES": "all"}, 1),
+        (["", SECOND], {"NVIDIA_VISIBLE_DEVICES": "0"}, 0),
     ],
 )
 def test_exactly_one_gpu_is_chosen(uuids: list[str], environ: dict[str, str], chosen: int) -> None:
@@ -36,6 +39,7 @@ def test_exactly_one_gpu_is_chosen(uuids: list[str], environ: dict[str, str], ch
         ([FIRST, SECOND], {"CUDA_VISIBLE_DEVICES": "0,1"}),
         ([FIRST, SECOND], {"CUDA_VISIBLE_DEVICES": "2"}),
         ([FIRST, SECOND], {"CUDA_VISIBLE_DEVICES": "GPU-"}),
+        (["", SECOND], {"NVIDIA_VISIBLE_DEVICES": FIRST}),
         ([FIRST], {"CUDA_VISIBLE_DEVICES": ""}),
         ([FIRST], {"CUDA_VISIBLE_DEVICES": "-1"}),
         ([FIRST], {"CUDA_VISIBLE_DEVICES": "MIG-3333"}),

@@ -111,7 +111,8 @@ class MpsDaemon:
         """Ends what agents that are gone left behind, starts the daemon below ``run_dir``, and
         waits until a server holds the GPU. ``gpu``: its UUID, or empty for the first one.
 
-        Raises DeviceError where nothing can be written there: that may pass."""
+        Raises DeviceError where nothing can be written there, or no program be run: that may pass.
+        """
         directory = run_dir / "mps"
         daemon = cls(
             MpsDirectories(directory / "pipe", directory / "log"), config, gpu, timings, clock
@@ -126,6 +127,9 @@ class MpsDaemon:
         await end_leftovers(daemon._directories, timings.command_seconds, timings.quit_seconds)
         try:
             await daemon._begin()
+        except ControlNotRunError as error:
+            await daemon._end()
+            raise DeviceError(f"MPS: {error}") from error
         except ControlError as error:
             await daemon._end()
             daemon.status = _unavailable(

@@ -18,7 +18,8 @@ def chosen_gpu(uuids: Sequence[str], environ: Mapping[str, str]) -> int:
 
     CUDA_VISIBLE_DEVICES decides where it is set. Otherwise a single GPU needs no choice (inside a
     container NVIDIA_VISIBLE_DEVICES may name it by the node's numbering), and among several
-    NVIDIA_VISIBLE_DEVICES decides. Raises DeviceError unless exactly one GPU remains.
+    NVIDIA_VISIBLE_DEVICES decides, also where it names one that cannot be used: the others are
+    somebody else's. Raises DeviceError unless exactly one GPU remains.
     """
     usable = [index for index, uuid in enumerate(uuids) if uuid]
     if not usable:
@@ -27,8 +28,8 @@ def chosen_gpu(uuids: Sequence[str], environ: Mapping[str, str]) -> int:
         )
     variable = VISIBLE_DEVICES
     if variable not in environ:
-        if len(usable) == 1:
-            return usable[0]
+        if len(uuids) == 1:
+            return 0
         variable = "NVIDIA_VISIBLE_DEVICES"
     value = environ.get(variable, "all")
     entries = [entry.strip() for entry in value.split(",") if entry.strip()]
