@@ -6,9 +6,12 @@ import asyncio
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import NoReturn
 
+import psutil
 import pytest
 
+from slm_worker.replicas.output import Output
 from slm_worker.replicas.process import EngineProcess
 
 SPINS_IN_A_CHILD = """
@@ -60,3 +63,21 @@ async def test_only_what_the_server_itself_computed_counts(
     await process.kill()
     assert used_seconds is not None and least_seconds <= used_seconds <= most_seconds
     assert process.cpu_seconds() is None
+
+
+async def test_a_process_that_nobody_can_follow_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def let_go(pids: Collection[int]) -> None: ...
+
+    async def refuse(*_: object) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Output, "follow", refuse)
+    command = (sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path))
+    with pytest.raises(RuntimeError, match="new thread"):
+        await EngineProcess.start(
+            0, command, {}, tmp_path / "own", heard=lambda _: None, release=let_go
+        )
+    assert not [child for child in psutil.Process().children() if str(tmp_path) in child.cmdline()]
+    assert not (tmp_path / "own").exists()

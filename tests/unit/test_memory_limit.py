@@ -157,3 +157,30 @@ async def test_without_a_free_port_an_engine_cannot_be_started(
     with pytest.raises(ReplicaError, match="Too many open files") as error:
         await EngineRun.launch(host(tmp_path), (0, 1), cast(Any, None), None)
     assert error.value.reason == "StartRefused"
+
+
+async def test_an_engine_that_cannot_be_given_its_cores_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    class Process:
+        pid = 1
+
+        async def kill(self) -> None:
+            ended.append("kill")
+
+    async def start(*_: object, **__: object) -> Process:
+        return Process()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(EngineProcess, "start", start)
+    monkeypatch.setattr(replica, "pin", refuse)
+    settings = SimpleNamespace(
+        max_num_seqs=1, kv_cache_bytes=None, gpu_memory_utilization=None, sleep_mode=False
+    )
+    with pytest.raises(OSError, match="Invalid argument"):
+        await EngineRun.launch(host(tmp_path), (0, 1), cast(Any, settings), frozenset({0}))
+    assert ended == ["kill"]

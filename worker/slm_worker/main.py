@@ -29,6 +29,7 @@ from slm_worker.logs import configure_logs
 from slm_worker.model_files import look_out, read_footprint
 from slm_worker.open_files import allow_open_files
 from slm_worker.replicas.leftovers import RUN_DIR_PREFIX, claim, end_engines, remove_files
+from slm_worker.replicas.parent import await_children_without_threads
 from slm_worker.replicas.replica import EngineHost
 from slm_worker.replicas.witness import StartWitness
 from slm_worker.routing.router import Router
@@ -45,6 +46,7 @@ def run() -> int:
     """Serve until SIGTERM or SIGINT, and return the process's exit code."""
     configure_logs()
     allow_open_files()
+    await_children_without_threads()
     try:
         settings = read_settings(os.environ)
         with tempfile.TemporaryDirectory(prefix=RUN_DIR_PREFIX) as run_dir:

@@ -44,8 +44,8 @@ def engine_environment(
 
 
 def compile_caches(cache_dir: Path) -> dict[str, str]:
-    """Where compiled kernels go: one place for all replicas and restarts, which start one after
-    another, so that only the first compiles. By default some would go below TMPDIR, which ends
+    """Where compiled kernels go: one place for all replicas and restarts, of which the first starts
+    alone, so that only it compiles. By default some would go below TMPDIR, which ends
     with the replica. A variable that the user sets is left."""
     return {
         "VLLM_CACHE_ROOT": str(cache_dir / "vllm"),

@@ -41,9 +41,14 @@ class Output:
     async def follow(cls, replica: int, descriptor: int, heard: Callable[[str], None]) -> Output:
         """Takes over ``descriptor``. ``heard`` gets each line, and what a progress bar shows."""
         reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
-        )
+        pipe = os.fdopen(descriptor, "rb", buffering=0)
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), pipe
+            )
+        except BaseException:
+            pipe.close()
+            raise
         return cls(replica, transport, reader, heard)
 
     @property

@@ -75,7 +75,12 @@ class EngineProcess:
             raise
         finally:
             os.close(writing)
-        return cls(process, await Output.follow(replica, reading, heard), tmpdir, release)
+        try:
+            output = await Output.follow(replica, reading, heard)
+        except BaseException:
+            await _end_at_once(process, tmpdir)
+            raise
+        return cls(process, output, tmpdir, release)
 
     @property
     def pid(self) -> int:
@@ -129,6 +134,14 @@ class EngineProcess:
         await self._output.end()
         await asyncio.to_thread(shutil.rmtree, self._tmpdir, ignore_errors=True)
         await sweep_shared_memory()
+
+
+async def _end_at_once(process: asyncio.subprocess.Process, tmpdir: Path) -> None:
+    """One that nobody knows yet: it has no hold on the device."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+    shutil.rmtree(tmpdir, ignore_errors=True)
 
 
 async def _group_end(group: int) -> None:

@@ -149,7 +149,11 @@ class EngineRun:
         except OSError as error:
             raise _not_started(error) from None
         if cores is not None:
-            await asyncio.to_thread(pin, process.pid, cores)
+            try:
+                await asyncio.to_thread(pin, process.pid, cores)
+            except BaseException:
+                await process.kill()
+                raise
         return cls(host, key, port, process, progress)
 
     async def until_ready(self) -> None:

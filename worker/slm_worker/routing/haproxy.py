@@ -96,6 +96,8 @@ class HaproxyProcess:
             path.unlink(missing_ok=True)
             path.touch(mode=0o600)
             path.write_text(text)
+        # Whoever listened there before shall not be taken for the one that starts.
+        (settings.run_dir / STATS_SOCKET).unlink(missing_ok=True)
         return await asyncio.create_subprocess_exec(
             *die_with_parent(),
             "haproxy",
