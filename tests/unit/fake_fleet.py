@@ -196,6 +196,11 @@ class Rig:
         replicas = [one for _, one in sorted(self.fleet.replicas.items())]
         return [one.problem.reason if one.problem else None for one in replicas]
 
+    def told(self) -> list[tuple[str | None, int]]:
+        """Each replica's problem and failures in a row."""
+        failures = [one.failures for _, one in sorted(self.fleet.replicas.items())]
+        return list(zip(self.reasons(), failures, strict=True))
+
     def phases(self) -> list[ReplicaPhase]:
         return [one.phase for _, one in sorted(self.fleet.replicas.items())]
 

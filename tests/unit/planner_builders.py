@@ -37,7 +37,7 @@ def one(
     idle: bool = True,
     until: float = NOW + 1,
     retry: float = NOW + 1,
-    failures: int = 0,
+    starts_alone: bool = False,
     sleep_mode: bool = False,
     turning: bool = False,
 ) -> Observed:
@@ -48,7 +48,7 @@ def one(
         admitted=(phase is READY) if admitted is None else admitted,
         idle=idle,
         drain_until_seconds=until,
-        failures=failures,
+        starts_alone=starts_alone,
         retry_at_seconds=retry,
         turning=turning,
     )

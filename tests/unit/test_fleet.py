@@ -72,18 +72,51 @@ async def test_a_start_that_failed_beside_others_is_a_problem_only_once_it_fails
     await breathe()
     await rig.step(target(3))
     assert len(FakeRun.made) == 3, "the others start together"
-    FakeRun.made[1].readiness.set_exception(ReplicaError("OutOfMemory", "too big"))
-    FakeRun.made[2].readiness.set_exception(ReplicaError("OutOfMemory", "too big"))
+    for run in FakeRun.made[1:]:
+        run.readiness.set_exception(ReplicaError("OutOfMemory", "too big"))
     await breathe()
     assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.FAILED, ReplicaPhase.FAILED]
-    assert rig.reasons() == [None] * 3
+    assert rig.told() == [(None, 0)] * 3
     rig.now += 1.0
     await rig.step(target(3))
     assert rig.phases() == [ReplicaPhase.READY, ReplicaPhase.STARTING, ReplicaPhase.FAILED]
     FakeRun.made[3].readiness.set_exception(ReplicaError("OutOfMemory", "too big"))
     await breathe()
-    assert rig.reasons() == [None, "OutOfMemory", None]
-    assert rig.fleet.replicas[1].failures == 2
+    assert rig.told() == [(None, 0), ("OutOfMemory", 1), (None, 0)]
+
+
+async def test_one_that_serves_and_ends_while_others_start_is_no_problem_either(rig: Rig) -> None:
+    await rig.step(target(3))
+    FakeRun.made[0].readiness.set_result(None)
+    await breathe()
+    await rig.step(target(3))
+    FakeRun.made[0].cause = ReplicaError("OutOfMemory", "killed")
+    FakeRun.made[0].process.exited.set()
+    await breathe()
+    assert rig.phases() == [ReplicaPhase.FAILED, *[ReplicaPhase.STARTING] * 2]
+    assert rig.told() == [(None, 0)] * 3
+    for run in FakeRun.made[1:]:
+        run.readiness.set_result(None)
+    await breathe()
+    rig.now += 1.0
+    await rig.step(target(3))
+    FakeRun.made[3].readiness.set_result(None)
+    await breathe()
+    FakeRun.made[3].process.exited.set()
+    await breathe()
+    assert rig.told()[0] == ("EngineExited", 1), "now it was alone"
+
+
+async def test_what_cannot_be_ended_keeps_nobody_else_from_ending(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails() -> None:
+        raise RuntimeError("can't start new thread")
+
+    await rig.start_all(target(2))
+    monkeypatch.setattr(FakeRun.made[0].process, "stop", fails)
+    await rig.fleet.close()
+    assert FakeRun.made[1].process.ended_by == ["stop"]
 
 
 async def test_other_settings_are_tried_at_once_with_a_fresh_backoff(rig: Rig) -> None:

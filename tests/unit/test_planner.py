@@ -46,12 +46,15 @@ CASES = {
     ),
     "who failed starts alone, after those that did not": (
         target(4),
-        [one(0, layout=4), one(1, FAILED, layout=4, retry=NOW, failures=1)],
+        [one(0, layout=4), one(1, FAILED, layout=4, retry=NOW, starts_alone=True)],
         ["start 2", "start 3"],
     ),
     "of those that failed one starts": (
         target(3),
-        [one(0, layout=3), *(one(i, FAILED, layout=3, retry=NOW, failures=1) for i in (1, 2))],
+        [
+            one(0, layout=3),
+            *(one(i, FAILED, layout=3, retry=NOW, starts_alone=True) for i in (1, 2)),
+        ],
         ["start 1"],
     ),
     "who ended without a failure of its own starts together with others": (
@@ -61,7 +64,7 @@ CASES = {
     ),
     "who failed with other settings starts together with others": (
         target(4),
-        [one(0, layout=4), one(1, FAILED, layout=3, failures=1)],
+        [one(0, layout=4), one(1, FAILED, layout=3, starts_alone=True)],
         ["start 1", "start 2", "start 3"],
     ),
     "all there: nothing": (target(2), [one(0, layout=2), one(1, layout=2)], []),

@@ -52,7 +52,7 @@ class World:
         if len(starts) > 1:
             assert any(one.phase in STARTED and is_wanted(wanted, one) for one in before)
             assert not any(
-                one.failures and is_wanted(wanted, one) for one in before if one.index in starts
+                one.starts_alone and is_wanted(wanted, one) for one in before if one.index in starts
             )
 
     def observed(self) -> list[Observed]:
@@ -90,8 +90,10 @@ class World:
                 assert not any(one.turning for one in self.observed()), "memory is in motion"
                 before = self.replicas.get(index)
                 again = before is not None and before.settings == wanted.settings
-                failures = before.failures if before is not None and again else 0
-                self.replicas[index] = Observed(index, STARTING, wanted.settings, failures=failures)
+                alone = before is not None and again and before.starts_alone
+                self.replicas[index] = Observed(
+                    index, STARTING, wanted.settings, starts_alone=alone
+                )
             case Verb.FORGET:
                 del self.replicas[index]
 
@@ -132,7 +134,7 @@ class World:
                     phase=FAILED,
                     admitted=False,
                     turning=False,
-                    failures=one.failures + 1,
+                    starts_alone=True,
                     retry_at_seconds=self.now + 20,
                 )
             case _:

@@ -113,7 +113,12 @@ class Fleet:
             one.phase, one.admitted = ReplicaPhase.STOPPING, False
         await self._tasks.cancel_all()
         runs = [one.run for one in self.replicas.values() if one.run]
-        await asyncio.gather(*(run.process.stop() for run in runs))
+        stopping = (run.process.stop() for run in runs)
+        ends = await asyncio.gather(*stopping, return_exceptions=True)
+        for run, ended in zip(runs, ends, strict=True):
+            if isinstance(ended, Exception):
+                # It ends with the agent, which has more to end.
+                log.error("process %d could not be ended: %r", run.process.pid, ended)
         self.replicas.clear()
 
     def _with_sleep_mode(self, target: Target) -> Target:
@@ -172,7 +177,9 @@ class Fleet:
 
     def _start(self, index: int, target: Target) -> None:
         before = self.replicas.get(index)
-        failures = before.failures if before and before.settings == target.settings else 0
+        if before is not None and before.settings != target.settings:
+            before = None
+        failures = before.failures if before else 0
         self._starts[index] += 1
         one = Replica(
             index=index,
@@ -181,6 +188,7 @@ class Fleet:
             starts=self._starts[index],
             problem=before.problem if before and failures else None,
             failures=failures,
+            failed_in_company=before is not None and before.failed_in_company,
         )
         self.replicas[index] = one
         sets = core_sets(self._cores, target.replicas)

@@ -129,7 +129,7 @@ class Lifecycle:
         one.ready_at_seconds = self._clock()
         one.start_seconds = one.ready_at_seconds - began_seconds
         one.watch = ProgressWatch(one.ready_at_seconds)
-        one.problem = None
+        one.problem, one.failed_in_company = None, False
         one.phase = ReplicaPhase.READY
         log.info("ready after %.1f s", one.start_seconds, extra={"replica": one.index})
         self._tasks.run(self._watch_exit(one, run), f"watch {one.index}")
@@ -151,7 +151,7 @@ class Lifecycle:
         await run.process.wait()
         if one.phase in ANSWERING:
             self._exited(one)
-            await self._fail(one, None)
+            await self._fail(one, None, alone=not self._host.witness.sees_starts)
 
     async def _sleep(self, one: Replica) -> None:
         if one.run is None:
@@ -189,8 +189,9 @@ class Lifecycle:
             one.turning = False
 
     async def _fail(self, one: Replica, error: ReplicaError | None, *, alone: bool = True) -> None:
-        """Out of rotation at once; ``error`` is None where the exit itself tells the cause. A start
-        that had company is no problem yet: it may have been the company."""
+        """Out of rotation at once; ``error`` is None where the exit itself tells the cause. Unless
+        it was ``alone`` it is no problem yet: it may have been the doing of others that start.
+        """
         if one.phase not in ANSWERING | {ReplicaPhase.STARTING}:
             return  # somebody else is at it
         routed = one.phase is not ReplicaPhase.STARTING
@@ -208,13 +209,15 @@ class Lifecycle:
         now_seconds = self._clock()
         if routed and now_seconds - one.ready_at_seconds >= HEALTHY_RESET_SECONDS:
             one.failures = 0
-        one.failures += 1
-        one.retry_at_seconds = now_seconds + backoff_seconds(one.failures)
+        if alone:
+            one.failures += 1
+        one.failed_in_company = not alone
+        one.retry_at_seconds = now_seconds + backoff_seconds(max(1, one.failures))
         if error is not None:
             if alone:
                 self.blame(one, error)
             else:
-                text = "failed beside others that start, and tries again alone: %s: %s"
+                text = "failed while others started, and tries again alone: %s: %s"
                 log.warning(text, error.reason, error.message, extra={"replica": one.index})
             if error.reason == SLEEP_UNSUPPORTED:
                 self.sleep_trouble = error.message

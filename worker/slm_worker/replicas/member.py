@@ -31,6 +31,9 @@ class Replica:
     """Requests that the router has given it, when it was last asked."""
     problem: Problem | None = None
     failures: int = 0
+    failed_in_company: bool = False
+    """Since it was last ready: it failed while others started, which counts as no failure of its
+    own."""
     start_seconds: float | None = None
     ready_at_seconds: float = 0.0
     drain_until_seconds: float = 0.0
@@ -54,7 +57,7 @@ class Replica:
             admitted=self.admitted,
             idle=self.in_flight == 0,
             drain_until_seconds=self.drain_until_seconds,
-            failures=self.failures,
+            starts_alone=self.failures > 0 or self.failed_in_company,
             retry_at_seconds=self.retry_at_seconds,
             turning=self.turning,
         )

@@ -62,8 +62,8 @@ class Observed:
     """Whether no request is in flight at it."""
     drain_until_seconds: float = 0.0
     """When a drain has lasted long enough."""
-    failures: int = 0
-    """In a row, with these settings."""
+    starts_alone: bool = False
+    """Whether it has failed with these settings, perhaps because others started beside it."""
     retry_at_seconds: float = 0.0
     """When a failed replica may start again."""
     turning: bool = False
@@ -270,8 +270,8 @@ def _to_start(target: Target, replicas: Sequence[Observed], now_seconds: float) 
     ]
     if not _is_proven(target, replicas):
         return may[:1]
-    untried = [index for index in may if not _has_failed(target, by_index.get(index))]
-    return untried[: _room(target, replicas)] or may[:1]
+    together = [index for index in may if not _starts_alone(target, by_index.get(index))]
+    return together[: _room(target, replicas)] or may[:1]
 
 
 def _is_proven(target: Target, replicas: Sequence[Observed]) -> bool:
@@ -282,9 +282,8 @@ def _is_proven(target: Target, replicas: Sequence[Observed]) -> bool:
     )
 
 
-def _has_failed(target: Target, one: Observed | None) -> bool:
-    """Whether it failed with the plan's settings, perhaps because others started beside it."""
-    return one is not None and is_wanted(target, one) and one.failures > 0
+def _starts_alone(target: Target, one: Observed | None) -> bool:
+    return one is not None and is_wanted(target, one) and one.starts_alone
 
 
 def _may_start(target: Target, one: Observed, now_seconds: float) -> bool:

@@ -35,6 +35,10 @@ class StartWitness:
         self._tell = tell
         self._under_way: set[Start] = set()
 
+    @property
+    def sees_starts(self) -> bool:
+        return bool(self._under_way)
+
     @asynccontextmanager
     async def start(self) -> AsyncIterator[Start]:
         """From before a process is launched until it is ready or has failed."""
