@@ -234,6 +234,17 @@ async def test_a_released_lease_is_taken_at_once(world: World) -> None:
     assert world.holder == "b"
 
 
+async def test_a_lease_is_released_though_its_last_renewal_was_broken_off(world: World) -> None:
+    a, b = Process(world, "a"), Process(world, "b")
+    await a.look()
+    await b.look()
+    a.kube.loses_answers = True
+    assert not await a.look()
+    a.kube.loses_answers = False
+    await a.lease.release()
+    assert await b.look()
+
+
 async def test_a_deleted_lease_is_not_taken_before_its_holder_can_have_noticed(
     world: World,
 ) -> None:

@@ -100,13 +100,23 @@ class Lease:
         """Lets another lead at once; does nothing when somebody else does. Nothing may be written
         after."""
         self._permit.end()
-        if self._seen is None or self._seen.holder != self._election.identity:
-            return
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                await self._write(self._seen, "")
+                while self._is_mine and not await self._released():
+                    # A renewal that was broken off had been written all the same.
+                    self._seen = await self._read()
         except (KubeError, TimeoutError) as error:
             log.warning("the lease ends by itself, since it could not be released: %r", error)
+
+    async def _released(self) -> bool:
+        """False where the lease is not as it was seen."""
+        try:
+            await self._write(self._seen, "")
+        except KubeError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            return False
+        return True
 
     async def look(self) -> bool:
         """Takes or renews the lease if it may. Returns whether that worked."""
