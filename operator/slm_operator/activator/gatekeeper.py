@@ -62,6 +62,7 @@ class Limits:
     """What one service may let wait."""
 
     requests: int = 1000
+    """And as many more may be within their bodies at a time."""
     bytes: int = 64 * 1024 * 1024
     """Of their bodies, and of those that a pack is taking."""
     seconds: float = 300.0
@@ -84,7 +85,7 @@ class Gatekeeper:
         """``whole``: of all ports together."""
         self.route = route
         self._limits = limits
-        self._room = Room(limits.requests, limits.bytes, part_of=whole)
+        self._room = Room(limits.requests, limits.bytes, limits.requests, part_of=whole)
         self._http = http
         self._metrics = metrics
         metrics.show(self._owner)
