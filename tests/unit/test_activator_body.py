@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import tracemalloc
+from collections.abc import AsyncIterator
 
 import pytest
 
-from activator_world import BODY, CHAT, HOST, SlowPack, surroundings
-from slm_operator.activator import body
+from activator_world import BODY, CHAT, HOST, SlowPack, Surroundings, free_port, surroundings
+from slm_operator.activator import body, server
 
 LARGE = b"x" * (12 << 20)
 """More than the sockets between two processes of a host keep."""
@@ -56,6 +58,83 @@ async def test_so_is_one_that_ends_when_as_many_wait_as_may() -> None:
         writer.write(b"{}")
         assert b"429" in await reader.readline()
         await world.bodies(len(json.dumps(BODY)))
+
+
+@contextlib.asynccontextmanager
+async def senders(world: Surroundings, count: int) -> AsyncIterator[list[asyncio.StreamWriter]]:
+    """So many clients that are within their bodies."""
+    async with contextlib.AsyncExitStack() as stack:
+        begun = [
+            await stack.enter_async_context(world.beginning(head(2) + "{")) for _ in range(count)
+        ]
+        await world.bodies(count)
+        yield [writer for _, writer in begun]
+
+
+async def test_no_more_may_be_within_their_bodies_than_may_wait() -> None:
+    async with (
+        surroundings(requests=3) as world,
+        senders(world, 3),
+        world.beginning(head(2) + "{") as (reader, _),
+    ):
+        assert b"429" in await reader.readline()
+        await world.bodies(3)
+        assert await world.counted("requests_refused_total", reason="Full") == 1
+
+
+async def test_one_whose_body_is_there_leaves_its_place_to_another() -> None:
+    async with (
+        surroundings(requests=3) as world,
+        senders(world, 3) as writers,
+    ):
+        writers[0].write(b"}")
+        await world.waiting(1)
+        async with world.beginning(head(2) + "{"):
+            await world.bodies(5)
+
+
+async def test_so_does_one_that_leaves() -> None:
+    async with surroundings(requests=3) as world:
+        async with senders(world, 3):
+            pass
+        await world.bodies(0)
+        async with senders(world, 3):
+            pass
+
+
+async def test_so_does_one_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with surroundings(requests=1) as world:
+        monkeypatch.setattr(body, "SILENCE_SECONDS", 0.1)
+        async with world.beginning(head(2) + "{") as (reader, _):
+            assert b"408" in await reader.readline()
+        monkeypatch.undo()
+        async with senders(world, 1):
+            pass
+
+
+async def test_what_came_whole_finds_a_place_beside_as_many_senders_as_may_be() -> None:
+    async with (
+        surroundings(requests=3) as world,
+        senders(world, 3),
+        world.beginning(head(2) + "{}"),
+    ):
+        await world.waiting(1)
+        world.pack.go_on.set()
+        async with world.pack.running():
+            await world.route(HOST)
+            assert (await world.ask("/health", "GET"))[0] == 200
+
+
+async def test_senders_are_bounded_over_all_services_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "TOTAL_SENDERS_FACTOR", 2)
+    async with surroundings(requests=2) as world, senders(world, 2):
+        world.port = free_port()
+        await world.route(name="second")
+        async with world.beginning(head(2) + "{"), world.beginning(head(2) + "{"):
+            world.port = free_port()
+            await world.route(name="third")
+            async with world.beginning(head(2) + "{") as (reader, _):
+                assert b"429" in await reader.readline()
 
 
 async def test_a_client_that_falls_silent_within_its_body_gets_408(

@@ -17,7 +17,7 @@ from builders import pack, service
 from slm_operator.activator.server import Activator, Settings
 from slm_operator.api.models import SLMService
 from slm_operator.cluster import activator as client_module
-from slm_operator.cluster.activator import SILENCE_SECONDS, ActivatorClient
+from slm_operator.cluster.activator import HIDDEN_SECONDS, SILENCE_SECONDS, ActivatorClient
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Page
 from slm_operator.cluster.ports import Ports
@@ -68,6 +68,21 @@ class World:
                 if any(d["port"] == port and d["waiting"] for d in doors):
                     return
                 await asyncio.sleep(0.01)
+
+
+class Namespaces:
+    """An API server that lists services of namespaces with their ports, but for hidden ones."""
+
+    def __init__(self, hidden: set[str], **ports: dict[str, int]) -> None:
+        self.hidden, self.ports = hidden, ports
+        self.asked: list[str] = []
+
+    async def pages(self, api: str, kind: str, namespace: str) -> AsyncIterator[Page]:
+        self.asked.append(namespace)
+        if namespace in self.hidden:
+            raise KubeError(403, "Forbidden", "no")
+        found = self.ports.get(namespace, {}).items()
+        yield Page([{"metadata": {"uid": u}, "status": {"activatorPort": p}} for u, p in found], "")
 
 
 @contextlib.asynccontextmanager
@@ -235,6 +250,27 @@ async def test_what_still_leads_to_the_port_of_an_orphan_leads_to_no_other_servi
         assert list(here.client._doors) == [mine], "nothing waits for the orphan any more"
 
 
+async def test_a_namespace_that_cannot_be_read_is_asked_for_its_ports_until_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_module, "LOOK_SECONDS", 0.001)
+    async with world() as here:
+        await here.start()
+        here.client._ports.all_known = False
+        kube = Namespaces(hidden={"late"})
+        following = here.client.follow(kube, lambda *_: None, ("late",))  # type: ignore[arg-type]
+        task = asyncio.create_task(following)
+        await asyncio.sleep(0.02)
+        told = await here.see()
+        assert (told.port, kube.asked) == (None, ["late"]), "not at every look"
+        kube.hidden.clear()
+        here.now[0] += HIDDEN_SECONDS
+        await asyncio.sleep(0.02)
+        assert (await here.see()).port is not None
+        task.cancel()
+        assert kube.asked == ["late", "late"]
+
+
 class TestPorts:
     def test_a_service_keeps_the_port_that_its_status_has(self) -> None:
         ports = Ports(1, 3)
@@ -260,20 +296,46 @@ class TestPorts:
         await ports.learn(Pages())  # type: ignore[arg-type]
         assert [ports.of(uid) for uid in "cba"] == [3, 2, 1]
 
-    async def test_a_namespace_that_cannot_be_read_keeps_nobody_from_a_port(self) -> None:
-        """Clients may go on calling for its services, by the ports that came first."""
-
-        class Pages:
-            async def pages(self, api: str, kind: str, namespace: str) -> AsyncIterator[Page]:
-                if namespace == "gone":
-                    raise KubeError(403, "Forbidden", "no")
-                yield Page([{"metadata": {"uid": "a"}, "status": {"activatorPort": 1}}], "1")
-
+    async def test_nobody_new_gets_one_while_a_namespace_cannot_be_read(self) -> None:
+        """Its services may have any, and their clients may go on calling."""
+        kube = Namespaces(hidden={"gone"}, here={"a": 1}, gone={"b": 4})
         ports = Ports(1, 4)
-        await ports.learn(Pages(), ("gone", "here"))  # type: ignore[arg-type]
-        assert [ports.of(uid) for uid in ("a", "new")] == [1, 4]
-        ports.saw("of the namespace that is back", 2)
-        assert ports.of("of the namespace that is back") == 2
+        await ports.learn(kube, ("gone", "here"))  # type: ignore[arg-type]
+        assert [ports.of(uid) for uid in ("a", "new")] == [1, None]
+        assert ports.trouble.reason == "ActivatorPortsUnknown"
+        assert "services of gone may have any port" in ports.trouble.message
+
+    async def test_one_whose_status_has_a_port_keeps_it_meanwhile(self) -> None:
+        ports = Ports(1, 4)
+        await ports.learn(Namespaces(hidden={"gone"}), ("gone", "here"))  # type: ignore[arg-type]
+        ports.saw("here, seen by its pass", 3)
+        assert ports.of("here, seen by its pass") == 3
+
+    async def test_once_all_can_be_read_new_ones_get_what_none_of_them_has(self) -> None:
+        kube = Namespaces(hidden={"there"}, here={"a": 1}, there={"b": 4, "c": 2})
+        ports, watched = Ports(1, 5), ("here", "there")
+        await ports.learn(kube, watched)  # type: ignore[arg-type]
+        kube.hidden.clear()
+        await ports.learn(kube, watched)  # type: ignore[arg-type]
+        assert [ports.of(uid) for uid in ("new", "b", "c", "newer")] == [3, 4, 2, 5]
+        assert kube.asked == ["here", "there", "there"], "what is known is not asked again"
+
+    async def test_no_two_get_the_same_where_namespaces_are_hidden_in_turn(self) -> None:
+        kube, watched = Namespaces(hidden={"a"}, a={}, b={}), ("a", "b")
+        for hidden, uid in (("a", "b1"), ("b", "a1")):
+            kube.hidden = {hidden}
+            just_begun = Ports(1, 4)
+            await just_begun.learn(kube, watched)  # type: ignore[arg-type]
+            assert just_begun.of(uid) is None
+
+    async def test_that_nobody_new_gets_one_is_told_once(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        kube, ports = Namespaces(hidden={"gone"}), Ports(1, 4)
+        for _ in range(3):
+            await ports.learn(kube, ("gone", "here"))  # type: ignore[arg-type]
+        (record,) = caplog.records
+        assert "no service gets a new port of the activator" in record.getMessage()
 
     async def test_one_that_does_not_answer_is_waited_for(self) -> None:
         class Pages:

@@ -25,8 +25,19 @@ class Body:
         self._content = bytearray()
 
     async def read(self, request: web.Request) -> bool:
-        """Whether there was room for all of it. Raises TimeoutError when a client falls
-        silent."""
+        """Whether there was room for all of it, and for one more client that sends. Raises
+        TimeoutError when a client falls silent."""
+        if request.content.is_eof():
+            # One that sent all of it at once keeps nobody waiting.
+            return await self._take(request)
+        if not self._room.send():
+            return False
+        try:
+            return await self._take(request)
+        finally:
+            self._room.sent()
+
+    async def _take(self, request: web.Request) -> bool:
         while True:
             async with asyncio.timeout(SILENCE_SECONDS):
                 # request.read() would keep a body of its own until the answer's end.

@@ -45,8 +45,9 @@ REQUEST_ID = "X-Request-Id"
 RETRY_SECONDS = 0.5
 """Until another try when a pack that is said to be ready takes no connection."""
 UNREAD_SECONDS = 60.0
-"""Longest that a client takes nothing of its answer, as the packs' routers have it. What passes
-keeps its service's packs."""
+"""As the packs' routers have it. A client that takes less than a socket buffer of its answer in it
+is cut, since what passes keeps its service's packs. A full socket has room again only once a good
+part of that was taken, so one that takes little but steadily looks like one that takes nothing."""
 PACK_SILENCE_SECONDS = 7260.0
 """More than a pack that runs is ever silent: a request may wait an hour in its router's queue, and
 its engine may think for another. Else a pack whose node is lost would be waited for for ever."""
@@ -62,6 +63,7 @@ class Limits:
     """What one service may let wait."""
 
     requests: int = 1000
+    """And as many more may be within their bodies at a time."""
     bytes: int = 64 * 1024 * 1024
     """Of their bodies, and of those that a pack is taking."""
     seconds: float = 300.0
@@ -84,7 +86,7 @@ class Gatekeeper:
         """``whole``: of all ports together."""
         self.route = route
         self._limits = limits
-        self._room = Room(limits.requests, limits.bytes, part_of=whole)
+        self._room = Room(limits.requests, limits.bytes, limits.requests, part_of=whole)
         self._http = http
         self._metrics = metrics
         metrics.show(self._owner)
@@ -251,7 +253,7 @@ class Gatekeeper:
                 return self._refused(owner, "Broken", answers.broken())
             _cut(request)
         except TimeoutError:
-            log.warning("%s/%s: a client that takes nothing of its answer is cut", *self._owner)
+            log.warning("%s/%s: a client that takes too little of its answer is cut", *self._owner)
             _cut(request)
         return answer
 

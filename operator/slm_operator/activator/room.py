@@ -1,4 +1,4 @@
-"""PURE: how many requests may wait, and how large bodies may be together."""
+"""PURE: how many requests may wait or be sent at a time, and how large bodies may be together."""
 
 from __future__ import annotations
 
@@ -14,14 +14,27 @@ class Room:
     """None: no limit of its own."""
     max_bytes: int
     """Of the requests' bodies."""
+    max_senders: int
+    """Each has its headers and its connection in the memory, which no other bound counts."""
     part_of: Room | None = None
     requests: int = 0
     bytes: int = 0
+    senders: int = 0
 
     def fits(self, body_bytes: int) -> bool:
         """Whether one more request with such a body could wait now. Nothing is counted: what is
         only announced takes no room."""
         return self._is_free() and self._has_bytes(body_bytes)
+
+    def send(self) -> bool:
+        """Whether one more client may send its body; it is counted when it may."""
+        if not self._takes_sender():
+            return False
+        self._add_senders(1)
+        return True
+
+    def sent(self) -> None:
+        self._add_senders(-1)
 
     def keep(self, body_bytes: int) -> bool:
         """Whether so much of a body may be in the memory; it is counted when it may."""
@@ -56,6 +69,15 @@ class Room:
         self.bytes += body_bytes
         if self.part_of is not None:
             self.part_of._add(body_bytes)
+
+    def _add_senders(self, senders: int) -> None:
+        self.senders += senders
+        if self.part_of is not None:
+            self.part_of._add_senders(senders)
+
+    def _takes_sender(self) -> bool:
+        few = self.senders < self.max_senders
+        return few and (self.part_of is None or self.part_of._takes_sender())
 
     def _is_free(self) -> bool:
         few = self.max_requests is None or self.requests < self.max_requests

@@ -43,6 +43,9 @@ IDLE_SECONDS = 120.0
 the packs' routers keep those that are idle, so that the client is the one who closes."""
 FINISH_SECONDS = 25.0
 """What answers that have begun may take when the process is to end, within a Pod's usual 30 s."""
+TOTAL_SENDERS_FACTOR = 4
+"""So many times as many clients as of one service may be within their bodies, whatever service they
+are for. With headers as large as they may be each takes some 50 KiB of memory."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ class Activator:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._whole = Room(None, settings.total_bytes)
+        self._whole = Room(
+            None, settings.total_bytes, TOTAL_SENDERS_FACTOR * settings.limits.requests
+        )
         self._open: dict[int, _Opened] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._metrics = ActivatorMetrics(self._doors)

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 """Between two looks at what waits; a request wakes its service so much later at most."""
+HIDDEN_SECONDS = 5.0
+"""Between two tries to learn the ports of namespaces that cannot be read, which may be for good."""
 PATIENCE = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
 SILENCE_SECONDS = 15.0
 """An activator that is started anew answers sooner; until then no pack is started for its sake."""
@@ -75,10 +77,12 @@ class ActivatorClient:
     ) -> None:
         """Runs for ever; ``wake`` is told each service for which something has changed. Without
         ``namespaces`` the services of all are its own."""
+        learn_at = self._clock()
         while True:
-            if not self._ports.all_known:
+            if not self._ports.all_known and self._clock() >= learn_at:
                 try:
                     await self._ports.learn(kube, namespaces)
+                    learn_at = self._clock() + HIDDEN_SECONDS
                 except KubeError as error:
                     log.warning("which ports of the activator are taken is not known: %s", error)
             if self._known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from slm_operator.api.models import API_VERSION, KIND
@@ -9,6 +10,8 @@ from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Kube
 from slm_operator.cluster.reach import refuses
 from slm_operator.decide.snapshot import Trouble
+
+log = logging.getLogger(__name__)
 
 
 class Ports:
@@ -20,22 +23,29 @@ class Ports:
         self._by_uid: dict[str, int] = {}
         self._taken: set[int] = set()
         self.all_known = False
-        self._some_hidden = False
-        """Whether there may be services of namespaces that cannot be read."""
+        self._learned: set[str] = set()
+        self._hidden: tuple[str, ...] = ()
 
     async def learn(self, kube: Kube, namespaces: Sequence[str] = ()) -> None:
-        """All that are taken in these namespaces, or in all. Raises KubeError; a namespace that
-        cannot be read counts as empty."""
-        some_hidden = False
+        """All that are taken in these namespaces, or in all, but for those that were learned
+        before. One that cannot be read keeps ``all_known`` from being set: its services may have
+        any port, and their clients may still call. Raises KubeError."""
+        hidden = []
         for namespace in namespaces or ("",):
+            if namespace in self._learned:
+                continue
             try:
                 await self._learn(kube, namespace)
             except KubeError as error:
                 if not await refuses(kube, namespace, error):
                     raise
-                some_hidden = True
-        self._some_hidden = some_hidden
-        self.all_known = True
+                hidden.append(namespace)
+            else:
+                self._learned.add(namespace)
+        before, self._hidden = self._hidden, tuple(hidden)
+        self.all_known = not hidden
+        if hidden and self._hidden != before:
+            log.warning("no service gets a new port of the activator: %s", self.trouble.message)
 
     async def _learn(self, kube: Kube, namespace: str) -> None:
         async for page in kube.pages(API_VERSION, KIND, namespace):
@@ -53,9 +63,7 @@ class Ports:
     def of(self, uid: str) -> int | None:
         """The service's own, a free one if it had none; None while there is none to give."""
         if uid not in self._by_uid and self.all_known:
-            # What cannot be seen was given the first ones, where clients may still call for it.
-            ports = reversed(self._range) if self._some_hidden else self._range
-            free = next((port for port in ports if port not in self._taken), None)
+            free = next((port for port in self._range if port not in self._taken), None)
             if free is not None:
                 self._take(uid, free)
         return self._by_uid.get(uid)
@@ -68,6 +76,12 @@ class Ports:
     @property
     def trouble(self) -> Trouble:
         """Why there is none."""
+        if self._hidden:
+            text = (
+                f"services of {', '.join(self._hidden)} may have any port of the activator, and "
+                "cannot be read: give the operator its rights there, or watch it no longer"
+            )
+            return Trouble("ActivatorPortsUnknown", text)
         if not self.all_known:
             text = "the operator has just begun and does not know all services yet"
             return Trouble("ActivatorPortsUnknown", text)
