@@ -81,6 +81,11 @@ class FakeKube:
         self.metadata[key] = metadata
         return {**obj, "metadata": metadata}
 
+    async def merge(self, obj: Any, patch: Any) -> Any:
+        self._record(f"merge {obj['kind']} {patch['metadata']['uid']}")
+        there = self.there[obj["kind"], obj["metadata"]["name"]]
+        there["labels"] |= patch["metadata"]["labels"]
+
     async def metadata_of(self, obj: Any) -> Any:
         found = (self.metadata | self.there).get((obj["kind"], obj["metadata"]["name"]))
         if found is None:

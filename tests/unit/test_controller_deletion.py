@@ -10,7 +10,7 @@ import pytest
 from controller_builders import OBJECT, Operator, running_pod
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.pods import read_pack
-from slm_operator.render.children import PACK_LABEL
+from slm_operator.render.children import INSTANCE_LABEL, MANAGED_BY_LABEL, PACK_LABEL
 
 
 @pytest.fixture
@@ -107,6 +107,52 @@ async def test_a_pack_that_the_watch_does_not_show_yet_is_not_in_its_own_way(
     for _ in range(2):
         await operator.reconcile()
     assert operator.ready()["reason"] != "Conflict"
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        (MANAGED_BY_LABEL, None),
+        (INSTANCE_LABEL, None),
+        (INSTANCE_LABEL, "other"),
+        (PACK_LABEL, "x"),
+    ],
+)
+async def test_a_pack_that_somebody_hid_by_its_labels_gets_them_back(
+    operator: Operator, label: str, value: str | None
+) -> None:
+    hidden = running_pod()["metadata"]
+    as_made = dict(hidden["labels"])
+    hidden["labels"].pop(label)
+    if value is not None:
+        hidden["labels"][label] = value
+    hidden["labels"]["sick"] = "yes"
+    operator.kube.there = {("Pod", "chat-pack-0"): hidden}
+    for _ in range(2):
+        await operator.reconcile()
+    assert hidden["labels"] == as_made | {"sick": "yes"}
+    assert [each for each in operator.kube.done if "Pod p0" in each] == ["merge Pod p0"], "once"
+
+
+async def test_a_hidden_pack_that_ends_is_left_alone(operator: Operator) -> None:
+    hidden = running_pod()["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+    del hidden["labels"][MANAGED_BY_LABEL]
+    operator.kube.there = {("Pod", "chat-pack-0"): hidden}
+    await operator.reconcile()
+    assert "merge Pod p0" not in operator.kube.done
+
+
+async def test_labels_that_cannot_be_put_back_are_told_of(operator: Operator) -> None:
+    hidden = running_pod()["metadata"]
+    del hidden["labels"][MANAGED_BY_LABEL]
+    operator.kube.there = {("Pod", "chat-pack-0"): hidden}
+    operator.kube.refuse = lambda what: what == "merge Pod p0"
+    for _ in range(2):
+        await operator.reconcile()
+    assert operator.ready()["reason"] == "Forbidden"
+    told = operator.ready()["message"]
+    assert "the Pod default/chat-pack-0 is this SLMService's own and lacks" in told
+    assert f"{MANAGED_BY_LABEL}=slm-operator" in told
 
 
 async def test_the_end_of_a_service_spares_the_packs_of_its_successor(operator: Operator) -> None:

@@ -19,7 +19,7 @@ from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.following import Watched, follow
 from slm_operator.cluster.kube import Kube, Object
 from slm_operator.render import activation
-from slm_operator.render.children import MANAGED_BY, MANAGED_BY_LABEL
+from slm_operator.render.children import INSTANCE_LABEL, MANAGED_BY, MANAGED_BY_LABEL, PACK_LABEL
 
 RESTORE_SECONDS = 1.0
 """From a change that is seen to the look whether it was this operator's own, whose answer may come
@@ -33,6 +33,8 @@ WATCHED = (
     (activation.API_VERSION, activation.KIND, activation.MANAGED_BY_LABEL),
 )
 
+FOUND_BY = (MANAGED_BY_LABEL, INSTANCE_LABEL, PACK_LABEL)
+"""Labels that make a Pod of a service's own one of its packs."""
 ANOTHER = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
 """How a write to an object of a certain UID is refused where that is gone."""
 OF_NO_OBJECT = "1"
@@ -129,13 +131,39 @@ class Owned:
 
     async def make(self, service: SLMService, obj: Object) -> None:
         """Makes what is not kept as it was made, such as a Pod. The service's own that is there
-        already stays as it is; another's is a conflict. Raises KubeError."""
+        already stays as it is, but for labels by which it is found; another's is a conflict.
+        Raises KubeError."""
         try:
             await self._kube.apply(_bound(obj, ""))
         except KubeError as error:
             if error.status != HTTPStatus.CONFLICT:
                 raise
-            await self._own_uid(service, obj)
+        else:
+            return
+        there = await self._own(service, obj)
+        if there is not None and "deletionTimestamp" not in there:
+            await self._label(obj, there)
+
+    async def _label(self, obj: Object, there: Object) -> None:
+        """Without its labels the watch does not show it, and its name is taken all the same."""
+        has = there.get("labels") or {}
+        wanted = obj["metadata"]["labels"]
+        lacks = {k: wanted[k] for k in FOUND_BY if has.get(k) != wanted[k]}
+        if not lacks:
+            return
+        try:
+            # Applied, it would lose all other fields, of which those of a Pod are immutable.
+            await self._kube.merge(obj, {"metadata": {"uid": there["uid"], "labels": lacks}})
+        except KubeError as error:
+            metadata, labels = obj["metadata"], ", ".join(f"{k}={v}" for k, v in lacks.items())
+            raise KubeError(
+                error.status,
+                error.reason,
+                f"the {obj['kind']} {metadata['namespace']}/{metadata['name']} is this {KIND}'s "
+                f"own and lacks {labels}, which cannot be put back ({error.message}): label it "
+                "so, or delete it, and another is made",
+                error.retry_after_seconds,
+            ) from error
 
     async def _write(self, service: SLMService, obj: Object, kept: _Kept) -> Object:
         """The object's metadata as it was answered."""
@@ -144,7 +172,8 @@ class Owned:
         look = not uid and bool(service.status.conditions)
         while True:
             if look:
-                uid = await self._own_uid(service, obj)
+                there = await self._own(service, obj)
+                uid = "" if there is None else str(there["uid"])
             try:
                 answer = await self._kube.apply(_bound(obj, uid), force=bool(uid))
                 return dict(answer["metadata"])
@@ -153,18 +182,18 @@ class Owned:
                     raise
             look = True
 
-    async def _own_uid(self, service: SLMService, obj: Object) -> str:
-        """Of the object that is there under the name of ``obj``; empty when there is none. Raises
-        KubeError, also when it is not the service's own."""
+    async def _own(self, service: SLMService, obj: Object) -> Object | None:
+        """The metadata of the object that is there under the name of ``obj``. Raises KubeError,
+        also when it is not the service's own."""
         try:
             metadata = await self._kube.metadata_of(obj)
         except KubeError as error:
             if error.status == HTTPStatus.NOT_FOUND:
-                return ""
+                return None
             raise
         owner = _controller(metadata)
         if owner is not None and owner["uid"] == service.uid:
-            return str(metadata["uid"])
+            return metadata
         whose = "nobody's" if owner is None else f"that of {owner['kind']} {owner['name']}"
         raise KubeError(
             HTTPStatus.CONFLICT,
