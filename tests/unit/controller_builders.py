@@ -99,6 +99,9 @@ class FakeKube:
         self, api: str, kind: str, name: str, namespace: str, *, uid: str = ""
     ) -> None:
         self._record(f"delete {kind} {name} {uid}")
+        there = self.there.get((kind, name), {})
+        if there.get("uid") == uid and not there.get("finalizers"):
+            del self.there[kind, name]
 
 
 class FakeAgents:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from slm_operator.api.models import KIND, SLMService
+from slm_operator.api.models import GROUP, KIND, SLMService
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.following import Watched, follow
 from slm_operator.cluster.kube import Kube, Object
@@ -43,6 +43,14 @@ is there. Without it an object of somebody else's that has other fields would be
 
 Child = tuple[str, str, str]
 """Version, kind and name."""
+
+
+class FormerServiceError(KubeError):
+    """An object of a former service of the name has the name of one of this service's, and goes."""
+
+    def __init__(self, what: str) -> None:
+        waits = f"this {KIND} waits until {what} of the former {KIND} of its name has ended"
+        super().__init__(HTTPStatus.CONFLICT, "FormerService", waits)
 
 
 @dataclass(slots=True)
@@ -99,10 +107,12 @@ class Owned:
 
     async def apply(
         self, service: SLMService, wanted: Iterable[Object], also_unchanged: bool
-    ) -> None:
+    ) -> FormerServiceError | None:
         """Applies each where it is not as it was applied, or ``also_unchanged``. What somebody set
         in the service's own object is overwritten; an object of that name that is not its own is a
-        conflict. Raises KubeError."""
+        conflict. Returns what keeps one of them waiting, of which the others are independent.
+        Raises KubeError."""
+        waits = None
         of = self._of.setdefault(service.uid, {})
         for obj in wanted:
             child = obj["apiVersion"], obj["kind"], obj["metadata"]["name"]
@@ -116,6 +126,9 @@ class Owned:
             kept.mark = mark
             try:
                 answer = await self._write(service, obj, kept)
+            except FormerServiceError as error:
+                kept.mark, waits = "", error
+                continue
             except BaseException:
                 kept.mark = ""
                 raise
@@ -128,6 +141,7 @@ class Owned:
             before, kept.applied = kept.applied, _state(answer)
             if kept.applied != before:
                 self._look_soon(place, kept)
+        return waits
 
     async def make(self, service: SLMService, obj: Object) -> None:
         """Makes what is not kept as it was made, such as a Pod. The service's own that is there
@@ -184,7 +198,7 @@ class Owned:
 
     async def _own(self, service: SLMService, obj: Object) -> Object | None:
         """The metadata of the object that is there under the name of ``obj``. Raises KubeError,
-        also when it is not the service's own."""
+        also when it is not the service's own. A former service's is deleted."""
         try:
             metadata = await self._kube.metadata_of(obj)
         except KubeError as error:
@@ -194,13 +208,20 @@ class Owned:
         owner = _controller(metadata)
         if owner is not None and owner["uid"] == service.uid:
             return metadata
+        name = obj["metadata"]["name"]
+        what = f"the {obj['kind']} {service.namespace}/{name}"
+        if owner is not None and _is_former(owner, service):
+            # As garbage collection does, which may lag; a finalizer may hold it for longer.
+            if "deletionTimestamp" not in metadata:
+                where = obj["apiVersion"], obj["kind"], name, service.namespace
+                await self._kube.delete(*where, uid=metadata["uid"])
+            raise FormerServiceError(what)
         whose = "nobody's" if owner is None else f"that of {owner['kind']} {owner['name']}"
         raise KubeError(
             HTTPStatus.CONFLICT,
             "Conflict",
-            f"the {obj['kind']} {service.namespace}/{obj['metadata']['name']} is not this "
-            f"{KIND}'s but {whose}, so it is left as it is: rename the {KIND}, or delete what is "
-            "in its place",
+            f"{what} is not this {KIND}'s but {whose}, so it is left as it is: rename the {KIND}, "
+            "or delete what is in its place",
         )
 
     async def remove(self, service_uid: str, namespace: str, only: str = "") -> bool:
@@ -300,6 +321,13 @@ def _controller(metadata: Object) -> Object | None:
     """Whose object it is, by its owner references."""
     owners = metadata.get("ownerReferences") or ()
     return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def _is_former(owner: Object, service: SLMService) -> bool:
+    """Whether it is the service's predecessor: of a name there is one service at a time, and its
+    successor's objects are made when nothing is done for it any more."""
+    group = owner["apiVersion"].partition("/")[0]
+    return (group, owner["kind"], owner["name"]) == (GROUP, KIND, service.name)
 
 
 def _state(metadata: Object) -> int:
