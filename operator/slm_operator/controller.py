@@ -32,6 +32,7 @@ from slm_operator.decide.companions import companions
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.limits import limits
+from slm_operator.decide.pods import NO_PLACE_AFTER
 from slm_operator.decide.rollout import follow
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.gate import waiting_for_others
@@ -86,6 +87,8 @@ class _Held:
     strangers: set[str] = field(default_factory=set)
     """UIDs of Pods that have the labels of its packs and are none, as the log has told."""
     failures: int = 0
+    refused_since_seconds: float | None = None
+    """When the first of an unbroken series of passes was refused, by the operator's clock."""
 
 
 class Controller:
@@ -153,12 +156,13 @@ class Controller:
             delay = max(delay, error.retry_after_seconds)
             if error.is_refusal:
                 held.refused = Trouble(error.reason, error.message)
+                held.refused_since_seconds = held.refused_since_seconds or self._clock()
             self._failed(error.reason, error.message)
             log.warning("%s/%s: %s; again in %g s", service.namespace, service.name, error, delay)
             return delay
         finally:
             self._metrics.pass_seconds.observe(time.perf_counter() - started)
-        held.failures = 0
+        held.failures, held.refused_since_seconds = 0, None
         return decision.poll_seconds
 
     def remembers(self, uid: str) -> bool:
@@ -241,7 +245,9 @@ class Controller:
         if self._tracing is not None:
             self._tracing.decided(service, decision)
         held.memory = decision.memory
-        wanted = companions(snapshot, decision, tokens.current, refused=held.refused is not None)
+        since = held.refused_since_seconds
+        lasts = since is not None and self._clock() - since > NO_PLACE_AFTER.total_seconds()
+        wanted = companions(snapshot, decision, tokens.current, refused=lasts)
         # Packs that are created would wait in silence for a Secret that somebody deleted.
         doubted = creating or any(p.doubts_children for p in snapshot.packs)
         # Garbage collection would remove those of a former service too; their names are free then.

@@ -11,6 +11,7 @@ from slm_operator.render import activation, children
 def companions(
     snapshot: Snapshot, decision: Decision, token: str, *, refused: bool
 ) -> tuple[children.Object, ...]:
+    """``refused``: the API server has not let packs be made for long."""
     service, desired = snapshot.service, decision.status.desired_packs or 0
     placed = packs_with_a_place(snapshot.packs, decision.pods, desired, refused, snapshot.now)
     return (
