@@ -347,6 +347,7 @@ class Controller:
         if decision.status == service.status:
             held.status = held.status or decision.status.to_json()
             return
+        # By name: a UID is no condition of a status that is written (kube-apiserver 1.34).
         await self._kube.apply(
             {
                 "apiVersion": API_VERSION,
