@@ -24,14 +24,15 @@ from slm_operator.cluster.agents import AgentError, Agents
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.events import Events
 from slm_operator.cluster.kube import Kube, Object, get_or_none
-from slm_operator.cluster.owned import Owned
+from slm_operator.cluster.owned import FormerServiceError, Owned
 from slm_operator.cluster.profiles import Profiles
 from slm_operator.cluster.strangers import without_strangers
 from slm_operator.decide.calibrate import profile_to_read
+from slm_operator.decide.companions import companions
 from slm_operator.decide.decision import Decision, decide
 from slm_operator.decide.demand import SAMPLE_SECONDS
 from slm_operator.decide.limits import limits
-from slm_operator.decide.pods import packs_with_a_place
+from slm_operator.decide.pods import NO_PLACE_AFTER
 from slm_operator.decide.rollout import follow
 from slm_operator.decide.snapshot import Memory, Pack, Snapshot, StoredProfile, Trouble
 from slm_operator.gate import waiting_for_others
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
+FORMER_SECONDS = 3.0
+"""Between two looks for what a former service left: that it ends takes its time, and is no fault
+that grows."""
 UNREADABLE_RETRY_SECONDS = 60.0
 MOVED_ON_SECONDS = 1.0
 """Until the watch, which shows an older spec than is stored, is looked at again."""
@@ -83,6 +87,8 @@ class _Held:
     strangers: set[str] = field(default_factory=set)
     """UIDs of Pods that have the labels of its packs and are none, as the log has told."""
     failures: int = 0
+    refused_since_seconds: float | None = None
+    """When the first of an unbroken series of passes was refused, by the operator's clock."""
 
 
 class Controller:
@@ -145,15 +151,18 @@ class Controller:
         except KubeError as error:
             held.failures += 1
             delay = BACKOFF_SECONDS[min(held.failures, len(BACKOFF_SECONDS)) - 1]
+            if isinstance(error, FormerServiceError):
+                delay = FORMER_SECONDS
             delay = max(delay, error.retry_after_seconds)
             if error.is_refusal:
                 held.refused = Trouble(error.reason, error.message)
+                held.refused_since_seconds = held.refused_since_seconds or self._clock()
             self._failed(error.reason, error.message)
             log.warning("%s/%s: %s; again in %g s", service.namespace, service.name, error, delay)
             return delay
         finally:
             self._metrics.pass_seconds.observe(time.perf_counter() - started)
-        held.failures = 0
+        held.failures, held.refused_since_seconds = 0, None
         return decision.poll_seconds
 
     def remembers(self, uid: str) -> bool:
@@ -174,11 +183,14 @@ class Controller:
         """
         namespace, uid = obj["metadata"]["namespace"], obj["metadata"]["uid"]
         there = [p for p in packs if p.belongs_to(uid) and not p.terminating]
-        for pack in there:
-            await self._kube.delete("v1", "Pod", pack.name, namespace, uid=pack.uid)
+        await self._delete(namespace, there)
         known = await self.owned.remove(uid, namespace)
         await self.let_go(obj)
         return known or bool(there)
+
+    async def _delete(self, namespace: str, packs: Iterable[Pack]) -> None:
+        for pack in packs:
+            await self._kube.delete("v1", "Pod", pack.name, namespace, uid=pack.uid)
 
     async def let_go(self, obj: Object, *, orphaned: bool = False) -> None:
         """Forgets a service that has ended, whatever became of its objects. ``orphaned``: they
@@ -233,20 +245,25 @@ class Controller:
         if self._tracing is not None:
             self._tracing.decided(service, decision)
         held.memory = decision.memory
-        wanted = _children(snapshot, decision, tokens.current, refused=held.refused is not None)
+        since = held.refused_since_seconds
+        lasts = since is not None and self._clock() - since > NO_PLACE_AFTER.total_seconds()
+        wanted = companions(snapshot, decision, tokens.current, refused=lasts)
         # Packs that are created would wait in silence for a Secret that somebody deleted.
         doubted = creating or any(p.doubts_children for p in snapshot.packs)
         # Garbage collection would remove those of a former service too; their names are free then.
         former = (p for p in seen if not p.belongs_to(service.uid) and not p.terminating)
         try:
-            await self.owned.apply(service, wanted, also_unchanged=doubted)
-            for pack in (*former, *decision.pods.delete):
-                await self._kube.delete("v1", "Pod", pack.name, service.namespace, uid=pack.uid)
+            await self._delete(service.namespace, former)
+            waits = await self.owned.apply(service, wanted, also_unchanged=doubted)
+            # Clients may be led to a pack until all is applied.
+            await self._delete(service.namespace, () if waits else decision.pods.delete)
             for ordinal in decision.pods.create:
                 pod = children.pack_pod(decision.service, ordinal, image)
                 await self.owned.make(service, pod)
             for ordinal in decision.pods.canary:
                 await self.owned.make(service, children.pack_pod(service, ordinal, image))
+            if waits is not None:
+                raise waits
         except KubeError as error:
             # A quota that holds one pack back does not keep the others from their plans.
             if error.is_refusal:
@@ -330,6 +347,7 @@ class Controller:
         if decision.status == service.status:
             held.status = held.status or decision.status.to_json()
             return
+        # By name: a UID is no condition of a status that is written (kube-apiserver 1.34).
         await self._kube.apply(
             {
                 "apiVersion": API_VERSION,
@@ -358,31 +376,6 @@ class Controller:
                 if error.reason != "StaleGeneration":
                     refused = Trouble(error.reason, f"{pack.name}: {error.message}")
         return refused
-
-
-def _children(
-    snapshot: Snapshot, decision: Decision, token: str, *, refused: bool
-) -> tuple[children.Object, ...]:
-    """What goes with the packs."""
-    service, desired = snapshot.service, decision.status.desired_packs or 0
-    placed = packs_with_a_place(snapshot.packs, decision.pods, desired, refused, snapshot.now)
-    return (
-        children.token_secret(service, token),
-        children.front_service(service),
-        children.headless_service(service),
-        children.disruption_budget(service, placed),
-        *_slices(snapshot, decision),
-    )
-
-
-def _slices(snapshot: Snapshot, decision: Decision) -> list[children.Object]:
-    """Once a service has a port it has them; while nobody knows where the activator is, what is
-    there stays. Without an activator nobody is led there."""
-    service, seen, port = snapshot.service, snapshot.activation, decision.status.activator_port
-    if port is None or (seen is not None and not seen.address):
-        return []
-    address = seen.address if seen is not None else ""
-    return activation.activator_slices(service, address, port, decision.through_activator)
 
 
 def _faults(error: ValidationError) -> str:

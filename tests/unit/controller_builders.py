@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prometheus_client import generate_latest
@@ -18,6 +20,7 @@ from slm_operator.metrics import Metrics
 from slm_operator.render import children
 from slm_worker.wire import PackState, Plan
 
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 OBJECT: dict[str, Any] = {
     "metadata": {"name": "chat", "namespace": "default", "uid": "u1", "generation": 1},
     "spec": {
@@ -81,6 +84,11 @@ class FakeKube:
         self.metadata[key] = metadata
         return {**obj, "metadata": metadata}
 
+    async def merge(self, obj: Any, patch: Any) -> Any:
+        self._record(f"merge {obj['kind']} {patch['metadata']['uid']}")
+        there = self.there[obj["kind"], obj["metadata"]["name"]]
+        there["labels"] |= patch["metadata"]["labels"]
+
     async def metadata_of(self, obj: Any) -> Any:
         found = (self.metadata | self.there).get((obj["kind"], obj["metadata"]["name"]))
         if found is None:
@@ -94,6 +102,9 @@ class FakeKube:
         self, api: str, kind: str, name: str, namespace: str, *, uid: str = ""
     ) -> None:
         self._record(f"delete {kind} {name} {uid}")
+        there = self.there.get((kind, name), {})
+        if there.get("uid") == uid and not there.get("finalizers"):
+            del self.there[kind, name]
 
 
 class FakeAgents:
@@ -122,6 +133,8 @@ class Operator:
         self, cluster_power_budget_watts: int | None = None, keys: Keys | None = None
     ) -> None:
         self.kube, self.agents, self.metrics = FakeKube(), FakeAgents(), Metrics()
+        self.passed_seconds = 0
+        """By all clocks, since the beginning."""
         self.controller = Controller(
             self.kube,  # type: ignore[arg-type]
             self.agents,  # type: ignore[arg-type]
@@ -129,7 +142,8 @@ class Operator:
                 "w", keys or Keys("k" * 32), cluster_power_budget_watts=cluster_power_budget_watts
             ),
             self.metrics,
-            lambda: "2026-01-01T00:00:00Z",
+            lambda: (BEGIN + timedelta(seconds=self.passed_seconds)).isoformat(),
+            lambda: time.monotonic() + self.passed_seconds,
         )
 
     async def reconcile(self, *pods: dict[str, Any], **changes: Any) -> float:

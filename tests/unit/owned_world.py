@@ -30,6 +30,12 @@ SERVING = Condition(
 GENERATIONS = ("PodDisruptionBudget", "EndpointSlice")
 
 
+def controlled_by(**other: str) -> dict[str, Any]:
+    """What a former service of the name left, but for ``other``."""
+    (owner,) = FRONT["metadata"]["ownerReferences"]
+    return {"ownerReferences": [{**owner, "uid": "former", **other}]}
+
+
 class Server:
     """Stores objects as an API server does, and shows their metadata when told to."""
 
@@ -71,6 +77,16 @@ class Server:
             raise KubeError(404, "NotFound", "not there")
         return dict(found["metadata"])
 
+    async def delete(
+        self, api: str, kind: str, name: str, namespace: str, *, uid: str = ""
+    ) -> None:
+        self.requests.append("delete")
+        metadata = self.stored[kind, name]["metadata"]
+        assert metadata["uid"] == uid
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        if not metadata.get("finalizers"):
+            del self.stored[kind, name]
+
     def put(self, obj: Object, **metadata: Any) -> Object:
         """Somebody else makes an object of the name of ``obj``, without a field of that."""
         key = obj["kind"], obj["metadata"]["name"]
@@ -95,7 +111,8 @@ class Server:
         found = self.stored[obj["kind"], obj["metadata"]["name"]]["metadata"]
         found["resourceVersion"] = str(self.version)
 
-    def delete(self, obj: Object) -> str:
+    def lose(self, obj: Object) -> str:
+        """Somebody deletes it."""
         uid: str = self.stored.pop((obj["kind"], obj["metadata"]["name"]))["metadata"]["uid"]
         return uid
 
@@ -109,13 +126,15 @@ class World:
         self.owned = Owned(self.server)  # type: ignore[arg-type]
         self.service = CHAT
         self.woken: list[str] = []
+        self.waits: KubeError | None = None
+        """For what the last pass did."""
         self.owned._wake = lambda namespace, name: self.woken.append(f"{namespace}/{name}")
 
     async def apply(self, *wanted: Object, also_unchanged: bool = False) -> list[tuple[str, bool]]:
         """What was applied in a pass, and whether by force."""
         self.server.applied.clear()
         self.server.requests.clear()
-        await self.owned.apply(self.service, wanted, also_unchanged)
+        self.waits = await self.owned.apply(self.service, wanted, also_unchanged)
         return list(self.server.applied)
 
     def show(self, obj: Object) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from builders import service
-from owned_world import BUDGET, CHAT, FRONT, SECRET, SERVING, SLICE, World
+from owned_world import BUDGET, CHAT, FRONT, SECRET, SERVING, SLICE, World, controlled_by
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster import owned as subject
 from slm_operator.cluster.connection import KubeError
@@ -44,7 +44,7 @@ async def test_at_rest_nothing_is_written(world: World) -> None:
 async def test_what_somebody_deleted_is_made_again_alone_and_once(
     world: World, obj: Object
 ) -> None:
-    world.owned.miss(world.server.delete(obj))
+    world.owned.miss(world.server.lose(obj))
     assert await world.woken_now() == ["default/chat"]
     assert await world.apply(BUDGET, FRONT, SLICE) == [(obj["kind"], False)]
     world.show(obj)
@@ -70,7 +70,7 @@ async def test_of_what_is_the_services_own_one_kind_can_go_alone(world: World) -
     async def delete(api: str, kind: str, *_: str, uid: str) -> None:
         deleted.append(kind)
 
-    world.server.delete = delete  # type: ignore[assignment, method-assign]
+    world.server.delete = delete  # type: ignore[method-assign, assignment]
     assert await world.owned.remove(CHAT.uid, CHAT.namespace, only="EndpointSlice")
     assert deleted == ["EndpointSlice"]
 
@@ -141,7 +141,7 @@ async def test_a_deletion_that_is_seen_before_the_answer_to_a_write_is_not_lost(
     world: World,
 ) -> None:
     more = disruption_budget(CHAT, 3)
-    world.server.meanwhile = lambda: world.owned.miss(world.server.delete(more))
+    world.server.meanwhile = lambda: world.owned.miss(world.server.lose(more))
     await world.apply(more, FRONT, SLICE)
     world.server.meanwhile = lambda: None
     assert await world.woken_now() == ["default/chat"]
@@ -185,14 +185,8 @@ FOREIGN = [
         {"ownerReferences": [{"kind": "SLMService", "name": "chat", "uid": CHAT.uid}]},
         id="that the service owns and does not control",
     ),
-    pytest.param(
-        {
-            "ownerReferences": [
-                {"kind": "SLMService", "name": "chat", "uid": "former", "controller": True}
-            ]
-        },
-        id="of a former service of the name",
-    ),
+    pytest.param(controlled_by(name="another"), id="of another service"),
+    pytest.param(controlled_by(apiVersion="apps/v1"), id="of a kind of another group"),
 ]
 
 
@@ -219,7 +213,7 @@ async def test_what_somebody_puts_in_the_place_of_its_own_is_a_conflict(
 ) -> None:
     world = World()
     await world.apply(obj)
-    uid = world.server.delete(obj)
+    uid = world.server.lose(obj)
     if shown:
         world.owned.miss(uid)
     there = world.server.put(obj)
@@ -242,7 +236,7 @@ async def test_the_place_of_an_object_that_goes_away_is_taken_at_the_next_try() 
     world.server.put(FRONT)
     with pytest.raises(KubeError, match="Conflict"):
         await world.apply(FRONT)
-    world.server.delete(FRONT)
+    world.server.lose(FRONT)
     assert await world.apply(FRONT) == [("Service", False)]
 
 
@@ -318,7 +312,7 @@ async def test_nothing_is_kept_of_a_service_that_is_forgotten(world: World) -> N
     assert (world.owned._of, world.owned._places) == ({}, {})
     for obj in (BUDGET, FRONT, SLICE):
         world.show(obj)  # such as that it is being deleted
-        world.owned.miss(world.server.delete(obj))
+        world.owned.miss(world.server.lose(obj))
     assert (world.owned._of, world.owned._places) == ({}, {})
     assert await world.woken_now() == []
 

@@ -276,6 +276,7 @@ async def test_a_pod_that_cannot_be_read_keeps_nobody_elses_from_being_seen(
     packs, _ = await follow(ScriptedKube([page(odd, pod("a"))]))
     assert names(packs) == ["a"]
     assert "default/odd has the labels of a pack and is none" in caplog.text
+    assert "delete it where an SLMService owns it, and else remove its label" in caplog.text
 
 
 async def test_nothing_is_watched_from_a_version_that_is_still_to_come() -> None:

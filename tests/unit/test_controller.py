@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from prometheus_client import generate_latest
 
 from builders import pack_state
 from controller_builders import OBJECT, Operator, running_pod
-from slm_operator.api.models import SLMService
 from slm_operator.api.status import SLMServiceStatus
 from slm_operator.cluster.agents import AgentError
 from slm_operator.cluster.connection import KubeError
@@ -19,7 +17,6 @@ from slm_operator.controller import BACKOFF_SECONDS, MOVED_ON_SECONDS, UNREADABL
 from slm_operator.keys import Keys, Tokens, agent_token
 from slm_operator.metrics import Metrics
 from slm_operator.pareto.objective import Limits
-from slm_operator.render import children
 
 FIGURES: dict[str, Any] = {
     "replicasPerPack": 2,
@@ -124,39 +121,6 @@ async def test_a_pack_that_is_refused_keeps_no_other_from_its_plan(operator: Ope
     assert [p.rotation for p in operator.agents.plans] == [2]
     await operator.reconcile(running_pod())
     assert operator.ready()["reason"] == "Forbidden"
-
-
-async def test_no_drain_waits_for_packs_that_no_node_takes(operator: Operator) -> None:
-    spec = OBJECT["spec"] | {"packs": 4}
-    operator.kube.stored = obj = OBJECT | {"spec": spec}
-    packs = []
-    for ordinal in range(4):
-        pod = children.pack_pod(SLMService.from_object(obj), ordinal, "w")
-        pod["metadata"]["uid"] = f"p{ordinal}"
-        no_node = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
-        pending = {"phase": "Pending", "conditions": [no_node]}
-        packs.append(pod | {"status": running_pod()["status"] if ordinal < 2 else pending})
-    for _ in range(3):
-        await operator.reconcile(*packs, spec=spec)
-    assert operator.kube.least_available == [1], "of two that serve one may go"
-    evicted = copy.deepcopy(packs)
-    evicted[0]["metadata"]["deletionTimestamp"] = "2026-01-01T00:02:00Z"
-    await operator.reconcile(*evicted, spec=spec)
-    await operator.reconcile(*packs[1:], spec=spec)
-    assert set(operator.kube.least_available) == {1}, "nor two while another takes its place"
-
-
-async def test_no_drain_waits_for_packs_that_a_quota_holds_back(operator: Operator) -> None:
-    spec = OBJECT["spec"] | {"packs": 3}
-    operator.kube.stored = OBJECT | {"spec": spec}
-    pod = children.pack_pod(SLMService.from_object(operator.kube.stored), 0, "w")
-    pod["metadata"]["uid"] = "p0"
-    pod["status"] = running_pod()["status"]
-    operator.kube.refuse = lambda what: what == "apply Pod"
-    for _ in range(3):
-        await operator.reconcile(pod, spec=spec)
-    assert operator.kube.least_available[0] == 2
-    assert operator.kube.least_available[-1] == 0
 
 
 async def test_no_plan_is_sent_while_the_api_server_is_away(operator: Operator) -> None:

@@ -10,7 +10,8 @@ import pytest
 from controller_builders import OBJECT, Operator, running_pod
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.pods import read_pack
-from slm_operator.render.children import PACK_LABEL
+from slm_operator.controller import FORMER_SECONDS
+from slm_operator.render.children import INSTANCE_LABEL, MANAGED_BY_LABEL, PACK_LABEL
 
 
 @pytest.fixture
@@ -48,6 +49,54 @@ async def test_the_pack_of_a_former_service_of_the_name_goes_before_its_own_come
     assert "delete Pod chat-pack-0 p0" in operator.kube.done
     assert "apply Pod" not in operator.kube.done
     assert operator.agents.plans == []
+    await operator.reconcile()
+    assert "apply Pod" in operator.kube.done
+
+
+async def test_what_a_former_service_left_ends_and_keeps_only_its_names(
+    operator: Operator,
+) -> None:
+    """The operator was away while the service was deleted and made anew."""
+    await operator.reconcile()
+    again = Operator()
+    for key, metadata in operator.kube.metadata.items():
+        if key[0] in ("Secret", "Service", "PodDisruptionBudget"):
+            (owner,) = metadata["ownerReferences"]
+            left = {"uid": f"former-{key[1]}", "ownerReferences": [owner | {"uid": "u0"}]}
+            again.kube.there[key] = metadata | left
+    again.kube.there["Service", "chat"] |= {
+        "deletionTimestamp": "2026-01-01T00:00:00Z",
+        "finalizers": ["service.kubernetes.io/load-balancer-cleanup"],
+    }
+    former = running_pod()
+    former["metadata"]["ownerReferences"][0]["uid"] = "u0"
+
+    assert await again.reconcile(former) == FORMER_SECONDS
+    assert [each for each in again.kube.done if each.startswith("delete")] == [
+        "delete Pod chat-pack-0 p0",
+        "delete Secret chat-agent-token former-chat-agent-token",
+        "delete Service chat-packs former-chat-packs",
+        "delete PodDisruptionBudget chat former-chat",
+    ]
+    again.kube.done.clear()
+    assert [await again.reconcile() for _ in range(3)] == [FORMER_SECONDS] * 3
+    assert {"apply Secret", "apply PodDisruptionBudget", "apply Pod"} <= set(again.kube.done)
+    assert again.ready()["reason"] == "FormerService"
+    assert "the Service default/chat of the former SLMService" in again.ready()["message"]
+    again.kube.there.clear()
+    for _ in range(2):
+        await again.reconcile(running_pod())
+    assert again.ready()["status"] == "True"
+
+
+async def test_a_hidden_pod_of_a_former_service_that_has_a_packs_name_is_deleted(
+    operator: Operator,
+) -> None:
+    former = running_pod()["metadata"]
+    former["ownerReferences"][0]["uid"] = "u0"
+    operator.kube.there = {("Pod", "chat-pack-0"): former}
+    await operator.reconcile()
+    assert "delete Pod chat-pack-0 p0" in operator.kube.done
     await operator.reconcile()
     assert "apply Pod" in operator.kube.done
 
@@ -107,6 +156,52 @@ async def test_a_pack_that_the_watch_does_not_show_yet_is_not_in_its_own_way(
     for _ in range(2):
         await operator.reconcile()
     assert operator.ready()["reason"] != "Conflict"
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        (MANAGED_BY_LABEL, None),
+        (INSTANCE_LABEL, None),
+        (INSTANCE_LABEL, "other"),
+        (PACK_LABEL, "x"),
+    ],
+)
+async def test_a_pack_that_somebody_hid_by_its_labels_gets_them_back(
+    operator: Operator, label: str, value: str | None
+) -> None:
+    hidden = running_pod()["metadata"]
+    as_made = dict(hidden["labels"])
+    hidden["labels"].pop(label)
+    if value is not None:
+        hidden["labels"][label] = value
+    hidden["labels"]["sick"] = "yes"
+    operator.kube.there = {("Pod", "chat-pack-0"): hidden}
+    for _ in range(2):
+        await operator.reconcile()
+    assert hidden["labels"] == as_made | {"sick": "yes"}
+    assert [each for each in operator.kube.done if "Pod p0" in each] == ["merge Pod p0"], "once"
+
+
+async def test_a_hidden_pack_that_ends_is_left_alone(operator: Operator) -> None:
+    hidden = running_pod()["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+    del hidden["labels"][MANAGED_BY_LABEL]
+    operator.kube.there = {("Pod", "chat-pack-0"): hidden}
+    await operator.reconcile()
+    assert "merge Pod p0" not in operator.kube.done
+
+
+async def test_labels_that_cannot_be_put_back_are_told_of(operator: Operator) -> None:
+    hidden = running_pod()["metadata"]
+    del hidden["labels"][MANAGED_BY_LABEL]
+    operator.kube.there = {("Pod", "chat-pack-0"): hidden}
+    operator.kube.refuse = lambda what: what == "merge Pod p0"
+    for _ in range(2):
+        await operator.reconcile()
+    assert operator.ready()["reason"] == "Forbidden"
+    told = operator.ready()["message"]
+    assert "the Pod default/chat-pack-0 is this SLMService's own and lacks" in told
+    assert f"{MANAGED_BY_LABEL}=slm-operator" in told
 
 
 async def test_the_end_of_a_service_spares_the_packs_of_its_successor(operator: Operator) -> None:

@@ -266,9 +266,13 @@ def test_at_zero_nothing_stays_whatever_a_rollout_is_about(places: int | None) -
 NO_NODE = Trouble("Unschedulable", "no node has a free GPU")
 
 
-def waiting(*ordinals: int) -> list[Pack]:
-    """Packs that no node takes."""
-    return [pack(None, ordinal, scheduling=NO_NODE) for ordinal in ordinals]
+def waiting(*ordinals: int, created: str = "2025-12-31T23:54:59Z") -> list[Pack]:
+    """Packs that no node takes, for longer than one may take to come."""
+    return [pack(None, o, scheduling=NO_NODE, created=created) for o in ordinals]
+
+
+def waiting_not_long(*ordinals: int) -> list[Pack]:
+    return waiting(*ordinals, created="2025-12-31T23:55:00Z")
 
 
 def going(*ordinals: int, ends_by: str = "2026-01-01T00:10:30Z") -> list[Pack]:
@@ -281,6 +285,7 @@ def going(*ordinals: int, ends_by: str = "2026-01-01T00:10:30Z") -> list[Pack]:
         pytest.param(ready(0, 1, 2), 3, 3, id="all have a node"),
         pytest.param([*ready(0, 1), *waiting(2, 3)], 4, 2, id="two that no node takes"),
         pytest.param(waiting(0, 1), 2, 0, id="none has a node"),
+        pytest.param([*ready(0), *waiting_not_long(1)], 2, 2, id="one for which a node may come"),
         pytest.param([*ready(0), pack(None, 1)], 2, 2, id="one that starts"),
         pytest.param([*ready(0), pack(None, 1, node=NO_NODE)], 2, 2, id="one on a silent node"),
         pytest.param(ready(0), 3, 3, id="two that are made in this pass"),
@@ -289,7 +294,7 @@ def going(*ordinals: int, ends_by: str = "2026-01-01T00:10:30Z") -> list[Pack]:
         pytest.param([], 0, 0, id="none is wanted"),
     ],
 )
-def test_packs_with_a_place_are_those_that_the_scheduler_did_not_refuse(
+def test_packs_with_a_place_are_those_that_the_scheduler_did_not_refuse_for_long(
     packs: list[Pack], wanted: int, placed: int
 ) -> None:
     changes = pod_changes(packs, wanted)
@@ -299,7 +304,8 @@ def test_packs_with_a_place_are_those_that_the_scheduler_did_not_refuse(
 def test_a_pack_that_is_evicted_keeps_its_place_until_another_has_it() -> None:
     """What a drain goes by is the same all the while, so no second pack may go meanwhile."""
     starts = pack(None, 2)
-    for packs in (ready(0, 1, 2), [*ready(0, 1), *going(2)], ready(0, 1), [*ready(0, 1), starts]):
+    evicted, pending = [*ready(0, 1), *going(2)], [*ready(0, 1), *waiting_not_long(2)]
+    for packs in (ready(0, 1, 2), evicted, ready(0, 1), pending, [*ready(0, 1), starts]):
         changes = pod_changes(packs, 3)
         assert packs_with_a_place(packs, changes, 3, refused=False, now=NOW) == 3
     nowhere = [*ready(0, 1), *waiting(2)]
@@ -312,6 +318,6 @@ def test_a_pack_that_went_with_its_node_has_no_place_any_more() -> None:
     assert packs_with_a_place(packs, pod_changes(packs, 2), 2, refused=False, now=NOW) == 1
 
 
-def test_a_pack_that_the_api_server_refuses_has_no_place() -> None:
+def test_a_pack_that_the_api_server_refuses_for_long_has_no_place() -> None:
     packs = ready(0, 1)
     assert packs_with_a_place(packs, pod_changes(packs, 4), 4, refused=True, now=NOW) == 2

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from slm_operator.api.models import KIND, SLMService
+from slm_operator.api.models import GROUP, KIND, SLMService
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.following import Watched, follow
 from slm_operator.cluster.kube import Kube, Object
 from slm_operator.render import activation
-from slm_operator.render.children import MANAGED_BY, MANAGED_BY_LABEL
+from slm_operator.render.children import INSTANCE_LABEL, MANAGED_BY, MANAGED_BY_LABEL, PACK_LABEL
 
 RESTORE_SECONDS = 1.0
 """From a change that is seen to the look whether it was this operator's own, whose answer may come
@@ -33,6 +33,8 @@ WATCHED = (
     (activation.API_VERSION, activation.KIND, activation.MANAGED_BY_LABEL),
 )
 
+FOUND_BY = (MANAGED_BY_LABEL, INSTANCE_LABEL, PACK_LABEL)
+"""Labels that make a Pod of a service's own one of its packs."""
 ANOTHER = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
 """How a write to an object of a certain UID is refused where that is gone."""
 OF_NO_OBJECT = "1"
@@ -41,6 +43,14 @@ is there. Without it an object of somebody else's that has other fields would be
 
 Child = tuple[str, str, str]
 """Version, kind and name."""
+
+
+class FormerServiceError(KubeError):
+    """An object of a former service of the name has the name of one of this service's, and goes."""
+
+    def __init__(self, what: str) -> None:
+        waits = f"this {KIND} waits until {what} of the former {KIND} of its name has ended"
+        super().__init__(HTTPStatus.CONFLICT, "FormerService", waits)
 
 
 @dataclass(slots=True)
@@ -97,10 +107,12 @@ class Owned:
 
     async def apply(
         self, service: SLMService, wanted: Iterable[Object], also_unchanged: bool
-    ) -> None:
+    ) -> FormerServiceError | None:
         """Applies each where it is not as it was applied, or ``also_unchanged``. What somebody set
         in the service's own object is overwritten; an object of that name that is not its own is a
-        conflict. Raises KubeError."""
+        conflict. Returns what keeps one of them waiting, of which the others are independent.
+        Raises KubeError."""
+        waits = None
         of = self._of.setdefault(service.uid, {})
         for obj in wanted:
             child = obj["apiVersion"], obj["kind"], obj["metadata"]["name"]
@@ -114,6 +126,9 @@ class Owned:
             kept.mark = mark
             try:
                 answer = await self._write(service, obj, kept)
+            except FormerServiceError as error:
+                kept.mark, waits = "", error
+                continue
             except BaseException:
                 kept.mark = ""
                 raise
@@ -126,16 +141,43 @@ class Owned:
             before, kept.applied = kept.applied, _state(answer)
             if kept.applied != before:
                 self._look_soon(place, kept)
+        return waits
 
     async def make(self, service: SLMService, obj: Object) -> None:
         """Makes what is not kept as it was made, such as a Pod. The service's own that is there
-        already stays as it is; another's is a conflict. Raises KubeError."""
+        already stays as it is, but for labels by which it is found; another's is a conflict.
+        Raises KubeError."""
         try:
             await self._kube.apply(_bound(obj, ""))
         except KubeError as error:
             if error.status != HTTPStatus.CONFLICT:
                 raise
-            await self._own_uid(service, obj)
+        else:
+            return
+        there = await self._own(service, obj)
+        if there is not None and "deletionTimestamp" not in there:
+            await self._label(obj, there)
+
+    async def _label(self, obj: Object, there: Object) -> None:
+        """Without its labels the watch does not show it, and its name is taken all the same."""
+        has = there.get("labels") or {}
+        wanted = obj["metadata"]["labels"]
+        lacks = {k: wanted[k] for k in FOUND_BY if has.get(k) != wanted[k]}
+        if not lacks:
+            return
+        try:
+            # Applied, it would lose all other fields, of which those of a Pod are immutable.
+            await self._kube.merge(obj, {"metadata": {"uid": there["uid"], "labels": lacks}})
+        except KubeError as error:
+            metadata, labels = obj["metadata"], ", ".join(f"{k}={v}" for k, v in lacks.items())
+            raise KubeError(
+                error.status,
+                error.reason,
+                f"the {obj['kind']} {metadata['namespace']}/{metadata['name']} is this {KIND}'s "
+                f"own and lacks {labels}, which cannot be put back ({error.message}): label it "
+                "so, or delete it, and another is made",
+                error.retry_after_seconds,
+            ) from error
 
     async def _write(self, service: SLMService, obj: Object, kept: _Kept) -> Object:
         """The object's metadata as it was answered."""
@@ -144,7 +186,8 @@ class Owned:
         look = not uid and bool(service.status.conditions)
         while True:
             if look:
-                uid = await self._own_uid(service, obj)
+                there = await self._own(service, obj)
+                uid = "" if there is None else str(there["uid"])
             try:
                 answer = await self._kube.apply(_bound(obj, uid), force=bool(uid))
                 return dict(answer["metadata"])
@@ -153,25 +196,32 @@ class Owned:
                     raise
             look = True
 
-    async def _own_uid(self, service: SLMService, obj: Object) -> str:
-        """Of the object that is there under the name of ``obj``; empty when there is none. Raises
-        KubeError, also when it is not the service's own."""
+    async def _own(self, service: SLMService, obj: Object) -> Object | None:
+        """The metadata of the object that is there under the name of ``obj``. Raises KubeError,
+        also when it is not the service's own. A former service's is deleted."""
         try:
             metadata = await self._kube.metadata_of(obj)
         except KubeError as error:
             if error.status == HTTPStatus.NOT_FOUND:
-                return ""
+                return None
             raise
         owner = _controller(metadata)
         if owner is not None and owner["uid"] == service.uid:
-            return str(metadata["uid"])
+            return metadata
+        name = obj["metadata"]["name"]
+        what = f"the {obj['kind']} {service.namespace}/{name}"
+        if owner is not None and _is_former(owner, service):
+            # As garbage collection does, which may lag; a finalizer may hold it for longer.
+            if "deletionTimestamp" not in metadata:
+                where = obj["apiVersion"], obj["kind"], name, service.namespace
+                await self._kube.delete(*where, uid=metadata["uid"])
+            raise FormerServiceError(what)
         whose = "nobody's" if owner is None else f"that of {owner['kind']} {owner['name']}"
         raise KubeError(
             HTTPStatus.CONFLICT,
             "Conflict",
-            f"the {obj['kind']} {service.namespace}/{obj['metadata']['name']} is not this "
-            f"{KIND}'s but {whose}, so it is left as it is: rename the {KIND}, or delete what is "
-            "in its place",
+            f"{what} is not this {KIND}'s but {whose}, so it is left as it is: rename the {KIND}, "
+            "or delete what is in its place",
         )
 
     async def remove(self, service_uid: str, namespace: str, only: str = "") -> bool:
@@ -271,6 +321,13 @@ def _controller(metadata: Object) -> Object | None:
     """Whose object it is, by its owner references."""
     owners = metadata.get("ownerReferences") or ()
     return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def _is_former(owner: Object, service: SLMService) -> bool:
+    """Whether it is the service's predecessor: of a name there is one service at a time, and its
+    successor's objects are made when nothing is done for it any more."""
+    group = owner["apiVersion"].partition("/")[0]
+    return (group, owner["kind"], owner["name"]) == (GROUP, KIND, service.name)
 
 
 def _state(metadata: Object) -> int:

@@ -69,7 +69,8 @@ class Packs:
             owner, pack = _owner(pod), read_pack(pod)
         except (KeyError, TypeError, ValueError) as error:
             log.error(
-                "%s/%s has the labels of a pack and is none (%r): remove its label %s",
+                "%s/%s has the labels of a pack and is none (%r): delete it where an SLMService "
+                "owns it, and else remove its label %s",
                 pod["metadata"]["namespace"],
                 pod["metadata"]["name"],
                 error,

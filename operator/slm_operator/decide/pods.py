@@ -12,6 +12,10 @@ LOST_AFTER = timedelta(seconds=60)
 """After the end of its grace a Pod that is still there is on a node that nobody hears of: a kubelet
 that lives ends it within seconds, and clocks differ by a few."""
 
+NO_PLACE_AFTER = timedelta(minutes=15)
+"""What the scheduler or the API server refused for so long has no place: a cluster autoscaler gives
+up a node that has not come by then (--max-node-provision-time, unless it is set)."""
+
 
 @dataclass(frozen=True)
 class Templates:
@@ -97,12 +101,18 @@ def packs_with_a_place(
     packs: Sequence[Pack], changes: PodChanges, wanted: int, refused: bool, now: str
 ) -> int:
     """How many of those that are ``wanted`` have a node or may get one: all but those to which the
-    scheduler said no, or the API server, which then ``refused`` something. By what lasts: a Pod
-    that goes keeps its place until another has it, so a drain that evicts one makes no difference.
-    """
-    there = sum(p.scheduling is None and not is_lost(p, now) for p in packs)
+    scheduler has said no for `NO_PLACE_AFTER`, or the API server, which then ``refused`` for so
+    long. By what lasts: a Pod that goes keeps its place until another has it, so a drain that
+    evicts one makes no difference, and takes no second one before a node for the first may come."""
+    there = sum(not (_found_no_place(p, now) or is_lost(p, now)) for p in packs)
     made = 0 if refused else len(changes.create) + len(changes.canary)
     return min(wanted, there + made)
+
+
+def _found_no_place(pack: Pack, now: str) -> bool:
+    if pack.scheduling is None or not pack.created:
+        return False
+    return datetime.fromisoformat(now) > datetime.fromisoformat(pack.created) + NO_PLACE_AFTER
 
 
 def is_lost(pack: Pack, now: str) -> bool:

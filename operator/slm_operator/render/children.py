@@ -120,9 +120,9 @@ def headless_service(service: SLMService) -> Object:
 
 
 def disruption_budget(service: SLMService, packs: int) -> Object:
-    """A node's drain evicts one pack at a time of the ``packs`` that have a node: of others none
-    serves, however long it waits. A lone pack may go: a drain that waits for ever helps nobody, and
-    so may one that does not serve. The number is counted from above, since
+    """A node's drain evicts one pack at a time of the ``packs`` that have a node, or may get one
+    soon: of others none serves, however long it waits. A lone pack may go: a drain that waits for
+    ever helps nobody, and so may one that does not serve. The number is counted from above, since
     Kubernetes takes no percentage and no maxUnavailable for Pods whose owner is none of its own
     kinds."""
     return {
