@@ -39,8 +39,8 @@ from slm_operator.keys import BadKeyError, Keys, checked
 from slm_operator.logs import LogFormat
 from slm_operator.loops import Loops
 from slm_operator.metrics import Metrics
-from slm_operator.open_files import allow_open_files
 from slm_operator.pareto.window import WindowRules
+from slm_worker.open_files import allow_open_files
 
 if TYPE_CHECKING:
     from slm_operator.tracing import Tracing

@@ -7,7 +7,6 @@ import logging
 import os
 import resource
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
 import pytest
 import typer
@@ -15,11 +14,9 @@ from typer.testing import CliRunner
 
 import slm_operator.activator.main
 import slm_operator.main
-import slm_operator.open_files
 import slm_worker.main
-import slm_worker.open_files
+from slm_worker.open_files import allow_open_files
 
-PROGRAMS = pytest.mark.parametrize("program", [slm_worker.open_files, slm_operator.open_files])
 INFINITY = resource.RLIM_INFINITY
 BILLION = 1_073_741_816
 
@@ -78,7 +75,6 @@ class Limits:
         self.now = limits
 
 
-@PROGRAMS
 @pytest.mark.parametrize(
     ("soft", "hard", "raised"),
     [
@@ -92,7 +88,6 @@ class Limits:
     ids=["containerd 2", "a low hard limit", "a huge one", "none", "already huge", "already none"],
 )
 def test_the_soft_limit_goes_as_far_as_is_allowed_and_of_use(
-    program: ModuleType,
     soft: int,
     hard: int,
     raised: int,
@@ -100,15 +95,13 @@ def test_the_soft_limit_goes_as_far_as_is_allowed_and_of_use(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     limits = Limits(soft, hard, monkeypatch)
-    program.allow_open_files()
+    allow_open_files()
     assert limits.now == (raised, hard)
     assert not caplog.records
 
 
-@PROGRAMS
 @pytest.mark.parametrize(("hard", "refuses"), [(1024, False), (524_288, True)])
 def test_where_few_are_allowed_the_log_says_so_with_the_remedy(
-    program: ModuleType,
     hard: int,
     refuses: bool,
     monkeypatch: pytest.MonkeyPatch,
@@ -117,7 +110,7 @@ def test_where_few_are_allowed_the_log_says_so_with_the_remedy(
     limits = Limits(1024, hard, monkeypatch)
     limits.refuses = refuses
     with caplog.at_level(logging.WARNING):
-        program.allow_open_files()
+        allow_open_files()
     assert limits.now == (1024, hard)
     [said] = caplog.messages
     assert "only 1024 files and connections may be open at once" in said

@@ -1,4 +1,5 @@
-"""How many files and connections this process may have open at once."""
+"""How many files and connections this process may have open at once: an agent, an operator or an
+activator."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ ENOUGH_OPEN_FILES = 65_536
 """Not all that is allowed, which may be a billion: children inherit it, and there are programs
 that make a table of that size, or close each file up to it."""
 FEW_OPEN_FILES = 4096
-"""Fewer are not enough for what clients may have waiting beside the calibration load, which takes
-one connection for each place in a batch."""
+"""Fewer are not enough for what clients may have waiting beside an agent's calibration load, which
+takes one connection for each place in a batch, nor for an operator with a thousand packs."""
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import typer
 from slm_operator.activator.gatekeeper import Limits
 from slm_operator.activator.server import Activator, Settings
 from slm_operator.activator.wire import CONTROL_PORT, TOKEN_LENGTH, TOKEN_VARIABLE
-from slm_operator.open_files import allow_open_files
+from slm_worker.open_files import allow_open_files
 
 LIMITS = Limits()
 MEBIBYTE = 1024 * 1024
