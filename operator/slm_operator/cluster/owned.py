@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from slm_operator.api.models import GROUP, KIND, SLMService
+from slm_operator.api.models import KIND, SLMService
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.following import Watched, follow
 from slm_operator.cluster.kube import Kube, Object
+from slm_operator.cluster.owners import controller_of, is_service
 from slm_operator.render import activation
 from slm_operator.render.children import INSTANCE_LABEL, MANAGED_BY, MANAGED_BY_LABEL, PACK_LABEL
 
@@ -132,7 +133,7 @@ class Owned:
             except BaseException:
                 kept.mark = ""
                 raise
-            owner = _controller(answer)
+            owner = controller_of(answer)
             if owner is None or owner["uid"] != service.uid:
                 continue
             place = _Place(service.uid, service.namespace, service.name, child)
@@ -205,13 +206,14 @@ class Owned:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
-        owner = _controller(metadata)
+        owner = controller_of(metadata)
         if owner is not None and owner["uid"] == service.uid:
             return metadata
         name = obj["metadata"]["name"]
         what = f"the {obj['kind']} {service.namespace}/{name}"
-        if owner is not None and _is_former(owner, service):
-            # As garbage collection does, which may lag; a finalizer may hold it for longer.
+        if owner is not None and is_service(owner, service.name):
+            # A former one, since of a name there is one at a time, and nothing is done for it any
+            # more. As garbage collection does, which may lag; a finalizer may hold it for longer.
             if "deletionTimestamp" not in metadata:
                 where = obj["apiVersion"], obj["kind"], name, service.namespace
                 await self._kube.delete(*where, uid=metadata["uid"])
@@ -241,7 +243,7 @@ class Owned:
     def see(self, child: Child, obj: Object) -> None:
         """The object is there, newly or in another state."""
         metadata = obj["metadata"]
-        owner, uid = _controller(metadata), metadata["uid"]
+        owner, uid = controller_of(metadata), metadata["uid"]
         if owner is None or owner["kind"] != KIND:
             self._lose(uid, taken=True)
             return
@@ -315,19 +317,6 @@ def _bound(obj: Object, uid: str) -> Object:
 def _differs(kept: _Kept) -> bool:
     """Whether the object is shown in another state than it was last applied."""
     return None not in (kept.applied, kept.shown) and kept.applied != kept.shown
-
-
-def _controller(metadata: Object) -> Object | None:
-    """Whose object it is, by its owner references."""
-    owners = metadata.get("ownerReferences") or ()
-    return next((owner for owner in owners if owner.get("controller")), None)
-
-
-def _is_former(owner: Object, service: SLMService) -> bool:
-    """Whether it is the service's predecessor: of a name there is one service at a time, and its
-    successor's objects are made when nothing is done for it any more."""
-    group = owner["apiVersion"].partition("/")[0]
-    return (group, owner["kind"], owner["name"]) == (GROUP, KIND, service.name)
 
 
 def _state(metadata: Object) -> int:

@@ -7,8 +7,8 @@ import re
 from datetime import datetime
 from typing import Any
 
-from slm_operator.api.models import GROUP, KIND
 from slm_operator.cluster.kube import Object
+from slm_operator.cluster.owners import controller_of, is_service
 from slm_operator.decide.snapshot import Pack, Trouble
 from slm_operator.render.children import INSTANCE_LABEL, PACK_LABEL, TEMPLATE_HASH
 
@@ -85,16 +85,9 @@ def read_pack(pod: Object) -> Pack:
 
 def _owner_uid(metadata: dict[str, Any]) -> str:
     """The service that the labels name is the one that looks after the Pod."""
-    service = metadata.get("labels", {}).get(INSTANCE_LABEL)
-    for owner in metadata.get("ownerReferences") or ():
-        group = owner["apiVersion"].partition("/")[0]
-        if owner.get("controller") and (group, owner["kind"], owner["name"]) == (
-            GROUP,
-            KIND,
-            service,
-        ):
-            return str(owner["uid"])
-    return ""
+    service = metadata.get("labels", {}).get(INSTANCE_LABEL, "")
+    owner = controller_of(metadata)
+    return str(owner["uid"]) if owner is not None and is_service(owner, service) else ""
 
 
 def _placing_seconds(metadata: dict[str, Any], status: dict[str, Any]) -> float | None:
