@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -33,6 +34,11 @@ class Request:
     query: Sequence[tuple[str, str]] = ()
     content_type: str = "application/json"
     accept: str = ANYTHING
+
+    @property
+    def asked(self) -> str:
+        """As messages name it."""
+        return f"{self.method} {self.where}"
 
 
 class KubeError(Exception):
@@ -77,7 +83,7 @@ class Connection:
         except ValueError:
             answered = None
         if not isinstance(answered, dict):
-            raise foreign(request, "no JSON object")
+            raise foreign(request.asked, "no JSON object")
         return answered
 
     async def text(self, request: Request) -> str:
@@ -140,14 +146,23 @@ def unreachable(error: Exception) -> KubeError:
     )
 
 
-def foreign(request: Request, got: str) -> KubeError:
+@contextmanager
+def reading(asked: str, otherwise: str) -> Iterator[None]:
+    """Raises KubeError where the answer has another form than is read within it."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise foreign(asked, otherwise) from error
+
+
+def foreign(asked: str, got: str) -> KubeError:
     """For an answer that no API server gives."""
     # Nothing of the answer, which may be the beginning of a Secret.
     return KubeError(
         0,
         "Unreachable",
-        f"something else answers for the API server, since {request.method} {request.where} got "
-        f"{got}: see what stands between",
+        f"something else answers for the API server, since {asked} got {got}: see what stands "
+        "between",
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -24,7 +24,7 @@ from slm_operator.cluster.connection import (
     Connection,
     KubeError,
     Request,
-    foreign,
+    reading,
     refusal,
 )
 from slm_operator.cluster.permit import Permit
@@ -160,7 +160,7 @@ class Kube:
             query.append(("labelSelector", labels))
         request = Request("GET", path(api_version, kind, namespace), query=query)
         answer = await self._connection.call(request)
-        with _reading(request, "no list"):
+        with reading(request.asked, "no list"):
             return [{"apiVersion": api_version, "kind": kind, **item} for item in answer["items"]]
 
     async def pages(
@@ -178,7 +178,7 @@ class Kube:
         accept = METADATA_ONLY if metadata_only else ANYTHING
         request = Request("GET", where, query=[("labelSelector", labels)], accept=accept)
         async for answer in self._parts(request):
-            with _reading(request, "no list"):
+            with reading(request.asked, "no list"):
                 # Of metadata alone an empty list is null.
                 page = Page(answer["items"] or [], _version(answer))
                 for item in page.items:
@@ -213,7 +213,7 @@ class Kube:
             if error.status == HTTPStatus.NOT_FOUND:
                 return False
             raise
-        with _reading(request, "no list"):
+        with reading(request.asked, "no list"):
             return any(one["kind"] == kind for one in answer["resources"])
 
     async def version(self, api_version: str, kind: str, namespace: str = "") -> int:
@@ -223,7 +223,7 @@ class Kube:
         where = path(api_version, kind, namespace)
         request = Request("GET", where, query=query, accept=METADATA_ONLY)
         answer = await self._connection.call(request)
-        with _reading(request, "no list"):
+        with reading(request.asked, "no list"):
             return int(_version(answer))
 
     async def watch(
@@ -252,7 +252,7 @@ class Kube:
         accept = METADATA_OF_EACH if metadata_only else ANYTHING
         request = Request("GET", path(api_version, kind, namespace), query=query, accept=accept)
         async for line in self._connection.lines(request, patience):
-            with _reading(request, "no event"):
+            with reading(request.asked, "no event"):
                 event = json.loads(line)
                 what, obj = event["type"], event["object"]
                 if what == "ERROR":
@@ -367,15 +367,6 @@ def path(api_version: str, kind: str, namespace: str = "", name: str = "") -> st
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
     scope = f"/namespaces/{namespace}" if namespace else ""
     return f"{root}{scope}/{plural}" + (f"/{name}" if name else "")
-
-
-@contextmanager
-def _reading(request: Request, otherwise: str) -> Iterator[None]:
-    """Raises KubeError where the answer to ``request`` has another form than is read within it."""
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise foreign(request, otherwise) from error
 
 
 def _version(answer: Object) -> str:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.connection import KubeError, reading
 from slm_operator.cluster.kube import Kube, Object, get_or_none
 from slm_operator.cluster.permit import Permit, boottime
 
@@ -235,7 +235,7 @@ async def _keep(lease: Lease) -> None:
 
 def _record(lease: Object) -> Record:
     """Raises KubeError for an answer that is no Lease."""
-    try:
+    with reading("the request for a Lease", "none"):
         spec = lease.get("spec") or {}
         acquired = spec.get("acquireTime")
         return Record(
@@ -247,9 +247,6 @@ def _record(lease: Object) -> Record:
             else datetime.fromtimestamp(0, UTC),
             transitions=spec.get("leaseTransitions") or 0,
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        message = "something else answers for the API server with no Lease: see what stands between"
-        raise KubeError(0, "Unreachable", message) from error
 
 
 def _epoch(acquired: datetime) -> int:
