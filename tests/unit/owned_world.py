@@ -7,7 +7,7 @@ import copy
 from typing import Any
 
 from builders import service
-from slm_operator.api.status import Condition
+from cli_builders import condition
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Object
 from slm_operator.cluster.owned import Owned
@@ -19,14 +19,7 @@ BUDGET = disruption_budget(CHAT, 2)
 FRONT = front_service(CHAT)
 SLICE = activator_slices(CHAT, "10.0.0.9", 20000, active=True)[0]
 SECRET = token_secret(CHAT, "t" * 32)
-SERVING = Condition(
-    type="Ready",
-    status="True",
-    reason="Serving",
-    message="",
-    last_transition_time="2026-01-01T00:00:00Z",
-    observed_generation=1,
-)
+SERVING = condition("Ready", "True", "Serving")
 GENERATIONS = ("PodDisruptionBudget", "EndpointSlice")
 
 

@@ -26,6 +26,9 @@ UNANSWERED = ControlError("no answer")
 AT_ONCE = MpsTimings(look_seconds=0, log_seconds=0, recover_seconds=60, quit_seconds=0.1)
 
 
+FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
+
+
 class Commands:
     """A daemon that is well, after it has answered with each of ``outcomes``."""
 
@@ -108,30 +111,34 @@ async def test_that_nobody_can_ask_the_daemon_is_waited_for_when_it_recovers(
     assert (daemon.status.state, commands.started) == ("Running", 1)
 
 
-async def test_a_full_disk_is_an_error_of_the_device_that_may_pass(
-    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("on", "name", "error", "said"),
+    [
+        (Path, "mkdir", FULL_DISK, "No space left on device"),
+        (
+            MpsControl,
+            "start_daemon",
+            ControlNotRunError("Resource temporarily unavailable"),
+            "temporarily unavailable",
+        ),
+    ],
+    ids=["a full disk", "no process left"],
+)
+async def test_what_keeps_a_daemon_from_being_started_now_is_an_error_of_the_device_that_may_pass(
+    commands: Commands,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    on: type,
+    name: str,
+    error: Exception,
+    said: str,
 ) -> None:
     def refuse(*_: object, **__: object) -> NoReturn:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", refuse)
-        with pytest.raises(DeviceError, match="No space left on device"):
-            await MpsDaemon.start(tmp_path, timings=AT_ONCE)
-    daemon = await MpsDaemon.start(tmp_path, timings=AT_ONCE)
-    assert daemon.status.state == "Running"
-    await daemon.close()
-
-
-async def test_a_daemon_that_nobody_can_start_now_is_an_error_of_the_device_that_may_pass(
-    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def refuse(_: MpsControl) -> NoReturn:
-        raise ControlNotRunError("Resource temporarily unavailable")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MpsControl, "start_daemon", refuse)
-        with pytest.raises(DeviceError, match="temporarily unavailable"):
+        patch.setattr(on, name, refuse)
+        with pytest.raises(DeviceError, match=said):
             await MpsDaemon.start(tmp_path, timings=AT_ONCE)
     daemon = await MpsDaemon.start(tmp_path, timings=AT_ONCE)
     assert daemon.status.state == "Running"
@@ -142,7 +149,7 @@ async def test_a_full_disk_while_it_recovers_is_told_and_it_stays_at_fault(
     daemon: MpsDaemon, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> NoReturn:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise FULL_DISK
 
     commands.outcomes = [UNANSWERED, UNANSWERED]
     await faulted(daemon)
