@@ -14,10 +14,17 @@ BLOCK_TOKENS = 16
 _LOPSIDED = 1.5
 """Below this ratio of layers vLLM makes groups of the more frequent kind's size, above it of the
 less frequent's."""
+_COMPRESSED = frozenset(
+    {"axk1", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4"}
+    | {"deepseek_v41", "dots3_note", "glm4_moe_lite", "glm5_next", "glm5_next_text"}
+    | {"glm_moe_dsa", "hy_v4", "kimi_k2", "kimi_linear", "longcat_flash", "pangu_ultra_moe"}
+)
+"""``model_type``s of whose latent attention (MLA) vLLM 0.32 caches the compressed vector. Of others
+it caches keys and values."""
 
 
 def elements_per_token(config: ModelConfig) -> int:
-    """Keys and values of all layers; latent attention (MLA) keeps one compressed vector instead."""
+    """Of all layers."""
     return config.layers * _layer_elements(config)
 
 
@@ -76,9 +83,12 @@ def capacity(footprint: ModelFootprint, kv_cache_bytes: int, sequence_tokens: in
 
 
 def _layer_elements(config: ModelConfig) -> int:
-    if config.kv_lora_rank is not None:
+    if config.kv_lora_rank is None:
+        return 2 * config.key_value_heads * config.attention_head_dim
+    if config.model_type in _COMPRESSED:
         return config.kv_lora_rank + config.qk_rope_head_dim
-    return 2 * config.key_value_heads * config.attention_head_dim
+    head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim or config.attention_head_dim
+    return 2 * config.heads * head_dim
 
 
 def _up_to(value: int, unit: int) -> int:

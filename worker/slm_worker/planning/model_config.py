@@ -15,7 +15,7 @@ ENGINE_DEFAULT_MAX_MODEL_LEN = 2048
 
 TIED_BY_DEFAULT = frozenset(
     {"opt", "gpt2", "gpt_bigcode", "falcon", "bloom", "gemma", "gemma2", "gemma3", "gemma3_text"}
-    | {"starcoder2"}
+    | {"starcoder2", "minicpm3"}
 )
 """``model_type``s whose embedding doubles as output layer unless the configuration denies it
 (the defaults of the configuration classes in Hugging Face transformers)."""

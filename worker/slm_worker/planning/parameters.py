@@ -1,7 +1,7 @@
 """PURE: how many parameters a configuration describes, by what they are used for.
 
 Exact for OPT, GPT-2, Llama, Mistral, Qwen2, Qwen3, Gemma, Phi-3, StarCoder2, Mixtral, OLMoE,
-DeepSeek-V2 and gpt-oss; for other dense decoders right within 0.1 %.
+DeepSeek-V2, MiniCPM3 and gpt-oss; for other dense decoders right within 0.1 %.
 """
 
 from __future__ import annotations
@@ -116,8 +116,9 @@ def _latent_attention(config: ModelConfig, rank: int) -> tuple[int, int]:
         queries = config.q_lora_rank * (config.hidden + query)
         rest = rank + config.q_lora_rank
     down = config.hidden * (rank + config.qk_rope_head_dim)
-    up = rank * config.heads * (config.qk_nope_head_dim + config.v_head_dim)
-    return queries + down + up + config.heads * config.v_head_dim * config.hidden, rest
+    values = config.heads * (config.v_head_dim or config.attention_head_dim)
+    up = rank * (config.heads * config.qk_nope_head_dim + values)
+    return queries + down + up + values * config.hidden, rest
 
 
 def _experts(config: ModelConfig) -> tuple[int, int]:
