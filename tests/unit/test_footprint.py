@@ -11,10 +11,10 @@ from slm_worker.planning.footprint import (
     ModelError,
     ModelFootprint,
     Tensor,
-    estimated_parameters,
     footprint,
     parse_config,
 )
+from slm_worker.planning.parameters import count_parameters
 
 LLAMA = LLAMA_3_2_1B
 APPROXIMATE = {"Falcon-7B"}
@@ -49,8 +49,10 @@ def test_published_models(model: Published) -> None:
 def test_parameters_are_counted_exactly_where_the_family_is_known(model: Published) -> None:
     parsed = parse_config(model.config, "config.json")
     assert parsed is not None
+    counts = count_parameters(parsed)
+    assert counts is not None
     tolerance = 0.001 if model.name in APPROXIMATE else 0
-    assert estimated_parameters(parsed) == pytest.approx(model.parameters, rel=tolerance, abs=0)
+    assert counts.total == pytest.approx(model.parameters, rel=tolerance, abs=0)
 
 
 def test_float32_doubles_weights_and_kv_cache() -> None:
@@ -94,6 +96,8 @@ def test_max_model_len_of_the_arguments(args: list[str], tokens: int) -> None:
         ["--max-model-len", "nank"],
         ["--dtype", "int3"],
         ["--kv-cache-dtype=float64"],
+        ["--max-loras=many", "--enable-lora"],
+        ["--max-lora-rank=0", "--enable-lora"],
     ],
     ids=" ".join,
 )
@@ -235,6 +239,64 @@ class TestQuantisedWeights:
         quantization = {"quant_method": "fp8"}
         config = {"text_config": LLAMA_2_7B, "quantization_config": quantization}
         assert known(config) == known({**LLAMA_2_7B, "quantization_config": quantization})
+
+
+class TestAdapters:
+    """LoRA: for each matrix, slot and rank vLLM reserves a row of its inputs and one of its
+    outputs, whether an adapter is loaded or not."""
+
+    QUERY, KEY, INNER, VOCAB = 2048, 512, 8192, 128256
+    LAYER = (
+        2 * (QUERY + QUERY)  # query and output
+        + 2 * (QUERY + KEY)
+        + 3 * (QUERY + INNER)
+    )
+    RANK_BYTES = 2 * (16 * LAYER + 2 * (VOCAB + QUERY))
+
+    @pytest.mark.parametrize(
+        ("args", "ranks"),
+        [
+            (["--enable-lora"], 16),
+            (["--enable-lora", "--max-loras", "8", "--max-lora-rank=64"], 8 * 64),
+            (["--enable-lora", "--no-enable-lora"], 0),
+            (["--max-loras", "8"], 0),
+        ],
+        ids=str,
+    )
+    def test_take_memory_beside_the_weights(self, args: list[str], ranks: int) -> None:
+        taken_bytes = known(LLAMA, *args).weights_bytes - known(LLAMA).weights_bytes
+        assert taken_bytes == ranks * self.RANK_BYTES
+
+    def test_change_each_expert(self) -> None:
+        experts = {**LLAMA, "model_type": "mixtral", "num_local_experts": 8}
+        more_bytes = (
+            known(experts, "--enable-lora").weights_bytes - known(experts).weights_bytes
+        ) - 16 * self.RANK_BYTES
+        assert more_bytes == 16 * 2 * 16 * 7 * 3 * (self.QUERY + self.INNER)
+
+    def test_of_matrices_that_are_not_known_are_unknown(self) -> None:
+        config, tensors = {**LLAMA, "num_local_experts": 8}, [Tensor("a", "F16", 7)]
+        assert sized(config, "--enable-lora", tensors=tensors) is None
+
+
+@pytest.mark.parametrize(
+    ("args", "unknown"),
+    [
+        (['--speculative-config={"method": "ngram", "num_speculative_tokens": 4}'], False),
+        (['--speculative-config={"model": "[ngram]"}'], False),
+        (["-sc", '{"method": "suffix"}'], False),
+        (["--spec-method", "ngram_gpu"], False),
+        (["--speculative-config", "no JSON"], False),
+        (['--speculative_config={"model": "org/small"}'], True),
+        (["-sc", '{"method": "eagle3", "model": "org/head"}'], True),
+        (["--speculative-config", '{"method": "mtp"}'], True),
+        (["--spec-model", "org/small"], True),
+        (["--speculative-config.model", "org/small"], True),
+    ],
+    ids=str,
+)
+def test_what_a_replica_with_a_draft_model_needs_is_unknown(args: list[str], unknown: bool) -> None:
+    assert (sized(LLAMA, *args) is None) == unknown
 
 
 def test_experts_of_an_unknown_family_without_tensors_are_unknown() -> None:

@@ -154,6 +154,11 @@ class TestTheSum:
             max_replicas(eager, H100_64GB).max_replicas > max_replicas(OPT, H100_64GB).max_replicas
         )
 
+    def test_adapters_have_cuda_graphs_of_their_own(self) -> None:
+        adapted = model("OPT-1.3B", "--enable-lora")
+        plain, twice = (fixed_lines(one, H100_64GB, 256)[3].size_bytes for one in (OPT, adapted))
+        assert twice == 2 * plain
+
     def test_what_was_measured_replaces_the_estimate_at_its_batch(self) -> None:
         batch = MeasuredBatch(max_num_seqs=256, graphs_bytes=5, activations_bytes=7)
         measured = Measured(context_bytes=3, batches=(batch,))

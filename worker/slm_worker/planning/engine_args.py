@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from slm_worker.planning.model_config import ModelError
 
 Options = Mapping[str, str]
 
 _LENGTH_UNITS = {"k": 10**3, "m": 10**6, "K": 2**10, "M": 2**20}
-_SHORT = {"-q": "--quantization"}
+_SHORT = {"-q": "--quantization", "-sc": "--speculative-config"}
+_DRAFT_WITHOUT_MODEL = frozenset({"ngram", "[ngram]", "ngram_gpu", "suffix"})
 
 
 def parse_options(args: Sequence[str]) -> Options:
@@ -68,3 +71,34 @@ def token_count(options: Options, name: str) -> int | None:
             "as 4096, or one with k, m (thousands) or K, M (binary).",
         )
     return length
+
+
+def whole_number(options: Options, name: str, default: int) -> int:
+    """Raises ModelError (EngineArgsInvalid)."""
+    given = options.get(name, str(default))
+    if given.isascii() and given.isdigit() and int(given):
+        return int(given)
+    raise ModelError(
+        "EngineArgsInvalid",
+        f"engine.args: --{name} {given!r} is no number above 0: write one such as {default}.",
+    )
+
+
+def drafts_by_model(options: Options) -> bool:
+    """Whether a further model, or further layers of the same, propose tokens (speculative
+    decoding)."""
+    settings = _json_object(options.get("speculative-config", "{}"))
+    for key in ("method", "model"):
+        given = options.get(f"spec-{key}", options.get(f"speculative-config.{key}"))
+        settings.setdefault(key, given)
+    proposer = settings["method"] or settings["model"]
+    return proposer is not None and proposer not in _DRAFT_WITHOUT_MODEL
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """Empty for what is none: the engine refuses it."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

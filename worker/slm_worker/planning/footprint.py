@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from slm_worker.planning.engine_args import (
     Options,
     choice,
+    drafts_by_model,
     parse_options,
     switched,
     token_count,
+    whole_number,
 )
 from slm_worker.planning.kv_cache import elements_per_token, sliding_window
 from slm_worker.planning.memory import ModelFootprint, Runtime
 from slm_worker.planning.model_config import ModelConfig, ModelError, Tensor, parse_config
-from slm_worker.planning.parameters import PLAIN_MLP, count_parameters, estimated_parameters
+from slm_worker.planning.parameters import PLAIN_MLP, count_parameters
 from slm_worker.planning.quantization import (
     Quantization,
     asked_quantization,
@@ -31,7 +33,6 @@ __all__ = [
     "ModelError",
     "ModelFootprint",
     "Tensor",
-    "estimated_parameters",
     "footprint",
     "parse_config",
 ]
@@ -59,8 +60,9 @@ def footprint(
     """What one replica needs.
 
     ``tensors`` are the checkpoint's; None estimates the weights from ``config``, which gives None
-    for a mixture of experts of a family that is not known. ``args`` are the engine's. Raises
-    ModelError (EngineArgsInvalid).
+    for a mixture of experts of a family that is not known. None also where a further model drafts
+    tokens, of which nothing was read. ``args`` are the engine's. Raises ModelError
+    (EngineArgsInvalid).
     """
     options = parse_options(args)
     dtype_bytes = choice(options, "dtype", _DTYPE_BYTES, default="auto")
@@ -73,11 +75,12 @@ def footprint(
         weights_bytes: int | None = _stored_bytes(tensors, config.tied, dtype_bytes, asked)
     else:
         weights_bytes = _estimated_bytes(config, dtype_bytes, stored or asked)
-    if weights_bytes is None:
+    adapters_bytes = _adapters_bytes(config, options, dtype_bytes)
+    if weights_bytes is None or adapters_bytes is None or drafts_by_model(options):
         return None
     hybrid = not switched(options, "disable-hybrid-kv-cache-manager", default=False)
     return ModelFootprint(
-        weights_bytes=weights_bytes,
+        weights_bytes=weights_bytes + adapters_bytes,
         weights_source="read" if tensors is not None and asked is None else "estimated",
         kv_bytes_per_token=elements_per_token(config) * kv_element_bytes,
         kv_element_bytes=kv_element_bytes,
@@ -95,6 +98,7 @@ def _runtime(config: ModelConfig, options: Options, dtype_bytes: int) -> Runtime
         max_num_batched_tokens=token_count(options, "max-num-batched-tokens"),
         chunked_prefill=switched(options, "enable-chunked-prefill", default=True),
         cuda_graphs=not switched(options, "enforce-eager", default=False),
+        adapters=switched(options, "enable-lora", default=False),
     )
 
 
@@ -107,6 +111,15 @@ def _activation_elements(config: ModelConfig) -> int:
         inner = (config.experts_per_token or 1) * (config.expert_intermediate or config.inner)
     width = 2 if config.model_type in PLAIN_MLP else 3
     return 3 * config.hidden + attention + width * inner
+
+
+def _adapters_bytes(config: ModelConfig, options: Options, dtype_bytes: int) -> int | None:
+    """What vLLM reserves for LoRA adapters beside the weights, whether any is loaded or not."""
+    if not switched(options, "enable-lora", default=False):
+        return 0
+    counts = count_parameters(config)
+    ranks = whole_number(options, "max-loras", 1) * whole_number(options, "max-lora-rank", 16)
+    return None if counts is None else ranks * counts.adapter_width * dtype_bytes
 
 
 def _estimated_bytes(

@@ -51,6 +51,8 @@ class Runtime(_Figures):
     chunked_prefill: bool = True
     """Whether a prompt may be spread over steps; else a step holds the longest."""
     cuda_graphs: bool = True
+    adapters: bool = False
+    """Whether there are graphs for steps with LoRA adapters beside those without."""
 
 
 class MeasuredBatch(_Figures):
@@ -81,6 +83,7 @@ class ModelFootprint(_Figures):
     """Memory that one replica of a model needs, as the engine's arguments set it."""
 
     weights_bytes: int
+    """With the room for LoRA adapters."""
     kv_bytes_per_token: int
     """Keys and values of all layers, as if none had a window."""
     max_model_len: int

@@ -77,6 +77,8 @@ def _activations(footprint: ModelFootprint, device: SizedDevice, max_num_seqs: i
 
 def _graphs(footprint: ModelFootprint, device: SizedDevice, max_num_seqs: int) -> MemoryLine:
     graphs = _graph_count(max_num_seqs, step_tokens(footprint, device, max_num_seqs))
+    if footprint.runtime.adapters:
+        graphs *= 2
     estimate = graphs * footprint.runtime.layers * GRAPH_LAYER_BYTES
     seen = footprint.measured.batch(max_num_seqs).graphs_bytes
     return _line("CUDA graphs", estimate, seen)

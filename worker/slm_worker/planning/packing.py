@@ -70,8 +70,9 @@ def max_replicas(
             max_replicas=wire.MAX_REPLICAS_PER_PACK,
             weights_bytes=None,
             kv_bytes_per_token=None,
-            message="The model's size is unknown before it is downloaded: "
-            "the engine's own check at its start decides what fits.",
+            message="What a replica needs is not known (the model is not downloaded yet, or of a "
+            "kind that the planner does not know, or has a draft model): the engine's own check at "
+            "its start decides what fits.",
         )
     num_seqs = layout.max_num_seqs if layout is not None else USUAL_NUM_SEQS
     fitting = fitting_replicas(footprint, device, reserve_bytes, num_seqs)
