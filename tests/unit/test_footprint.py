@@ -61,9 +61,26 @@ def test_float32_doubles_weights_and_kv_cache() -> None:
     assert full.kv_bytes_per_token == 2 * half.kv_bytes_per_token
 
 
-def test_an_fp8_kv_cache_takes_one_byte_an_element() -> None:
-    result = known(LLAMA, "--kv_cache_dtype=fp8")
-    assert 2 * result.kv_bytes_per_token == known(LLAMA).kv_bytes_per_token
+@pytest.mark.parametrize(
+    ("args", "element_bytes"),
+    [
+        (["--kv_cache_dtype=fp8"], 1),
+        (["--kv-cache-dtype", "fp8_e5m2"], 1),
+        (["--kv-cache-dtype", "bfloat16", "--dtype", "float32"], 2),
+        (["--kv-cache-dtype", "auto", "--dtype", "float32"], 4),
+        (["--kv-cache-dtype", "fp8_ds_mla"], 2),
+        (["--kv-cache-dtype", "int8_per_token_head"], 2),
+        (["--kv-cache-dtype", "one that comes later"], 2),
+        (["--kv-cache-dtype", "fp8", "--kv-cache-dtype-skip-layers", "0", "1"], 2),
+    ],
+    ids=str,
+)
+def test_an_element_of_the_kv_cache_takes_as_many_bytes_or_fewer(
+    args: list[str], element_bytes: int
+) -> None:
+    assert 2 * known(LLAMA, *args).kv_bytes_per_token == (
+        element_bytes * known(LLAMA).kv_bytes_per_token
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +112,6 @@ def test_max_model_len_of_the_arguments(args: list[str], tokens: int) -> None:
         ["--max-model-len", "infk"],
         ["--max-model-len", "nank"],
         ["--dtype", "int3"],
-        ["--kv-cache-dtype=float64"],
         ["--max-loras=many", "--enable-lora"],
         ["--max-lora-rank=0", "--enable-lora"],
     ],

@@ -39,14 +39,8 @@ __all__ = [
 
 _DTYPE_BYTES = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
 """``--dtype``; ``auto`` serves float32 checkpoints in 16 bits too."""
-_KV_DTYPE_BYTES = {
-    "float16": 2,
-    "bfloat16": 2,
-    "fp8": 1,
-    "fp8_e4m3": 1,
-    "fp8_e5m2": 1,
-    "fp8_inc": 1,
-}
+_ONE_BYTE_KV_DTYPES = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc"})
+"""``--kv-cache-dtype``; others take at most 16 bits with what they keep beside an element."""
 _CHECKPOINT_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """safetensors types that the engine converts to ``--dtype``; others (quantised) stay as stored."""
 _STORED_BITS = {"I64": 64, "U64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16, "F4": 4}
@@ -66,9 +60,7 @@ def footprint(
     """
     options = parse_options(args)
     dtype_bytes = choice(options, "dtype", _DTYPE_BYTES, default="auto")
-    kv_element_bytes = choice(
-        options, "kv-cache-dtype", {"auto": dtype_bytes, **_KV_DTYPE_BYTES}, default="auto"
-    )
+    kv_element_bytes = _kv_element_bytes(options, dtype_bytes)
     stored = stored_quantization(config)
     asked = None if stored else asked_quantization(options)
     if tensors is not None:
@@ -88,6 +80,13 @@ def footprint(
         sliding=sliding_window(config, kv_element_bytes) if hybrid else None,
         runtime=_runtime(config, options, dtype_bytes),
     )
+
+
+def _kv_element_bytes(options: Options, dtype_bytes: int) -> int:
+    kv_dtype = options.get("kv-cache-dtype", "auto")
+    if kv_dtype == "auto" or "kv-cache-dtype-skip-layers" in options:
+        return dtype_bytes
+    return 1 if kv_dtype in _ONE_BYTE_KV_DTYPES else 2
 
 
 def _runtime(config: ModelConfig, options: Options, dtype_bytes: int) -> Runtime:
