@@ -103,6 +103,26 @@ def test_max_model_len_of_the_arguments(args: list[str], tokens: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        (["--max-model=8192"], ["--max-model-len=8192"]),
+        (["--max_model", "8192"], ["--max-model-len", "8192"]),
+        (["--enf"], ["--enforce-eager"]),
+        (["--no-enable-chunked"], ["--no-enable-chunked-prefill"]),
+        (["--speculative.method", "mtp"], ["--speculative-config.method", "mtp"]),
+        (["-sc.method", "mtp"], ["--speculative-config.method", "mtp"]),
+        (["--kv-cache-dtype", "fp8"], ["--kv-cache-dtype=fp8"]),
+        (["--max-lora", "8", "--enable-lora"], ["--enable-lora"]),
+    ],
+    ids=str,
+)
+def test_arguments_may_be_shortened_as_long_as_they_tell_which(
+    short: list[str], full: list[str]
+) -> None:
+    assert sized(LLAMA, *short) == sized(LLAMA, *full) != sized(LLAMA)
+
+
+@pytest.mark.parametrize(
     "args",
     [
         ["--max-model-len", "many"],

@@ -81,10 +81,23 @@ class TestWindows:
         assert window is not None
         assert window.full_bytes_per_token == 3 * window.windowed_bytes_per_token
 
-    def test_without_the_hybrid_manager_every_layer_keeps_everything(self) -> None:
-        gemma = sized(GEMMA_3_1B, "--disable-hybrid-kv-cache-manager")
-        assert gemma.sliding is None
-        assert sequence_bytes(gemma, 32768, 2048) == 32768 * gemma.kv_bytes_per_token
+    @pytest.mark.parametrize(
+        ("args", "windows"),
+        [
+            (["--disable-hybrid-kv-cache-manager"], False),
+            (["--kv-transfer-config", '{"kv_connector": "LMCacheConnectorV1"}'], False),
+            (["--kv-transfer-config.kv_connector", "LMCacheConnectorV1"], False),
+            (["--no-disable-hybrid-kv-cache-manager", "--kv-transfer-config={}"], True),
+        ],
+        ids=str,
+    )
+    def test_without_the_hybrid_manager_every_layer_keeps_everything(
+        self, args: list[str], windows: bool
+    ) -> None:
+        gemma = sized(GEMMA_3_1B, *args)
+        assert (gemma.sliding is not None) == windows
+        whole = 32768 * gemma.kv_bytes_per_token
+        assert (sequence_bytes(gemma, 32768, 2048) == whole) == (not windows)
 
     def test_fp8_halves_windows_too(self) -> None:
         half, full = sized(GEMMA_3_1B, "--kv-cache-dtype", "fp8"), sized(GEMMA_3_1B)

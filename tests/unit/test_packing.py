@@ -180,6 +180,9 @@ class TestSteps:
             (CPU_24GIB, [], 2048),
             (gpu(80 * GIB), ["--max-num-batched-tokens=512"], 512),
             (gpu(80 * GIB), ["--no-enable-chunked-prefill"], 131072),
+            (gpu(80 * GIB), ["--performance-mode=throughput"], 16384),
+            (CPU_24GIB, ["--performance-mode", "throughput"], 4096),
+            (gpu(80 * GIB), ["--performance-mode=throughput", "--max-num-batched=512"], 512),
         ],
         ids=str,
     )

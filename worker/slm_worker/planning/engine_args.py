@@ -12,23 +12,41 @@ Options = Mapping[str, str]
 
 _LENGTH_UNITS = {"k": 10**3, "m": 10**6, "K": 2**10, "M": 2**20}
 _SHORT = {"-q": "--quantization", "-sc": "--speculative-config"}
+_SWITCHES = frozenset(
+    {"disable-hybrid-kv-cache-manager", "enable-chunked-prefill", "enable-lora", "enforce-eager"}
+)
+_READ = (
+    _SWITCHES
+    | {f"no-{name}" for name in _SWITCHES}
+    | {"block-size", "dtype", "kv-cache-dtype", "kv-cache-dtype-skip-layers", "kv-transfer-config"}
+    | {"max-lora-rank", "max-loras", "max-model-len", "max-num-batched-tokens"}
+    | {"performance-mode", "quantization", "spec-method", "spec-model", "speculative-config"}
+)
+"""Names that are looked up here or elsewhere in planning; none of vLLM's others begins one."""
 _DRAFT_WITHOUT_MODEL = frozenset({"ngram", "[ngram]", "ngram_gpu", "suffix"})
 
 
 def parse_options(args: Sequence[str]) -> Options:
-    """``--name value`` and ``--name=value``; names with _ for - as vLLM takes them; last wins."""
+    """``--name value`` and ``--name=value``; names with _ for - or shortened as vLLM takes them;
+    last wins. ``--name.key value`` is an entry of its own."""
     options: dict[str, str] = {}
     for index, arg in enumerate(args):
         name, equals, value = arg.partition("=")
+        name, dot, key = name.partition(".")
         name = _SHORT.get(name, name)
         if not name.startswith("--"):
             continue
         if not equals:
             value = args[index + 1] if index + 1 < len(args) else ""
-        name = name[2:].replace("_", "-")
+        name = _in_full(name[2:].replace("_", "-")) + dot + key
         options.pop(name, None)  # so that the order tells the last
         options[name] = value
     return options
+
+
+def _in_full(name: str) -> str:
+    longer = [known for known in _READ if known.startswith(name)]
+    return longer[0] if name not in _READ and len(longer) == 1 else name
 
 
 def switched(options: Options, name: str, *, default: bool) -> bool:

@@ -70,7 +70,9 @@ def footprint(
     adapters_bytes = _adapters_bytes(config, options, dtype_bytes)
     if weights_bytes is None or adapters_bytes is None or drafts_by_model(options):
         return None
-    hybrid = not switched(options, "disable-hybrid-kv-cache-manager", default=False)
+    # Of most connectors vLLM turns the manager off unasked.
+    connected = any(option.startswith("kv-transfer-config") for option in options)
+    hybrid = not switched(options, "disable-hybrid-kv-cache-manager", default=connected)
     return ModelFootprint(
         weights_bytes=weights_bytes + adapters_bytes,
         weights_source="read" if tensors is not None and asked is None else "estimated",
@@ -95,6 +97,7 @@ def _runtime(config: ModelConfig, options: Options, dtype_bytes: int) -> Runtime
         activation_bytes_per_token=_activation_elements(config) * dtype_bytes,
         vocab=config.vocab,
         max_num_batched_tokens=token_count(options, "max-num-batched-tokens"),
+        doubled_step=options.get("performance-mode") == "throughput",
         chunked_prefill=switched(options, "enable-chunked-prefill", default=True),
         cuda_graphs=not switched(options, "enforce-eager", default=False),
         adapters=switched(options, "enable-lora", default=False),

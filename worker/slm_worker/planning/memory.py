@@ -48,6 +48,8 @@ class Runtime(_Figures):
     vocab: int = 128_256
     max_num_batched_tokens: int | None = None
     """Tokens of the largest step; None is the engine's default."""
+    doubled_step: bool = False
+    """Whether that default is doubled."""
     chunked_prefill: bool = True
     """Whether a prompt may be spread over steps; else a step holds the longest."""
     cuda_graphs: bool = True
