@@ -29,8 +29,8 @@ class TestWindows:
         assert mistral.sliding == SlidingWindow(
             window_tokens=4096, windowed_bytes_per_token=32 * layer, full_bytes_per_token=0
         )
-        # 4,095 kept tokens and a step of 2,048, and one block in which the window may begin
-        kept = 384 * 16 + 16
+        # 4,095 kept tokens and two steps of 2,048, and one block in which the window may begin
+        kept = 512 * 16 + 16
         assert sequence_bytes(mistral, 32768, 2048) == kept * 32 * layer
 
     def test_gpt_oss_has_a_window_in_every_other_layer(self) -> None:

@@ -11,6 +11,8 @@ from slm_worker.planning.model_config import ModelConfig
 
 BLOCK_TOKENS = 16
 """vLLM's KV-cache block."""
+_STEPS_AT_ONCE = 2
+"""vLLM 0.32 schedules a step while the one before it runs; earlier versions reckon with one."""
 _LOPSIDED = 1.5
 """Below this ratio of layers vLLM makes groups of the more frequent kind's size, above it of the
 less frequent's."""
@@ -48,12 +50,13 @@ def sliding_window(config: ModelConfig, element_bytes: int) -> SlidingWindow | N
 
 def sequence_bytes(footprint: ModelFootprint, tokens: int, step_tokens: int) -> int:
     """Most that one sequence of ``tokens`` takes while steps of ``step_tokens`` fill it: vLLM frees
-    what left a window only after the step, and a window may begin inside a block."""
+    what left a window only after the step, while the next one is on its way already, and a window
+    may begin inside a block."""
     whole = _up_to(tokens, BLOCK_TOKENS)
     window = footprint.sliding
     if window is None:
         return whole * footprint.kv_bytes_per_token
-    kept = min(window.window_tokens - 1 + step_tokens, tokens)
+    kept = min(window.window_tokens - 1 + _STEPS_AT_ONCE * step_tokens, tokens)
     kept = _up_to(kept, BLOCK_TOKENS) + BLOCK_TOKENS
     return whole * window.full_bytes_per_token + kept * window.windowed_bytes_per_token
 
