@@ -80,6 +80,7 @@ def footprint(
         kv_element_bytes=kv_element_bytes,
         max_model_len=token_count(options, "max-model-len") or config.usual_longest_sequence,
         sliding=sliding_window(config, kv_element_bytes) if hybrid else None,
+        block_tokens=token_count(options, "block-size"),
         runtime=_runtime(config, options, dtype_bytes),
     )
 

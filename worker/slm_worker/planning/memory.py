@@ -93,6 +93,8 @@ class ModelFootprint(_Figures):
     weights_source: Literal["measured", "read", "estimated"] = "estimated"
     kv_element_bytes: int = 2
     sliding: SlidingWindow | None = None
+    block_tokens: int | None = None
+    """Of the KV cache; None is the engine's default."""
     runtime: Runtime = Runtime()
     measured: Measured = Measured()
 

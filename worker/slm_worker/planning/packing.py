@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slm_worker import wire
-from slm_worker.planning.kv_cache import capacity, needed_bytes, useful_bytes
+from slm_worker.planning.kv_cache import cache_bytes, capacity
 from slm_worker.planning.memory import MIB, ModelFootprint, SizedDevice, human
 from slm_worker.planning.overhead import fixed_lines, step_tokens
 
@@ -94,7 +94,7 @@ def max_replicas(
     return packing.model_copy(
         update={
             "lines": (*fixed_lines(footprint, device, num_seqs), _kv_line(kv_bytes)),
-            "capacity": capacity(footprint, kv_bytes, length),
+            "capacity": capacity(footprint, device, kv_bytes, length),
         }
     )
 
@@ -138,7 +138,7 @@ def needed_lines(
     """The least that one replica needs, whose KV cache holds one sequence of the greatest
     length."""
     num_seqs = min(max_num_seqs, USUAL_NUM_SEQS)
-    kv_bytes = needed_bytes(footprint, step_tokens(footprint, device, num_seqs))
+    kv_bytes = cache_bytes(footprint, device, 1, step_tokens(footprint, device, num_seqs))
     what = f"KV cache for one sequence of {footprint.max_model_len:,} tokens"
     return *fixed_lines(footprint, device, num_seqs), _kv_line(kv_bytes, what)
 
@@ -160,10 +160,10 @@ def _kv_cache_bytes(
     tokens = step_tokens(footprint, device, num_seqs)
     fixed_bytes = _total(fixed_lines(footprint, device, num_seqs))
     kv_bytes = _budget_bytes(device, reserve_bytes) // layout.replicas - fixed_bytes
-    kv_bytes = max(kv_bytes - kv_bytes % MIB, needed_bytes(footprint, tokens))
+    kv_bytes = max(kv_bytes - kv_bytes % MIB, cache_bytes(footprint, device, 1, tokens))
     if device.kind == "CPU":
         # The host's memory has other uses, and an engine touches all that it is given.
-        return min(kv_bytes, useful_bytes(footprint, num_seqs, tokens))
+        return min(kv_bytes, cache_bytes(footprint, device, num_seqs, tokens))
     return kv_bytes
 
 
