@@ -407,6 +407,7 @@ class TestConfigs:
             ({"model_type": ["mpt"], "hidden_size": 2560}, "model_type"),
             ({**LLAMA, "num_key_value_heads": [3, 3, 4]}, "num_key_value_heads"),
             ({**LLAMA, "intermediate_size": [8192, -1]}, "intermediate_size"),
+            ({**LLAMA, "hidden_size": 16, "head_dim": None}, "hidden_size 16 .* 32 heads"),
         ],
         ids=str,
     )
