@@ -28,6 +28,7 @@ from slm_worker.planning.quantization import (
 )
 
 __all__ = [
+    "DTYPE_BYTES",
     "PLAIN_MLP",
     "ModelConfig",
     "ModelError",
@@ -37,7 +38,7 @@ __all__ = [
     "parse_config",
 ]
 
-_DTYPE_BYTES = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
+DTYPE_BYTES = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
 """``--dtype``; ``auto`` serves float32 checkpoints in 16 bits too."""
 _ONE_BYTE_KV_DTYPES = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc"})
 """``--kv-cache-dtype``; others take at most 16 bits with what they keep beside an element."""
@@ -59,7 +60,7 @@ def footprint(
     (EngineArgsInvalid).
     """
     options = parse_options(args)
-    dtype_bytes = choice(options, "dtype", _DTYPE_BYTES, default="auto")
+    dtype_bytes = choice(options, "dtype", DTYPE_BYTES, default="auto")
     kv_element_bytes = _kv_element_bytes(options, dtype_bytes)
     stored = stored_quantization(config)
     asked = None if stored else asked_quantization(options)
