@@ -14,6 +14,7 @@ from slm_worker.gpu.base import Device, DeviceIdentity
 from slm_worker.planning.learning import StartedReplica
 from slm_worker.planning.memory import GIB, ModelFootprint
 from slm_worker.routing.router import Router
+from slm_worker.wire import Outlook
 
 ESTIMATED = ModelFootprint(weights_bytes=14 * GIB, kv_bytes_per_token=1, max_model_len=1)
 READ = ESTIMATED.model_copy(update={"weights_bytes": 15 * GIB, "weights_source": "read"})
@@ -26,11 +27,12 @@ class Pack:
     def __init__(self, found: ModelFootprint | None) -> None:
         self.found = found
         self.looks = 0
+        self.look_out: Callable[[DeviceIdentity], tuple[Outlook, ...]] = lambda _: ()
         self.while_it_reads: Callable[[], None] = lambda: None
         self.bring_up = BringUp(
             open_device=self._open,
             read_model=self._read,
-            look_out=lambda _: (),
+            look_out=lambda device: self.look_out(device),
             open_engine=lambda: cast(Engine, SimpleNamespace()),
             router=cast(Router, SimpleNamespace(start=self._started, alive=True)),
             clock=lambda: 0.0,
@@ -97,3 +99,14 @@ async def test_weights_that_a_start_measures_during_a_look_stay() -> None:
     known = pack.bring_up.footprint
     assert known is not None
     assert (known.weights_bytes, known.weights_source) == (16 * GIB, "measured")
+
+
+async def test_a_pack_comes_up_although_nothing_can_be_foretold() -> None:
+    def fails(device: DeviceIdentity) -> tuple[Outlook, ...]:
+        raise ValueError(f"no figures for {device.name}")
+
+    pack = Pack(READ)
+    pack.look_out = fails
+    assert await pack.bring_up.attempt()
+    assert pack.bring_up.footprint == READ
+    assert pack.bring_up.outlook == ()

@@ -146,7 +146,7 @@ def test_what_cannot_fit_comes_with_the_sum_line_by_line_and_what_would_make_it_
     for part in ("weights 15.0 GiB (estimated)", "for one sequence of 131,072 tokens 16.0 GiB"):
         assert part in message
     assert message.endswith(
-        "What would make it fit: --max-model-len 29184, or a GPU with at least 38 GiB."
+        "What would make it fit: --max-model-len 28928, or a GPU with at least 38 GiB."
     )
     assert condition(decision, "Ready")[2] == message
 

@@ -89,6 +89,22 @@ def test_a_model_on_a_gpu_that_the_driver_names_is_predicted() -> None:
     assert two.output_tokens_per_second > 1.1 * one.output_tokens_per_second
 
 
+def test_a_layout_whose_kv_cache_is_just_one_longest_sequence_is_predicted() -> None:
+    gpt2_large = {
+        "model_type": "gpt2",
+        "n_layer": 36,
+        "n_embd": 1280,
+        "n_head": 20,
+        "n_positions": 1024,
+        "vocab_size": 50257,
+    }
+    tokens = {
+        (o.replicas, o.max_num_seqs): o.output_tokens_per_second
+        for o in outlook(gpt2_large, "NVIDIA L4", VLLM)
+    }
+    assert 0 < tokens[5, 512] < tokens[5, 64]
+
+
 @pytest.mark.parametrize(
     ("document", "gpu", "engine"),
     [

@@ -11,10 +11,10 @@ from slm_worker.planning.footprint import (
     ModelError,
     ModelFootprint,
     Tensor,
-    estimated_parameters,
     footprint,
     parse_config,
 )
+from slm_worker.planning.parameters import count_parameters
 
 LLAMA = LLAMA_3_2_1B
 APPROXIMATE = {"Falcon-7B"}
@@ -49,8 +49,10 @@ def test_published_models(model: Published) -> None:
 def test_parameters_are_counted_exactly_where_the_family_is_known(model: Published) -> None:
     parsed = parse_config(model.config, "config.json")
     assert parsed is not None
+    counts = count_parameters(parsed)
+    assert counts is not None
     tolerance = 0.001 if model.name in APPROXIMATE else 0
-    assert estimated_parameters(parsed) == pytest.approx(model.parameters, rel=tolerance, abs=0)
+    assert counts.total == pytest.approx(model.parameters, rel=tolerance, abs=0)
 
 
 def test_float32_doubles_weights_and_kv_cache() -> None:
@@ -59,9 +61,26 @@ def test_float32_doubles_weights_and_kv_cache() -> None:
     assert full.kv_bytes_per_token == 2 * half.kv_bytes_per_token
 
 
-def test_an_fp8_kv_cache_takes_one_byte_an_element() -> None:
-    result = known(LLAMA, "--kv_cache_dtype=fp8")
-    assert 2 * result.kv_bytes_per_token == known(LLAMA).kv_bytes_per_token
+@pytest.mark.parametrize(
+    ("args", "element_bytes"),
+    [
+        (["--kv_cache_dtype=fp8"], 1),
+        (["--kv-cache-dtype", "fp8_e5m2"], 1),
+        (["--kv-cache-dtype", "bfloat16", "--dtype", "float32"], 2),
+        (["--kv-cache-dtype", "auto", "--dtype", "float32"], 4),
+        (["--kv-cache-dtype", "fp8_ds_mla"], 2),
+        (["--kv-cache-dtype", "int8_per_token_head"], 2),
+        (["--kv-cache-dtype", "one that comes later"], 2),
+        (["--kv-cache-dtype", "fp8", "--kv-cache-dtype-skip-layers", "0", "1"], 2),
+    ],
+    ids=str,
+)
+def test_an_element_of_the_kv_cache_takes_as_many_bytes_or_fewer(
+    args: list[str], element_bytes: int
+) -> None:
+    assert 2 * known(LLAMA, *args).kv_bytes_per_token == (
+        element_bytes * known(LLAMA).kv_bytes_per_token
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,6 +103,26 @@ def test_max_model_len_of_the_arguments(args: list[str], tokens: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        (["--max-model=8192"], ["--max-model-len=8192"]),
+        (["--max_model", "8192"], ["--max-model-len", "8192"]),
+        (["--enf"], ["--enforce-eager"]),
+        (["--no-enable-chunked"], ["--no-enable-chunked-prefill"]),
+        (["--speculative.method", "mtp"], ["--speculative-config.method", "mtp"]),
+        (["-sc.method", "mtp"], ["--speculative-config.method", "mtp"]),
+        (["--kv-cache-dtype", "fp8"], ["--kv-cache-dtype=fp8"]),
+        (["--max-lora", "8", "--enable-lora"], ["--enable-lora"]),
+    ],
+    ids=str,
+)
+def test_arguments_may_be_shortened_as_long_as_they_tell_which(
+    short: list[str], full: list[str]
+) -> None:
+    assert sized(LLAMA, *short) == sized(LLAMA, *full) != sized(LLAMA)
+
+
+@pytest.mark.parametrize(
     "args",
     [
         ["--max-model-len", "many"],
@@ -93,7 +132,8 @@ def test_max_model_len_of_the_arguments(args: list[str], tokens: int) -> None:
         ["--max-model-len", "infk"],
         ["--max-model-len", "nank"],
         ["--dtype", "int3"],
-        ["--kv-cache-dtype=float64"],
+        ["--max-loras=many", "--enable-lora"],
+        ["--max-lora-rank=0", "--enable-lora"],
     ],
     ids=" ".join,
 )
@@ -237,6 +277,64 @@ class TestQuantisedWeights:
         assert known(config) == known({**LLAMA_2_7B, "quantization_config": quantization})
 
 
+class TestAdapters:
+    """LoRA: for each matrix, slot and rank vLLM reserves a row of its inputs and one of its
+    outputs, whether an adapter is loaded or not."""
+
+    QUERY, KEY, INNER, VOCAB = 2048, 512, 8192, 128256
+    LAYER = (
+        2 * (QUERY + QUERY)  # query and output
+        + 2 * (QUERY + KEY)
+        + 3 * (QUERY + INNER)
+    )
+    RANK_BYTES = 2 * (16 * LAYER + 2 * (VOCAB + QUERY))
+
+    @pytest.mark.parametrize(
+        ("args", "ranks"),
+        [
+            (["--enable-lora"], 16),
+            (["--enable-lora", "--max-loras", "8", "--max-lora-rank=64"], 8 * 64),
+            (["--enable-lora", "--no-enable-lora"], 0),
+            (["--max-loras", "8"], 0),
+        ],
+        ids=str,
+    )
+    def test_take_memory_beside_the_weights(self, args: list[str], ranks: int) -> None:
+        taken_bytes = known(LLAMA, *args).weights_bytes - known(LLAMA).weights_bytes
+        assert taken_bytes == ranks * self.RANK_BYTES
+
+    def test_change_each_expert(self) -> None:
+        experts = {**LLAMA, "model_type": "mixtral", "num_local_experts": 8}
+        more_bytes = (
+            known(experts, "--enable-lora").weights_bytes - known(experts).weights_bytes
+        ) - 16 * self.RANK_BYTES
+        assert more_bytes == 16 * 2 * 16 * 7 * 3 * (self.QUERY + self.INNER)
+
+    def test_of_matrices_that_are_not_known_are_unknown(self) -> None:
+        config, tensors = {**LLAMA, "num_local_experts": 8}, [Tensor("a", "F16", 7)]
+        assert sized(config, "--enable-lora", tensors=tensors) is None
+
+
+@pytest.mark.parametrize(
+    ("args", "unknown"),
+    [
+        (['--speculative-config={"method": "ngram", "num_speculative_tokens": 4}'], False),
+        (['--speculative-config={"model": "[ngram]"}'], False),
+        (["-sc", '{"method": "suffix"}'], False),
+        (["--spec-method", "ngram_gpu"], False),
+        (["--speculative-config", "no JSON"], False),
+        (['--speculative_config={"model": "org/small"}'], True),
+        (["-sc", '{"method": "eagle3", "model": "org/head"}'], True),
+        (["--speculative-config", '{"method": "mtp"}'], True),
+        (["--spec-model", "org/small"], True),
+        (["--speculative-config.model", "org/small"], True),
+    ],
+    ids=str,
+)
+def test_what_a_replica_with_a_draft_model_needs_is_unknown(args: list[str], unknown: bool) -> None:
+    assert (sized(LLAMA, *args) is None) == unknown
+
+
 def test_experts_of_an_unknown_family_without_tensors_are_unknown() -> None:
     config = {**LLAMA, "num_local_experts": 8}
     assert sized(config) is None
@@ -309,6 +407,7 @@ class TestConfigs:
             ({"model_type": ["mpt"], "hidden_size": 2560}, "model_type"),
             ({**LLAMA, "num_key_value_heads": [3, 3, 4]}, "num_key_value_heads"),
             ({**LLAMA, "intermediate_size": [8192, -1]}, "intermediate_size"),
+            ({**LLAMA, "hidden_size": 16, "head_dim": None}, "hidden_size 16 .* 32 heads"),
         ],
         ids=str,
     )

@@ -102,6 +102,32 @@ class TestDirectory:
         assert result is not None
         assert result.weights_bytes == 20
 
+    @pytest.mark.parametrize(
+        ("files", "complete"),
+        [
+            (["model.safetensors"], True),
+            (["part.safetensors"], True),
+            (["model.safetensors", "adapter.safetensors"], True),
+            (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], True),
+            (["model-00004-of-00004.safetensors"], False),
+            (["model-00001-of-00002.safetensors", "adapter.safetensors"], False),
+            (["model-00001-of-00002.safetensors", "other-00001-of-00002.safetensors"], False),
+        ],
+        ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+    )
+    def test_without_an_index_the_names_tell_whether_all_shards_are_there(
+        self, model: Path, files: list[str], complete: bool
+    ) -> None:
+        estimate = read(model)
+        assert estimate is not None
+        for name in files:
+            write_tensors(model / name, {"x": tensor(10)})
+        result = read(model)
+        assert result is not None
+        told = (result.weights_bytes, result.weights_source)
+        read_bytes = 20 * len(files)
+        assert told == ((read_bytes, "read") if complete else (estimate.weights_bytes, "estimated"))
+
     def test_without_safetensors_the_configuration_gives_an_estimate(self, model: Path) -> None:
         attention = 64 * 64 + 2 * 64 * 32 + 64 * 64
         layer = attention + 3 * 64 * 128 + 2 * 64
@@ -223,36 +249,18 @@ class TestHub:
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf/hub"))
         assert read("hf://org/small") is not None
 
+    def test_shards_that_are_downloaded_before_their_index_are_not_counted(
+        self, snapshot: Path
+    ) -> None:
+        estimate = read("hf://org/small")
+        write_tensors(snapshot / "model-00002-of-00002.safetensors", {"x": tensor(10)})
+        assert read("hf://org/small") == estimate
+
     def test_a_half_downloaded_model_is_unknown(self, snapshot: Path) -> None:
         index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
         (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
         write_tensors(snapshot / "a.safetensors", {"x": tensor(10)})
         assert read("hf://org/small") is None
-
-    @pytest.mark.parametrize(
-        ("files", "complete"),
-        [
-            (["model.safetensors"], True),
-            (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], True),
-            (["model-00004-of-00004.safetensors"], False),
-            (["model-00001-of-00002.safetensors", "other-00001-of-00002.safetensors"], False),
-            (["part.safetensors"], False),
-            (["model.safetensors", "adapter.safetensors"], False),
-        ],
-        ids=lambda value: "+".join(value) if isinstance(value, list) else "",
-    )
-    def test_without_an_index_the_names_tell_whether_all_files_are_there(
-        self, snapshot: Path, files: list[str], complete: bool
-    ) -> None:
-        estimate = read("hf://org/small")
-        assert estimate is not None
-        for name in files:
-            write_tensors(snapshot / name, {"x": tensor(10)})
-        result = read("hf://org/small")
-        assert result is not None
-        told = (result.weights_bytes, result.weights_source)
-        read_bytes = 20 * len(files)
-        assert told == ((read_bytes, "read") if complete else (estimate.weights_bytes, "estimated"))
 
     @pytest.mark.parametrize("revision", ["../../x", "/etc/hostname", "refs/pr/1", ".."])
     def test_a_revision_does_not_leave_the_cache(self, snapshot: Path, revision: str) -> None:

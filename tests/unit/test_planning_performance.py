@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from published_models import MISTRAL_7B
 from slm_worker.planning.catalogue import gpus
 from slm_worker.planning.footprint import ModelConfig
 from slm_worker.planning.measured import STUDY_GPU, config_of, points
@@ -154,6 +155,15 @@ def test_what_does_not_fit_has_no_figures_and_says_why() -> None:
     assert prediction.figures is None
     assert prediction.kv_cache_bytes is None
     assert "4 replicas do not fit" in prediction.why
+
+
+def test_a_kv_cache_that_a_window_makes_enough_has_no_figures_and_says_why() -> None:
+    mistral = ModelConfig.model_validate(MISTRAL_7B)
+    long = Workload(prompt_tokens=30_000, output_tokens=2000, requests=10)
+    prediction = predictor(mistral, "l4", long, chunked_prefill=True).predict(1, 512)
+
+    assert prediction.figures is None
+    assert "a sequence of 32,768 tokens does not fit a KV cache of" in prediction.why
 
 
 @pytest.mark.parametrize("model", ["opt-1.3b", "llama-2-7b"])

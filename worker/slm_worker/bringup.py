@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 
 from slm_worker.engine.base import Engine
@@ -18,6 +19,8 @@ from slm_worker.planning.learning import StartedReplica, learn
 from slm_worker.problems import ProblemLog
 from slm_worker.routing.router import Router, RouterError
 from slm_worker.wire import Outlook, Problem
+
+log = logging.getLogger(__name__)
 
 
 class BringUp:
@@ -88,8 +91,6 @@ class BringUp:
         if self.footprint is not None and self.footprint.weights_source != "estimated":
             return
         found = await asyncio.to_thread(self._read_model)
-        if self.device is not None and self.footprint is None:
-            self.outlook = await asyncio.to_thread(self._look_out, self.device.identity)
         # What a start taught, also while this read, stays.
         known = self.footprint
         if known is None:
@@ -97,6 +98,16 @@ class BringUp:
         elif found is not None and known.weights_source == "estimated":
             self.footprint = found.model_copy(update={"measured": known.measured})
         self.model_read = True
+        if self.device is not None and known is None:
+            self.outlook = await self._looked_out(self.device.identity)
+
+    async def _looked_out(self, identity: DeviceIdentity) -> tuple[Outlook, ...]:
+        """Empty where that fails: an outlook helps a search to begin, and no replica needs one."""
+        try:
+            return await asyncio.to_thread(self._look_out, identity)
+        except Exception:
+            log.exception("no outlook for this model and device")
+            return ()
 
     def learn(self, started: StartedReplica) -> None:
         """What a start has shown corrects the sizes of the layouts to come."""

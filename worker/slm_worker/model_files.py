@@ -9,7 +9,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,7 @@ MAX_HEADER_BYTES = 100 * 2**20
 """Also the limit of the safetensors format itself."""
 
 INDEX = "model.safetensors.index.json"
-WHOLE = "model.safetensors"
-SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.safetensors")
+SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
 COPY_AGAIN = "copy all of the model's files again"
 
 PUBLISHED_CONFIGS: dict[str, dict[str, Any]] = {
@@ -63,7 +63,7 @@ def read_footprint(model: wire.ModelRef, engine: wire.EngineConfig) -> ModelFoot
     snapshot = _cached_snapshot(repository, model.revision or "main")
     if snapshot is not None:
         downloaded = all((snapshot / name).is_file() for name in _indexed_names(snapshot))
-        return _read_directory(snapshot, engine.args, _downloaded) if downloaded else None
+        return _read_directory(snapshot, engine.args) if downloaded else None
     published = PUBLISHED_CONFIGS.get(repository)
     if published is None:
         return None
@@ -133,31 +133,13 @@ def _cached_snapshot(repository: str, revision: str) -> Path | None:
     return snapshot if (snapshot / "config.json").is_file() else None
 
 
-def _read_directory(
-    directory: Path,
-    args: tuple[str, ...],
-    complete: Callable[[Sequence[Path]], bool] = bool,
-) -> ModelFootprint | None:
-    """``complete`` tells whether weight files without an index are all of them."""
+def _read_directory(directory: Path, args: tuple[str, ...]) -> ModelFootprint | None:
     config = parse_config(_read_config_file(directory), str(directory / "config.json"))
     if config is None:
         return None
     files = _weight_files(directory)
-    tensors = None
-    if (directory / INDEX).is_file() or complete(files):
-        tensors = [tensor for file in files for tensor in _read_header(file)]
+    tensors = [tensor for file in files for tensor in _read_header(file)]
     return footprint(config, tensors or None, args)
-
-
-def _downloaded(files: Sequence[Path]) -> bool:
-    """By their names: vLLM downloads the index after the files that it names, so in the hub's
-    cache any number of them may be there without it."""
-    if not files:
-        return False
-    names = [file.name for file in files]
-    shards = [SHARD.fullmatch(name) for name in names]
-    found = {(int(shard[1]), int(shard[2])) if shard else None for shard in shards}
-    return names == [WHOLE] or found == {(number + 1, len(names)) for number in range(len(names))}
 
 
 def _read_config_file(directory: Path) -> dict[str, Any]:
@@ -168,18 +150,22 @@ def _read_config_file(directory: Path) -> dict[str, Any]:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    """The checkpoint's safetensors files, by its index where it has one."""
+    """The checkpoint's safetensors files, by its index where it has one. Empty while shards are
+    missing: whoever copies or downloads a model may bring its index last."""
     names = _indexed_names(directory)
     for name in names:
         if not (directory / name).is_file():
             raise _invalid(directory / INDEX, f"names {name!r}, which is not there", COPY_AGAIN)
     if names:
         return [directory / name for name in names]
-    return sorted(
+    files = sorted(
         file
         for file in directory.glob("*.safetensors")
         if not file.name.startswith("consolidated")  # a second copy in another format
     )
+    shards = Counter(shard.group(1, 2) for file in files if (shard := SHARD.fullmatch(file.name)))
+    whole = all(found == int(count) for (_, count), found in shards.items())
+    return files if whole else []
 
 
 def _indexed_names(directory: Path) -> list[str]:

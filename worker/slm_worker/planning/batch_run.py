@@ -94,7 +94,7 @@ class BatchRun:
 
     def run(self) -> Totals:
         """Raises ValueError when the longest sequence outgrows the KV cache."""
-        if self._room(1) < self.prompt_tokens + max(self.lengths):
+        if self.layout.kv_tokens < self.prompt_tokens + max(self.lengths):
             raise ValueError(
                 f"a sequence of {self.prompt_tokens + max(self.lengths):,.0f} tokens does not fit "
                 f"a KV cache of {self.layout.kv_tokens:,}"

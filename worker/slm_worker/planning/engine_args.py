@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from slm_worker.planning.model_config import ModelError
 
 Options = Mapping[str, str]
 
 _LENGTH_UNITS = {"k": 10**3, "m": 10**6, "K": 2**10, "M": 2**20}
-_SHORT = {"-q": "--quantization"}
+_SHORT = {"-q": "--quantization", "-sc": "--speculative-config"}
+_SWITCHES = frozenset(
+    {"disable-hybrid-kv-cache-manager", "enable-chunked-prefill", "enable-lora", "enforce-eager"}
+)
+_READ = (
+    _SWITCHES
+    | {f"no-{name}" for name in _SWITCHES}
+    | {"block-size", "dtype", "kv-cache-dtype", "kv-cache-dtype-skip-layers", "kv-transfer-config"}
+    | {"max-lora-rank", "max-loras", "max-model-len", "max-num-batched-tokens"}
+    | {"performance-mode", "quantization", "spec-method", "spec-model", "speculative-config"}
+)
+"""Names that are looked up here or elsewhere in planning; none of vLLM's others begins one."""
+_DRAFT_WITHOUT_MODEL = frozenset({"ngram", "[ngram]", "ngram_gpu", "suffix"})
 
 
 def parse_options(args: Sequence[str]) -> Options:
-    """``--name value`` and ``--name=value``; names with _ for - as vLLM takes them; last wins."""
+    """``--name value`` and ``--name=value``; names with _ for - or shortened as vLLM takes them;
+    last wins. ``--name.key value`` is an entry of its own."""
     options: dict[str, str] = {}
     for index, arg in enumerate(args):
         name, equals, value = arg.partition("=")
+        name, dot, key = name.partition(".")
         name = _SHORT.get(name, name)
         if not name.startswith("--"):
             continue
         if not equals:
             value = args[index + 1] if index + 1 < len(args) else ""
-        name = name[2:].replace("_", "-")
+        name = _in_full(name[2:].replace("_", "-")) + dot + key
         options.pop(name, None)  # so that the order tells the last
         options[name] = value
     return options
+
+
+def _in_full(name: str) -> str:
+    longer = [known for known in _READ if known.startswith(name)]
+    return longer[0] if name not in _READ and len(longer) == 1 else name
 
 
 def switched(options: Options, name: str, *, default: bool) -> bool:
@@ -68,3 +89,34 @@ def token_count(options: Options, name: str) -> int | None:
             "as 4096, or one with k, m (thousands) or K, M (binary).",
         )
     return length
+
+
+def whole_number(options: Options, name: str, default: int) -> int:
+    """Raises ModelError (EngineArgsInvalid)."""
+    given = options.get(name, str(default))
+    if given.isascii() and given.isdigit() and int(given):
+        return int(given)
+    raise ModelError(
+        "EngineArgsInvalid",
+        f"engine.args: --{name} {given!r} is no number above 0: write one such as {default}.",
+    )
+
+
+def drafts_by_model(options: Options) -> bool:
+    """Whether a further model, or further layers of the same, propose tokens (speculative
+    decoding)."""
+    settings = _json_object(options.get("speculative-config", "{}"))
+    for key in ("method", "model"):
+        given = options.get(f"spec-{key}", options.get(f"speculative-config.{key}"))
+        settings.setdefault(key, given)
+    proposer = settings["method"] or settings["model"]
+    return proposer is not None and proposer not in _DRAFT_WITHOUT_MODEL
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """Empty for what is none: the engine refuses it."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from slm_worker.planning.engine_args import (
     Options,
     choice,
+    drafts_by_model,
     parse_options,
     switched,
     token_count,
+    whole_number,
 )
 from slm_worker.planning.kv_cache import elements_per_token, sliding_window
 from slm_worker.planning.memory import ModelFootprint, Runtime
 from slm_worker.planning.model_config import ModelConfig, ModelError, Tensor, parse_config
-from slm_worker.planning.parameters import PLAIN_MLP, count_parameters, estimated_parameters
+from slm_worker.planning.parameters import PLAIN_MLP, count_parameters
 from slm_worker.planning.quantization import (
     Quantization,
     asked_quantization,
@@ -26,26 +28,20 @@ from slm_worker.planning.quantization import (
 )
 
 __all__ = [
+    "DTYPE_BYTES",
     "PLAIN_MLP",
     "ModelConfig",
     "ModelError",
     "ModelFootprint",
     "Tensor",
-    "estimated_parameters",
     "footprint",
     "parse_config",
 ]
 
-_DTYPE_BYTES = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
+DTYPE_BYTES = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
 """``--dtype``; ``auto`` serves float32 checkpoints in 16 bits too."""
-_KV_DTYPE_BYTES = {
-    "float16": 2,
-    "bfloat16": 2,
-    "fp8": 1,
-    "fp8_e4m3": 1,
-    "fp8_e5m2": 1,
-    "fp8_inc": 1,
-}
+_ONE_BYTE_KV_DTYPES = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc"})
+"""``--kv-cache-dtype``; others take at most 16 bits with what they keep beside an element."""
 _CHECKPOINT_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """safetensors types that the engine converts to ``--dtype``; others (quantised) stay as stored."""
 _STORED_BITS = {"I64": 64, "U64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16, "F4": 4}
@@ -59,32 +55,42 @@ def footprint(
     """What one replica needs.
 
     ``tensors`` are the checkpoint's; None estimates the weights from ``config``, which gives None
-    for a mixture of experts of a family that is not known. ``args`` are the engine's. Raises
-    ModelError (EngineArgsInvalid).
+    for a mixture of experts of a family that is not known. None also where a further model drafts
+    tokens, of which nothing was read. ``args`` are the engine's. Raises ModelError
+    (EngineArgsInvalid).
     """
     options = parse_options(args)
-    dtype_bytes = choice(options, "dtype", _DTYPE_BYTES, default="auto")
-    kv_element_bytes = choice(
-        options, "kv-cache-dtype", {"auto": dtype_bytes, **_KV_DTYPE_BYTES}, default="auto"
-    )
+    dtype_bytes = choice(options, "dtype", DTYPE_BYTES, default="auto")
+    kv_element_bytes = _kv_element_bytes(options, dtype_bytes)
     stored = stored_quantization(config)
     asked = None if stored else asked_quantization(options)
     if tensors is not None:
         weights_bytes: int | None = _stored_bytes(tensors, config.tied, dtype_bytes, asked)
     else:
         weights_bytes = _estimated_bytes(config, dtype_bytes, stored or asked)
-    if weights_bytes is None:
+    adapters_bytes = _adapters_bytes(config, options, dtype_bytes)
+    if weights_bytes is None or adapters_bytes is None or drafts_by_model(options):
         return None
-    hybrid = not switched(options, "disable-hybrid-kv-cache-manager", default=False)
+    # Of most connectors vLLM turns the manager off unasked.
+    connected = any(option.startswith("kv-transfer-config") for option in options)
+    hybrid = not switched(options, "disable-hybrid-kv-cache-manager", default=connected)
     return ModelFootprint(
-        weights_bytes=weights_bytes,
+        weights_bytes=weights_bytes + adapters_bytes,
         weights_source="read" if tensors is not None and asked is None else "estimated",
         kv_bytes_per_token=elements_per_token(config) * kv_element_bytes,
         kv_element_bytes=kv_element_bytes,
         max_model_len=token_count(options, "max-model-len") or config.usual_longest_sequence,
         sliding=sliding_window(config, kv_element_bytes) if hybrid else None,
+        block_tokens=token_count(options, "block-size"),
         runtime=_runtime(config, options, dtype_bytes),
     )
+
+
+def _kv_element_bytes(options: Options, dtype_bytes: int) -> int:
+    kv_dtype = options.get("kv-cache-dtype", "auto")
+    if kv_dtype == "auto" or "kv-cache-dtype-skip-layers" in options:
+        return dtype_bytes
+    return 1 if kv_dtype in _ONE_BYTE_KV_DTYPES else 2
 
 
 def _runtime(config: ModelConfig, options: Options, dtype_bytes: int) -> Runtime:
@@ -93,8 +99,10 @@ def _runtime(config: ModelConfig, options: Options, dtype_bytes: int) -> Runtime
         activation_bytes_per_token=_activation_elements(config) * dtype_bytes,
         vocab=config.vocab,
         max_num_batched_tokens=token_count(options, "max-num-batched-tokens"),
+        doubled_step=options.get("performance-mode") == "throughput",
         chunked_prefill=switched(options, "enable-chunked-prefill", default=True),
         cuda_graphs=not switched(options, "enforce-eager", default=False),
+        adapters=switched(options, "enable-lora", default=False),
     )
 
 
@@ -107,6 +115,15 @@ def _activation_elements(config: ModelConfig) -> int:
         inner = (config.experts_per_token or 1) * (config.expert_intermediate or config.inner)
     width = 2 if config.model_type in PLAIN_MLP else 3
     return 3 * config.hidden + attention + width * inner
+
+
+def _adapters_bytes(config: ModelConfig, options: Options, dtype_bytes: int) -> int | None:
+    """What vLLM reserves for LoRA adapters beside the weights, whether any is loaded or not."""
+    if not switched(options, "enable-lora", default=False):
+        return 0
+    counts = count_parameters(config)
+    ranks = whole_number(options, "max-loras", 1) * whole_number(options, "max-lora-rank", 16)
+    return None if counts is None else ranks * counts.adapter_width * dtype_bytes
 
 
 def _estimated_bytes(

@@ -48,9 +48,13 @@ class Runtime(_Figures):
     vocab: int = 128_256
     max_num_batched_tokens: int | None = None
     """Tokens of the largest step; None is the engine's default."""
+    doubled_step: bool = False
+    """Whether that default is doubled."""
     chunked_prefill: bool = True
     """Whether a prompt may be spread over steps; else a step holds the longest."""
     cuda_graphs: bool = True
+    adapters: bool = False
+    """Whether there are graphs for steps with LoRA adapters beside those without."""
 
 
 class MeasuredBatch(_Figures):
@@ -81,6 +85,7 @@ class ModelFootprint(_Figures):
     """Memory that one replica of a model needs, as the engine's arguments set it."""
 
     weights_bytes: int
+    """With the room for LoRA adapters."""
     kv_bytes_per_token: int
     """Keys and values of all layers, as if none had a window."""
     max_model_len: int
@@ -88,6 +93,8 @@ class ModelFootprint(_Figures):
     weights_source: Literal["measured", "read", "estimated"] = "estimated"
     kv_element_bytes: int = 2
     sliding: SlidingWindow | None = None
+    block_tokens: int | None = None
+    """Of the KV cache; None is the engine's default."""
     runtime: Runtime = Runtime()
     measured: Measured = Measured()
 

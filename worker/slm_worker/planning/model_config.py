@@ -15,7 +15,7 @@ ENGINE_DEFAULT_MAX_MODEL_LEN = 2048
 
 TIED_BY_DEFAULT = frozenset(
     {"opt", "gpt2", "gpt_bigcode", "falcon", "bloom", "gemma", "gemma2", "gemma3", "gemma3_text"}
-    | {"starcoder2"}
+    | {"starcoder2", "minicpm3"}
 )
 """``model_type``s whose embedding doubles as output layer unless the configuration denies it
 (the defaults of the configuration classes in Hugging Face transformers)."""
@@ -210,7 +210,7 @@ def parse_config(document: Mapping[str, Any], source: str) -> ModelConfig | None
         quantization = document.get("quantization_config")
         document = {"quantization_config": quantization, **text}
     try:
-        return ModelConfig.model_validate(document)
+        config = ModelConfig.model_validate(document)
     except ValidationError as error:
         family = document.get("model_type")
         foreign = isinstance(family, str) and family not in {*SIZED_FAMILIES, ""}
@@ -219,11 +219,20 @@ def parse_config(document: Mapping[str, Any], source: str) -> ModelConfig | None
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
-        raise ModelError(
-            "ModelConfigInvalid",
-            f"{source}: {faults}. Use the config.json that was published with the model "
-            "(a decoder-only language model in Hugging Face format).",
-        ) from None
+        raise _invalid(source, faults) from None
+    if config.attention_head_dim == 0:
+        raise _invalid(
+            source, f"hidden_size {config.hidden} leaves nothing for each of {config.heads} heads"
+        )
+    return config
+
+
+def _invalid(source: str, faults: str) -> ModelError:
+    return ModelError(
+        "ModelConfigInvalid",
+        f"{source}: {faults}. Use the config.json that was published with the model "
+        "(a decoder-only language model in Hugging Face format).",
+    )
 
 
 def _only_unknown(fault: ErrorDetails) -> bool:

@@ -31,23 +31,23 @@ _CPU_BATCHED_TOKENS = 2048
 
 
 def step_tokens(footprint: ModelFootprint, device: SizedDevice, max_num_seqs: int) -> int:
-    """Tokens of the engine's largest step.
-
-    vLLM's defaults for a server: 16,384 from 160 GiB on, 8,192 from 70 GiB on, 2,048 below; here
-    8,192 below too, so that a little more memory never holds fewer replicas.
-    """
+    """Tokens of the engine's largest step."""
     runtime = footprint.runtime
-    if runtime.max_num_batched_tokens is not None:
-        tokens = runtime.max_num_batched_tokens
-    elif device.kind == "CPU":
-        tokens = _CPU_BATCHED_TOKENS
-    elif device.memory_bytes >= LARGE_DEVICE_GIB * GIB:
-        tokens = _LARGE_DEVICE_BATCHED_TOKENS
-    else:
-        tokens = _BATCHED_TOKENS
+    tokens = runtime.max_num_batched_tokens
+    if tokens is None:
+        tokens = _default_step_tokens(device) * (2 if runtime.doubled_step else 1)
     if not runtime.chunked_prefill:
         tokens = max(tokens, footprint.max_model_len)
     return min(tokens, max_num_seqs * footprint.max_model_len)
+
+
+def _default_step_tokens(device: SizedDevice) -> int:
+    """vLLM's for a server: 16,384 from 160 GiB on, 8,192 from 70 GiB on, 2,048 below; here 8,192
+    below too, so that a little more memory never holds fewer replicas."""
+    if device.kind == "CPU":
+        return _CPU_BATCHED_TOKENS
+    large = device.memory_bytes >= LARGE_DEVICE_GIB * GIB
+    return _LARGE_DEVICE_BATCHED_TOKENS if large else _BATCHED_TOKENS
 
 
 def fixed_lines(
@@ -77,6 +77,8 @@ def _activations(footprint: ModelFootprint, device: SizedDevice, max_num_seqs: i
 
 def _graphs(footprint: ModelFootprint, device: SizedDevice, max_num_seqs: int) -> MemoryLine:
     graphs = _graph_count(max_num_seqs, step_tokens(footprint, device, max_num_seqs))
+    if footprint.runtime.adapters:
+        graphs *= 2
     estimate = graphs * footprint.runtime.layers * GRAPH_LAYER_BYTES
     seen = footprint.measured.batch(max_num_seqs).graphs_bytes
     return _line("CUDA graphs", estimate, seen)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slm_worker import wire
-from slm_worker.planning.kv_cache import capacity, needed_bytes, useful_bytes
+from slm_worker.planning.kv_cache import cache_bytes, capacity
 from slm_worker.planning.memory import MIB, ModelFootprint, SizedDevice, human
 from slm_worker.planning.overhead import fixed_lines, step_tokens
 
@@ -70,8 +70,9 @@ def max_replicas(
             max_replicas=wire.MAX_REPLICAS_PER_PACK,
             weights_bytes=None,
             kv_bytes_per_token=None,
-            message="The model's size is unknown before it is downloaded: "
-            "the engine's own check at its start decides what fits.",
+            message="What a replica needs is not known (the model is not downloaded yet, or of a "
+            "kind that the planner does not know, or has a draft model): the engine's own check at "
+            "its start decides what fits.",
         )
     num_seqs = layout.max_num_seqs if layout is not None else USUAL_NUM_SEQS
     fitting = fitting_replicas(footprint, device, reserve_bytes, num_seqs)
@@ -93,7 +94,7 @@ def max_replicas(
     return packing.model_copy(
         update={
             "lines": (*fixed_lines(footprint, device, num_seqs), _kv_line(kv_bytes)),
-            "capacity": capacity(footprint, kv_bytes, length),
+            "capacity": capacity(footprint, device, kv_bytes, length),
         }
     )
 
@@ -137,7 +138,7 @@ def needed_lines(
     """The least that one replica needs, whose KV cache holds one sequence of the greatest
     length."""
     num_seqs = min(max_num_seqs, USUAL_NUM_SEQS)
-    kv_bytes = needed_bytes(footprint, step_tokens(footprint, device, num_seqs))
+    kv_bytes = cache_bytes(footprint, device, 1, step_tokens(footprint, device, num_seqs))
     what = f"KV cache for one sequence of {footprint.max_model_len:,} tokens"
     return *fixed_lines(footprint, device, num_seqs), _kv_line(kv_bytes, what)
 
@@ -159,10 +160,10 @@ def _kv_cache_bytes(
     tokens = step_tokens(footprint, device, num_seqs)
     fixed_bytes = _total(fixed_lines(footprint, device, num_seqs))
     kv_bytes = _budget_bytes(device, reserve_bytes) // layout.replicas - fixed_bytes
-    kv_bytes = max(kv_bytes - kv_bytes % MIB, needed_bytes(footprint, tokens))
+    kv_bytes = max(kv_bytes - kv_bytes % MIB, cache_bytes(footprint, device, 1, tokens))
     if device.kind == "CPU":
         # The host's memory has other uses, and an engine touches all that it is given.
-        return min(kv_bytes, useful_bytes(footprint, num_seqs, tokens))
+        return min(kv_bytes, cache_bytes(footprint, device, num_seqs, tokens))
     return kv_bytes
 
 

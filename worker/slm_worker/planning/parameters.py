@@ -1,7 +1,7 @@
 """PURE: how many parameters a configuration describes, by what they are used for.
 
 Exact for OPT, GPT-2, Llama, Mistral, Qwen2, Qwen3, Gemma, Phi-3, StarCoder2, Mixtral, OLMoE,
-DeepSeek-V2 and gpt-oss; for other dense decoders right within 0.1 %.
+DeepSeek-V2, MiniCPM3 and gpt-oss; for other dense decoders right within 0.1 %.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ _HEAD_NORMS = frozenset({"qwen3", "qwen3_moe", "gemma3", "gemma3_text"})
 _FOUR_NORMS = frozenset({"gemma2", "gemma3", "gemma3_text"})
 
 
+_Shapes = list[tuple[int, int]]
+"""Inputs and outputs of matrices."""
+
+
 @dataclass(frozen=True)
 class Parameters:
     """Counts; quantisation reaches matrices and experts, and leaves the rest."""
@@ -38,43 +42,53 @@ class Parameters:
     experts: int
     rest: int
     """Norms, biases, routers."""
+    adapter_width: int
+    """Inputs and outputs of all matrices and embeddings: parameters of each rank of an adapter
+    (LoRA) that changes them all."""
 
     @property
     def total(self) -> int:
         return self.embeddings + self.matrices + self.experts + self.rest
 
 
-def estimated_parameters(config: ModelConfig) -> int | None:
-    """None for a mixture of experts of a family that is not known here."""
-    counts = count_parameters(config)
-    return None if counts is None else counts.total
-
-
 def count_parameters(config: ModelConfig) -> Parameters | None:
     """None for a mixture of experts of a family that is not known here."""
     if config.experts and config.model_type not in EXPERT_FAMILIES:
         return None
-    attention, attention_rest = _attention(config)
+    attention = _attention(config)
     plain = config.model_type in PLAIN_MLP
-    dense = (2 if plain else 3) * config.hidden * config.inner
+    dense = [(config.hidden, config.inner)] * (2 if plain else 3)
     dense_rest = config.inner + config.hidden if plain else 0
     norm = 2 * config.hidden if plain else config.hidden
     norms = 4 if config.model_type in _FOUR_NORMS else 2
     dense_layers = config.layers
-    experts = experts_rest = 0
+    experts: _Shapes = []
+    experts_rest = 0
     if config.experts:
         dense_layers = config.leading_dense_layers or 0
         experts, experts_rest = _experts(config)
     expert_layers = config.layers - dense_layers
     return Parameters(
         embeddings=_embeddings(config),
-        matrices=config.layers * attention + dense_layers * dense,
-        experts=expert_layers * experts,
-        rest=config.layers * (attention_rest + norms * norm)
+        matrices=config.layers * _elements(attention) + dense_layers * _elements(dense),
+        experts=expert_layers * _elements(experts),
+        rest=config.layers * (_attention_rest(config) + norms * norm)
         + dense_layers * dense_rest
         + expert_layers * experts_rest
         + norm,
+        adapter_width=config.layers * _width(attention)
+        + dense_layers * _width(dense)
+        + expert_layers * _width(experts)
+        + 2 * (config.vocab + config.hidden),
     )
+
+
+def _elements(shapes: _Shapes) -> int:
+    return sum(inputs * outputs for inputs, outputs in shapes)
+
+
+def _width(shapes: _Shapes) -> int:
+    return sum(inputs + outputs for inputs, outputs in shapes)
 
 
 def _embeddings(config: ModelConfig) -> int:
@@ -85,50 +99,57 @@ def _embeddings(config: ModelConfig) -> int:
     return tables
 
 
-def _attention(config: ModelConfig) -> tuple[int, int]:
-    """Of one layer: matrices, and what is none."""
-    hidden, heads = config.hidden, config.heads
+def _attention(config: ModelConfig) -> _Shapes:
+    """Of one layer."""
     if config.kv_lora_rank is not None:
         return _latent_attention(config, config.kv_lora_rank)
-    query = heads * config.attention_head_dim
+    hidden, query = config.hidden, config.heads * config.attention_head_dim
+    key = config.key_value_heads * config.attention_head_dim
+    return [(hidden, query), (hidden, key), (hidden, key), (query, hidden)]
+
+
+def _latent_attention(config: ModelConfig, rank: int) -> _Shapes:
+    hidden, q_rank = config.hidden, config.q_lora_rank
+    query = config.heads * (config.qk_nope_head_dim + config.qk_rope_head_dim)
+    values = config.heads * (config.v_head_dim or config.attention_head_dim)
+    return [
+        *([(hidden, query)] if q_rank is None else [(hidden, q_rank), (q_rank, query)]),
+        (hidden, rank + config.qk_rope_head_dim),
+        (rank, config.heads * config.qk_nope_head_dim + values),
+        (values, hidden),
+    ]
+
+
+def _attention_rest(config: ModelConfig) -> int:
+    """Of one layer: norms and biases."""
+    if config.kv_lora_rank is not None:
+        return config.kv_lora_rank + (config.q_lora_rank or 0)
+    query = config.heads * config.attention_head_dim
     key_value = 2 * config.key_value_heads * config.attention_head_dim
     rest = 0
     if config.model_type in PLAIN_MLP:
-        rest = query + key_value + hidden
+        rest = query + key_value + config.hidden
     elif config.attention_bias or config.model_type in _QKV_BIAS:
         rest = query + key_value
         if config.attention_bias and config.model_type in _OUTPUT_BIAS_TOO:
-            rest += hidden
+            rest += config.hidden
     if config.model_type in _HEAD_NORMS:
         rest += 2 * config.attention_head_dim
     if config.model_type == "olmoe":
         rest += query + key_value // 2
     if config.model_type == "gpt_oss":
-        rest += heads  # attention sinks
-    return hidden * (query + key_value) + query * hidden, rest
+        rest += config.heads  # attention sinks
+    return rest
 
 
-def _latent_attention(config: ModelConfig, rank: int) -> tuple[int, int]:
-    query = config.heads * (config.qk_nope_head_dim + config.qk_rope_head_dim)
-    if config.q_lora_rank is None:
-        queries, rest = config.hidden * query, rank
-    else:
-        queries = config.q_lora_rank * (config.hidden + query)
-        rest = rank + config.q_lora_rank
-    down = config.hidden * (rank + config.qk_rope_head_dim)
-    up = rank * config.heads * (config.qk_nope_head_dim + config.v_head_dim)
-    return queries + down + up + config.heads * config.v_head_dim * config.hidden, rest
-
-
-def _experts(config: ModelConfig) -> tuple[int, int]:
+def _experts(config: ModelConfig) -> tuple[_Shapes, int]:
     """Of one layer with experts: their matrices, and routers, gates and biases."""
-    count = config.experts or 0
+    hidden, count = config.hidden, config.experts or 0
     inner = config.expert_intermediate or config.inner
     shared = config.shared_intermediate or (config.shared_experts or 0) * inner
-    matrices = 3 * config.hidden * (count * inner + shared)
-    rest = config.hidden * count
+    rest = hidden * count
     if config.shared_intermediate:
-        rest += config.hidden  # the gate of the shared expert
+        rest += hidden  # the gate of the shared expert
     if config.model_type == "gpt_oss":
-        rest += count + count * (2 * inner + config.hidden)
-    return matrices, rest
+        rest += count + count * (2 * inner + hidden)
+    return [(hidden, inner)] * 3 * count + [(hidden, shared)] * (3 if shared else 0), rest

@@ -85,10 +85,11 @@ class Predictor:
         """What was measured, where it was; else a prediction, corrected between measured rows."""
         try:
             kv_bytes = self.kv_cache_bytes(replicas, max_num_seqs)
-        except LayoutError as error:
+            simulated = self.simulate(replicas, max_num_seqs)
+            figures, origin = self._best(replicas, max_num_seqs)
+        except (LayoutError, ValueError) as error:
+            # ValueError: a KV cache sized for windows, which the run takes for full attention.
             return Prediction(replicas, max_num_seqs, None, None, str(error), "predicted")
-        simulated = self.simulate(replicas, max_num_seqs)
-        figures, origin = self._best(replicas, max_num_seqs)
         why = self._bound(simulated, replicas, max_num_seqs)
         return Prediction(replicas, max_num_seqs, figures, kv_bytes, why, origin)
 
@@ -101,7 +102,8 @@ class Predictor:
         return kv_bytes
 
     def simulate(self, replicas: int, max_num_seqs: int) -> Simulated:
-        """By the model alone, whatever was measured. Raises LayoutError."""
+        """By the model alone, whatever was measured. Raises LayoutError, and ValueError where the
+        longest sequence outgrows the KV cache."""
         found = self._runs.get((replicas, max_num_seqs))
         if found is None:
             found = self._runs[replicas, max_num_seqs] = self._simulated(replicas, max_num_seqs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slm_worker.planning.footprint import PLAIN_MLP, ModelConfig, footprint
+from slm_worker.planning.footprint import DTYPE_BYTES, PLAIN_MLP, ModelConfig, footprint
 
 NOT_PREDICTED = (
     "the pace of a mixture of experts or of latent attention (MLA) cannot be predicted: "
@@ -91,18 +91,16 @@ def model_of(config: ModelConfig, dtype: str) -> Model | None:
     needs = footprint(config, None, ["--dtype", dtype])
     if needs is None or config.experts is not None or config.kv_lora_rank is not None:
         return None
-    dtype_bytes = 4 if dtype in {"float", "float32"} else 2
     query = config.heads * config.attention_head_dim
     key_value = 2 * config.key_value_heads * config.attention_head_dim
-    inner = config.intermediate or 4 * config.hidden
     matrices = 2 if config.model_type in PLAIN_MLP else 3
-    layer = config.hidden * (2 * query + key_value + matrices * inner)
+    layer = config.hidden * (2 * query + key_value + matrices * config.inner)
     head = config.vocab * config.hidden
     return Model(
         layers=config.layers,
         matrix_parameters=config.layers * layer + head,
         head_parameters=head,
-        weight_bytes=needs.weights_bytes - (0 if config.tied else head * dtype_bytes),
+        weight_bytes=needs.weights_bytes - (0 if config.tied else head * DTYPE_BYTES[dtype]),
         kv_bytes_per_token=needs.kv_bytes_per_token,
         attention_flops_per_token=4 * config.layers * query,
     )
