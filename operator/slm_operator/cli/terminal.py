@@ -41,8 +41,9 @@ OutputOption = Annotated[
 ]
 
 
-def console() -> Console:
-    return Console(highlight=False)
+def console(*, stderr: bool = False) -> Console:
+    """Shows text letter for letter: what a cluster says has brackets and colons of its own."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def print_json(document: Any) -> None:
