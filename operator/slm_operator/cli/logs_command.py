@@ -51,7 +51,7 @@ def logs(
         if follow:
             await until_interrupted(follow_packs(kube, where, chosen, replica, tail))
         else:
-            for line in in_order(await _read(kube, where, chosen, tail), replica):
+            for line in in_order(await read_packs(kube, where, chosen, tail), replica):
                 print(line)
 
     try:
@@ -99,14 +99,24 @@ def _record(line: str) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-async def _read(
+async def read_packs(
     kube: Kube, namespace: str, chosen: list[ServicePack], tail: int
 ) -> list[tuple[str, str]]:
-    return [
-        (one.name, line)
-        for one in chosen
-        async for line in kube.log(namespace, one.name, tail_lines=tail)
-    ]
+    """(pack, line) of all packs whose logs can be read, and says of the others why not. Raises
+    KubeError when none can be."""
+    lines: list[tuple[str, str]] = []
+    unread: list[tuple[str, KubeError]] = []
+    for one in chosen:
+        try:
+            async for line in kube.log(namespace, one.name, tail_lines=tail):
+                lines.append((one.name, line))
+        except KubeError as error:
+            unread.append((one.name, error))
+    if len(unread) == len(chosen):
+        raise unread[-1][1]
+    for name, why in unread:
+        say(f"the log of {name} cannot be read: {why.message}")
+    return lines
 
 
 async def follow_packs(
