@@ -59,6 +59,18 @@ def test_lines_of_several_packs_come_by_time_and_stray_ones_behind_the_line_befo
     ]  # fmt: skip
 
 
+def test_a_log_that_begins_without_a_time_comes_with_the_next_line_of_its_pack() -> None:
+    lines = [
+        ("p0", line(1, "first")),
+        ("p0", line(9, "last")),
+        ("p1", "cut"),
+        ("p1", line(5, "between")),
+    ]
+    assert [text.split()[-1] for text in in_order(lines, None)] == [
+        "first", "cut", "between", "last",
+    ]  # fmt: skip
+
+
 class Logs:
     """What the API server answers, of each pack in turn: lines, or the error instead of them."""
 

@@ -6,6 +6,8 @@ import asyncio
 import json
 from collections.abc import Iterable
 from http import HTTPStatus
+from itertools import groupby
+from operator import itemgetter
 from typing import Annotated, Any
 
 import typer
@@ -61,16 +63,17 @@ def logs(
 
 
 def in_order(lines: Iterable[tuple[str, str]], replica: int | None) -> list[str]:
-    """(pack, line) of several packs as text, by time; what has no time stays behind the line that
-    it followed."""
+    """(pack, line) of several packs, one after another, as text by time. What has no time stays
+    behind the line of its pack that it followed, or before the first that has one."""
     found: list[tuple[str, str]] = []
-    time = ""
-    for pack, line in lines:
-        record = _record(line)
-        time = str(record.get("time", time))
-        text = readable(pack, line, replica)
-        if text is not None:
-            found.append((time, text))
+    for pack, own in groupby(lines, key=itemgetter(0)):
+        records = [(line, _record(line)) for _, line in own]
+        time = next((record["time"] for _, record in records if "time" in record), "")
+        for line, record in records:
+            time = record.get("time", time)
+            text = readable(pack, line, replica)
+            if text is not None:
+                found.append((str(time), text))
     return [text for _, text in sorted(found, key=lambda each: each[0])]
 
 
@@ -108,8 +111,8 @@ async def read_packs(
     unread: list[tuple[str, KubeError]] = []
     for one in chosen:
         try:
-            async for line in kube.log(namespace, one.name, tail_lines=tail):
-                lines.append((one.name, line))
+            own = kube.log(namespace, one.name, tail_lines=tail)
+            lines += [(one.name, line) async for line in own]
         except KubeError as error:
             unread.append((one.name, error))
     if len(unread) == len(chosen):
