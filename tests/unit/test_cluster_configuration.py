@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from slm_operator.cluster.configuration import proxy_of_environment
+import kubeconfigs
+from slm_operator.cluster.configuration import configuration, proxy_of_environment
+
+
+async def test_an_empty_variable_names_no_kubeconfig(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kubeconfigs.written(tmp_path / ".kube" / "config")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KUBECONFIG", "")
+    assert (await configuration()).host == kubeconfigs.SERVER
 
 
 @pytest.mark.parametrize(
