@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import RenderableType
@@ -13,6 +16,7 @@ from slm_operator.api.models import SLMService
 from slm_operator.cli.account import account
 from slm_operator.cli.activity import Activity
 from slm_operator.cli.activity import table as activity_table
+from slm_operator.cli.app import main
 from slm_operator.cli.explain import text as explained
 from slm_operator.cli.tables import details
 from slm_operator.cli.terminal import console
@@ -44,6 +48,22 @@ def test_in_a_pipe_no_cell_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         ["REASON", "AGE"],
         "CreateContainerConfigError",
     )
+
+
+def test_a_locale_without_a_letter_costs_that_letter_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    points = tmp_path / "points.csv"
+    points.write_text("model,replicas,max_num_seqs,output_tok_s,power_mean_w\nchat,1,256,100,300\n")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    monkeypatch.setattr(sys, "argv", ["slmctl", "choose", str(points)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    sys.stdout.flush()
+    row = written.getvalue().decode("latin-1").splitlines()[2]
+    assert row.split()[:4] == ["?", "1", "256", "100"]
 
 
 def shown(what: RenderableType) -> str:
