@@ -28,12 +28,12 @@ async def configuration(kubeconfig: Path | None = None) -> client.Configuration:
     named = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG")
     try:
         if named:
-            await config.load_kube_config(named, client_configuration=settings)
+            await _load(named, settings)
         else:
             try:
                 config.load_incluster_config(client_configuration=settings)
             except config.ConfigException:
-                await config.load_kube_config(USERS_KUBECONFIG, client_configuration=settings)
+                await _load(USERS_KUBECONFIG, settings)
     except UNUSABLE_CONFIGURATION as error:
         raise KubeError(
             0,
@@ -42,6 +42,18 @@ async def configuration(kubeconfig: Path | None = None) -> client.Configuration:
         ) from error
     settings.proxy = settings.proxy or proxy_of_environment(settings.host)
     return settings
+
+
+async def _load(files: str, settings: client.Configuration) -> None:
+    loader = await config.load_kube_config(files, client_configuration=settings)
+
+    async def renew(used: client.Configuration) -> None:
+        # Asked before each request, it runs the command again only when its token is about to end.
+        await loader.load_from_exec_plugin()
+        used.api_key["BearerToken"] = loader.token
+
+    if hasattr(loader, "exec_plugin_expiry"):
+        settings.refresh_api_key_hook = renew  # type: ignore[assignment]  # it is said to be None
 
 
 def proxy_of_environment(url: str) -> str | None:
