@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import kopf
 from kopf._cogs.structs.references import NAMESPACES, Insights, NamespaceName
 
 from slm_operator.api.models import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from slm_operator.cluster.configuration import configuration
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import PAGE_OBJECTS, WATCH_SECONDS, Kube
 from slm_operator.cluster.reach import Reach
@@ -128,12 +128,10 @@ def wire(loops: Loops, listed: asyncio.Event) -> kopf.OperatorRegistry:
     """The handlers; ``listed`` is set whenever kopf shows what is there instead of what happens."""
     registry = kopf.OperatorRegistry()
 
-    @kopf.on.login(registry=registry)
-    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        if os.environ.get("KUBECONFIG"):
-            # Named on purpose, so it goes before the account of the Pod that this may run in.
-            return kopf.login_with_kubeconfig(**kwargs)
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+    # Where it fails, watching ends and begins anew, sooner than kopf would try again.
+    @kopf.on.login(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return await login_as_the_client()
 
     @kopf.on.startup(registry=registry)
     def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
@@ -160,6 +158,25 @@ def wire(loops: Loops, listed: asyncio.Event) -> kopf.OperatorRegistry:
         loops.put(obj)
 
     return registry
+
+
+async def login_as_the_client() -> kopf.ConnectionInfo:
+    """As the operator's own client connects, by what is there now: kopf asks again when the API
+    server no longer knows a token. Its own reading of a kubeconfig runs no command for a token, and
+    takes relative paths to be of the working directory."""
+    found = await configuration()
+    header = await found.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _, token = header.partition(" ")
+    return kopf.ConnectionInfo(
+        server=found.host,
+        ca_path=found.ssl_ca_cert,
+        insecure=not found.verify_ssl,
+        scheme=scheme or None,
+        token=token.strip() or None,
+        certificate_path=found.cert_file,
+        private_key_path=found.key_file,
+        proxy_url=found.proxy,
+    )
 
 
 async def _until_any_ends(tasks: Collection[asyncio.Task[Any]]) -> None:

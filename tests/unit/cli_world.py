@@ -40,7 +40,11 @@ class Cluster:
 
 
 def slmctl(
-    monkeypatch: pytest.MonkeyPatch, cluster: object, *arguments: str, namespace: str = "default"
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: object,
+    *arguments: str,
+    namespace: str = "default",
+    columns: str = "200",
 ) -> Result:
     """What a command says in a terminal that is wide enough for it."""
 
@@ -48,5 +52,5 @@ def slmctl(
         return cluster
 
     monkeypatch.setattr(Kube, "connect", connect)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", columns)
     return CliRunner().invoke(app, [*arguments, "-n", namespace])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import kubeconfigs
 from cli_builders import found, object_of, searching
 from cli_world import Cluster, slmctl
 from slm_operator.api.status import SLMServiceStatus
@@ -142,19 +143,7 @@ def test_an_unusable_kubeconfig_is_named(tmp_path: Path, text: str) -> None:
 def test_the_namespace_is_that_of_the_kubeconfigs_context(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    kubeconfig = tmp_path / "config"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "current-context": "here",
-                "contexts": [
-                    {"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "team"}}
-                ],
-                "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
-                "users": [{"name": "u", "user": {}}],
-            }
-        )
-    )
+    kubeconfig = kubeconfigs.written(tmp_path / "config", namespace="team")
 
     async def connect(kubeconfig: Path | None = None) -> Cluster:
         return Cluster()

@@ -202,6 +202,14 @@ def test_text_shows_the_table_and_the_reason(published: Path) -> None:
         (f"{HEADER}\nx,m,1,8\n", "line 2, column output_tok_s: '' is no number"),
         (f"{HEADER}\nx,,1,8,5,1,1\n", "line 2, column model: it is blank"),
         (f"{HEADER}\nx,m,1,8,5,1,-3\n", "line 2, column power_mean_w: -3 is negative"),
+        (
+            f"{HEADER}\nx,m,1,8,5,1,0\nx,m,1,8,6,1,0\n",
+            "line 2, column power_mean_w: it is 0; leave it blank where nothing measured it",
+        ),
+        (
+            f'{HEADER}\nx,m,1,8,5,1,1\n"x,m,1,8,5,1,1\n' + "x,m,2,8,5,1,1\n" * 10_000,
+            "line 3: the row that begins here cannot be read (field larger than field limit",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_by_line_and_column(
@@ -213,6 +221,11 @@ def test_a_bad_file_is_refused_by_line_and_column(
     assert result.exit_code == 1
     assert f"slmctl: {path}: " in result.stderr
     assert message in result.stderr
+
+
+def test_a_cell_may_hold_a_line_separator(tmp_path: Path) -> None:
+    path = written(tmp_path, "hello\u2028there,m,1,8,5,1,100\n")
+    assert chosen(path) == (1, 8)
 
 
 def test_a_limit_needs_its_column(tmp_path: Path) -> None:

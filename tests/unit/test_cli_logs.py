@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from slm_operator.cli.logs_command import follow_packs, in_order, readable
+from slm_operator.cli.logs_command import follow_packs, in_order, read_packs, readable
 from slm_operator.cli.packs import ServicePack
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Kube
@@ -59,6 +59,18 @@ def test_lines_of_several_packs_come_by_time_and_stray_ones_behind_the_line_befo
     ]  # fmt: skip
 
 
+def test_a_log_that_begins_without_a_time_comes_with_the_next_line_of_its_pack() -> None:
+    lines = [
+        ("p0", line(1, "first")),
+        ("p0", line(9, "last")),
+        ("p1", "cut"),
+        ("p1", line(5, "between")),
+    ]
+    assert [text.split()[-1] for text in in_order(lines, None)] == [
+        "first", "cut", "between", "last",
+    ]  # fmt: skip
+
+
 class Logs:
     """What the API server answers, of each pack in turn: lines, or the error instead of them."""
 
@@ -73,15 +85,42 @@ class Logs:
             yield text
 
 
-async def followed(**packs: list[list[str] | KubeError]) -> None:
-    chosen = [
+def service_packs(*names: str) -> list[ServicePack]:
+    return [
         ServicePack(
             "chat", False, Pack(ordinal, name, "uid", "", "hash", ready=True, terminating=False)
         )
-        for ordinal, name in enumerate(sorted(packs))
+        for ordinal, name in enumerate(names)
     ]
+
+
+async def read(**packs: list[list[str] | KubeError]) -> list[tuple[str, str]]:
     kube = cast("Kube", Logs(**packs))
+    return await read_packs(kube, "default", service_packs(*packs), tail=10)
+
+
+async def followed(**packs: list[list[str] | KubeError]) -> None:
+    kube, chosen = cast("Kube", Logs(**packs)), service_packs(*packs)
     await follow_packs(kube, "default", chosen, replica=None, tail=10, retry_seconds=0.0)
+
+
+async def test_packs_whose_logs_cannot_be_read_are_named_and_the_others_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = await read(p0=[["of the first"]], p1=[STARTING], p2=[["of the last"]])
+    assert lines == [("p0", "of the first"), ("p2", "of the last")]
+    assert capsys.readouterr().err.splitlines() == [
+        'the log of p1 cannot be read: container "pack" is waiting to start: ContainerCreating'
+    ]
+
+
+async def test_where_no_log_can_be_read_the_error_itself_says_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(KubeError) as raised:
+        await read(p0=[DELETED], p1=[STARTING])
+    assert raised.value is STARTING
+    assert capsys.readouterr().err == ""
 
 
 async def test_a_pack_without_a_log_is_named_once_and_followed_when_it_has_one(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,21 @@ def test_the_check_names_option_value_cause_and_remedy(tmp_path: Path) -> None:
     # Root may write everywhere; nobody may have so long a name.
     with pytest.raises(OutputFileError, match=r"--write .*xx: cannot be written \(.+\): give a"):
         output_file.check("--write", tmp_path / ("x" * 300))
+
+
+def test_a_file_is_in_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    file = tmp_path / "service.yaml"
+    script = (
+        "import pathlib, sys; from slm_operator.cli import output_file; "
+        "output_file.write('--write', pathlib.Path(sys.argv[1]), '10,640 \\u00b1 31 tok/s')"
+    )
+    # Python itself would take UTF-8 for the locale C.
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    search_path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(
+        [sys.executable, "-c", script, str(file)], env=ascii_alone | search_path, check=True
+    )
+    assert file.read_text("utf-8") == "10,640 ± 31 tok/s"
 
 
 def search(monkeypatch: pytest.MonkeyPatch, write: Path, *options: str) -> Result:

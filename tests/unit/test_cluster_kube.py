@@ -16,13 +16,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
+import kubeconfigs
 from slm_operator.cluster.connection import IN_FLIGHT, MOST_RETRY_AFTER_SECONDS, KubeError
 from slm_operator.cluster.kube import (
     METADATA_OF_EACH,
     Kube,
     Page,
     get_or_none,
-    proxy_of_environment,
 )
 
 A, C = ({"metadata": {"uid": uid, "resourceVersion": at}} for uid, at in ("a1", "c3"))
@@ -289,54 +289,6 @@ async def test_the_kernel_asks_after_the_connection_of_a_watch(
     assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1) in asked
 
 
-@pytest.mark.parametrize(
-    ("variables", "proxy"),
-    [
-        ({}, None),
-        ({"HTTPS_PROXY": "http://proxy:3128"}, "http://proxy:3128"),
-        ({"HTTP_PROXY": "http://proxy:3128"}, None),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "10.0.0.1,api.test"}, None),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "other.test"}, "http://proxy:3128"),
-    ],
-)
-def test_the_proxy_is_that_of_the_environment_unless_it_excepts_the_host(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], proxy: str | None
-) -> None:
-    set_proxies(monkeypatch, variables)
-    assert proxy_of_environment("https://api.test:6443") == proxy
-
-
-def set_proxies(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.mark.parametrize(
-    ("host", "exceptions", "excepted"),
-    [
-        ("10.96.0.1", "localhost,127.0.0.1, 10.0.0.0/8,.svc", True),
-        ("10.96.0.1", "10.96.0.1", True),
-        ("10.96.0.1", "10.1.2.3/8", True),
-        ("11.96.0.1", "10.0.0.0/8", False),
-        ("[fd00::1]", "10.0.0.0/8,fd00::/8", True),
-        ("[fd00::1]", "fd00::1", True),
-        ("[fe80::1]", "fd00::/8", False),
-        ("10.0.0.0.test", "10.0.0.0/8", False),
-        ("10.96.0.1", "10.0.0.0/99,,/8", False),
-        ("10.96.0.1", "", False),
-    ],
-)
-def test_networks_are_excepted_for_a_host_that_is_an_address(
-    monkeypatch: pytest.MonkeyPatch, host: str, exceptions: str, excepted: bool
-) -> None:
-    set_proxies(monkeypatch, {"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": exceptions})
-    proxy = proxy_of_environment(f"https://{host}:443")
-    assert proxy == (None if excepted else "http://proxy:3128")
-
-
 async def test_the_metadata_of_what_may_not_be_read_comes_by_a_patch_of_nothing() -> None:
     asked: list[tuple[Any, ...]] = []
 
@@ -357,6 +309,25 @@ async def test_the_metadata_of_what_may_not_be_read_comes_by_a_patch_of_nothing(
     ]
 
 
+async def authorizations(directory: Path, user: Mapping[str, Any], requests: int = 1) -> list[str]:
+    """By which so many requests of this user's kubeconfig are sent."""
+    seen = []
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.append(request.headers["Authorization"])
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handle)
+    async with TestServer(app) as server:
+        where = str(server.make_url(""))
+        kube = await Kube.connect(kubeconfigs.written(directory / "config", where, user=user))
+        for _ in range(requests):
+            await kube.get("v1", "Pod", "p", "default")
+        await kube.close()
+    return seen
+
+
 async def test_passwords_of_a_netrc_do_not_get_into_the_way_of_the_token(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -364,27 +335,18 @@ async def test_passwords_of_a_netrc_do_not_get_into_the_way_of_the_token(
     netrc.write_text("machine 127.0.0.1 login someone password other\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    seen = []
+    assert await authorizations(tmp_path, {"token": "t"}) == ["Bearer t"]
 
-    async def handle(request: web.Request) -> web.Response:
-        seen.append(request.headers.get("Authorization"))
-        return web.json_response({})
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", handle)
-    async with TestServer(app) as server:
-        kubeconfig = tmp_path / "kubeconfig"
-        kubeconfig.write_text(
-            json.dumps(
-                {
-                    "current-context": "c",
-                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                    "clusters": [{"name": "c", "cluster": {"server": str(server.make_url(""))}}],
-                    "users": [{"name": "u", "user": {"token": "t"}}],
-                }
-            )
-        )
-        kube = await Kube.connect(kubeconfig)
-        await kube.get("v1", "Pod", "p", "default")
-        await kube.close()
-    assert seen == ["Bearer t"]
+@pytest.mark.parametrize(
+    ("ends", "tokens"),
+    [
+        ("2020-01-01T00:00:00Z", ["Bearer token-2", "Bearer token-3"]),
+        ("2100-01-01T00:00:00Z", ["Bearer token-1", "Bearer token-1"]),
+    ],
+)
+async def test_a_token_of_a_command_is_renewed_when_it_ends(
+    tmp_path: Path, ends: str, tokens: list[str]
+) -> None:
+    user = kubeconfigs.user_of_a_command(tmp_path / "asked", expirationTimestamp=ends)
+    assert await authorizations(tmp_path, user, requests=2) == tokens

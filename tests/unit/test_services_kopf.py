@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from pathlib import Path
 
 import kopf
 import pytest
+from kopf._cogs.structs.credentials import Vault
 from kopf._cogs.structs.references import Insights
+from kopf._core.engines.activities import authenticate
 
+import kubeconfigs
 from services_world import AWAY, UNKNOWN, Api, Loops, without_pauses
 from slm_operator import services as subject
 from slm_operator.cluster.connection import KubeError
@@ -90,6 +94,47 @@ async def test_where_no_namespace_can_be_read_kopf_watches_none(
     async with asyncio.timeout(5):
         await subject.follow(api, Loops(), reach)  # type: ignore[arg-type]
     assert given == [(False, set())]
+
+
+async def logged_in(vault: Vault) -> kopf.ConnectionInfo:
+    """What kopf connects by, after it has asked for it."""
+    registry = subject.wire(Loops(), asyncio.Event())  # type: ignore[arg-type]
+    settings, memo = kopf.OperatorSettings(), kopf.Memo()
+    await authenticate(registry=registry, settings=settings, indices={}, vault=vault, memo=memo)  # type: ignore[arg-type]
+    found = [info async for _, info in vault]
+    assert isinstance(found[0], kopf.ConnectionInfo)
+    return found[0]
+
+
+async def test_kopf_connects_as_the_operators_own_client_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = tmp_path / "team" / "ca.crt"
+    kubeconfig = kubeconfigs.written(
+        tmp_path / "team" / "config",
+        cluster={"certificate-authority": "ca.crt", "proxy-url": "http://proxy:3128"},
+        user=kubeconfigs.user_of_a_command(tmp_path / "asked"),
+    )
+    authority.write_text("the authority's certificate")
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    found = await logged_in(Vault())
+    assert (found.server, found.proxy_url) == (kubeconfigs.SERVER, "http://proxy:3128")
+    assert (found.scheme, found.token) == ("Bearer", "token-1")
+    assert found.ca_path == str(authority)
+
+
+async def test_kopf_gets_a_new_token_when_the_api_server_no_longer_knows_the_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    user = kubeconfigs.user_of_a_command(tmp_path / "asked")
+    kubeconfig = kubeconfigs.written(tmp_path / "config", user=user)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    vault = Vault()
+    first = await logged_in(vault)
+    (key,) = [key async for key, _ in vault]
+    refused = asyncio.create_task(vault.invalidate(key, first))
+    assert (await logged_in(vault)).token == "token-2"
+    await refused
 
 
 async def test_kopf_begins_once_the_resource_is_served() -> None:

@@ -45,6 +45,11 @@ def test_rows_come_in_any_order_and_other_columns_are_ignored() -> None:
     assert found.requests == (Request(0.0, 1, 2), Request(2.0, 3, 4))
 
 
+def test_a_cell_may_hold_a_line_separator() -> None:
+    found = parse(written("2023-11-16 18:00:00,1,2,hello\u2028there", header=f"{HEADER},prompt"))
+    assert found.requests == (Request(0.0, 1, 2),)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "apart"),
     [
@@ -83,6 +88,15 @@ def test_an_engine_reads_and_answers_one_token_at_least() -> None:
         (
             written("2023-11-16 18:00:00.5+00:00,1,1", "2023-11-16 18:00:00.5,1,1"),
             "column TIMESTAMP: some times name their time zone and others do not: write all alike",
+        ),
+        (
+            written("2023-11-16,1,1", '"2023-11-16,1,1', *["2023-11-16,1,1"] * 5),
+            "line 3: the row that begins here cannot be read (unexpected end of data): close its",
+        ),
+        (
+            written("2023-11-16,1,1", "1970-01-01,1,1", "2023-11-17,1,1"),
+            "column TIMESTAMP: line 3 (1970-01-01 00:00:00) and line 4 (2023-11-17 00:00:00) are "
+            "19,678.0 days apart, and a trace may take 31: remove the rows that do not belong",
         ),
     ],
 )

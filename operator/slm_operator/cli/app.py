@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
+
 import typer
 
 from slm_operator.cli import (
@@ -46,4 +49,8 @@ app.add_typer(rollout_commands.app)
 
 def main() -> None:
     """Also `kubectl slm`, by the name kubectl-slm."""
+    # Where the locale has no ◆ or ±, a figure without them is better than none.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()

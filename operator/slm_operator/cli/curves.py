@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
 from slm_operator.cli import points_file
+from slm_operator.csv_file import Cells
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.repeats import pooled
 from slm_operator.simulate.costs import length_costs
@@ -21,7 +21,6 @@ from slm_worker.planning.packing import LayoutError
 from slm_worker.planning.performance import Predictor, predictor_of
 from slm_worker.planning.workload import STUDY, Workload
 
-Cells = Mapping[str, str | None]
 PLANNED_REPLICAS = (1, 2, 3, 4)
 PLANNED_BATCHES = (1, 4, 16, 64, 128, 256, 512)
 """Layouts that the planner is asked for; between them a curve is interpolated."""
@@ -54,14 +53,12 @@ def measured(path: str, text: str, model: str | None, gpu_name: str) -> Source:
     own = [row for row in rows if row.model == name]
     if not own:
         raise CurvesError(f"--model {name}: not in {path}: use one of {', '.join(names)}")
-    cells = csv.DictReader(text.splitlines())
-    records = [one for row, one in zip(rows, cells, strict=True) if row.model == name]
-    lengths = _lengths(records)
+    lengths = _lengths(own)
     hardware = Hardware(
         curve=_curve(f"--curves {path}, model {name}", (row.point for row in own), gpu),
         measured_at=lengths,
         costs=LengthCosts(),
-        kv_shares=_kv_shares(own, records),
+        kv_shares=_kv_shares(own),
     )
     basis = (
         f"Curve measured, {len(own)} runs of {path}, with {lengths.prompt_tokens:,.0f} prompt and "
@@ -153,27 +150,27 @@ def _kv_tokens(predictor: Predictor, counts: Iterable[int]) -> dict[int, int]:
     return found
 
 
-def _lengths(records: Iterable[Cells]) -> Workload:
+def _lengths(rows: Iterable[points_file.Row]) -> Workload:
     """Mean lengths of the measured requests, where the file tells them; else the study's."""
     prompts, outputs = [], []
-    for record in records:
+    for row in rows:
         try:
-            per_request = _number(record, "duration_s") / _number(record, "prompts")
-            output = _number(record, "output_tok_s")
+            per_request = _number(row.cells, "duration_s") / _number(row.cells, "prompts")
+            output = _number(row.cells, "output_tok_s")
             outputs.append(output * per_request)
-            prompts.append((_number(record, "total_tok_s") - output) * per_request)
+            prompts.append((_number(row.cells, "total_tok_s") - output) * per_request)
         except (ValueError, ZeroDivisionError):
             return STUDY
     return Workload(max(1.0, fmean(prompts)), max(1.0, fmean(outputs)))
 
 
-def _kv_shares(rows: Iterable[points_file.Row], records: Iterable[Cells]) -> dict[int, float]:
+def _kv_shares(rows: Iterable[points_file.Row]) -> dict[int, float]:
     """What one sequence took of a replica's KV cache, by the runs that did not fill it."""
     found: dict[int, list[float]] = {}
-    for row, record in zip(rows, records, strict=True):
+    for row in rows:
         probe = row.point.probe
         try:
-            peak = _number(record, "kv_cache_peak")
+            peak = _number(row.cells, "kv_cache_peak")
         except ValueError:
             continue
         if 0 < peak < 1:
@@ -181,9 +178,9 @@ def _kv_shares(rows: Iterable[points_file.Row], records: Iterable[Cells]) -> dic
     return {replicas: fmean(shares) for replicas, shares in found.items()}
 
 
-def _number(record: Cells, column: str) -> float:
+def _number(cells: Cells, column: str) -> float:
     """Raises ValueError where the file lacks the column, the row the cell, or the cell a number."""
-    value = float(record.get(column) or "")
+    value = float(cells.get(column) or "")
     if not math.isfinite(value):
         raise ValueError
     return value

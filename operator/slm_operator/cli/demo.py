@@ -48,7 +48,7 @@ def run(options: Options, console: Console, present: Present) -> None:
     """
 
     def say(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
     check_report(options.engine)
     with interruptible():
@@ -214,7 +214,7 @@ class Demo:
         return Requests(counts.sent, counts.completed, counts.failed, counts.last_failure)
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
 
 def report_page(engine: EngineName) -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from slm_operator.cli.interrupts import Interrupted
 from slm_operator.cli.outcome import DemoFailedError, Options, Outcome, document
@@ -74,7 +73,7 @@ def demo(
         return console().print(summary(outcome, page))
 
     try:
-        running.run(options, Console(stderr=output is Output.JSON, highlight=False), present)
+        running.run(options, console(stderr=output is Output.JSON), present)
     except (DemoFailedError, OutputFileError) as error:
         fail(str(error))
     except Interrupted as interrupted:

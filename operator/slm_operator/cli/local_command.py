@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from slm_operator.cli import output_file
 from slm_operator.cli.choose import seconds
@@ -133,7 +132,7 @@ def local(
         if write is not None:
             output_file.write("--write", write, object_text)
 
-    progress = Console(stderr=output is not LocalOutput.TEXT, highlight=False)
+    progress = console(stderr=output is not LocalOutput.TEXT)
     try:
         if write is not None:
             output_file.check("--write", write)

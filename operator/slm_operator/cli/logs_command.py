@@ -6,6 +6,8 @@ import asyncio
 import json
 from collections.abc import Iterable
 from http import HTTPStatus
+from itertools import groupby
+from operator import itemgetter
 from typing import Annotated, Any
 
 import typer
@@ -51,7 +53,7 @@ def logs(
         if follow:
             await until_interrupted(follow_packs(kube, where, chosen, replica, tail))
         else:
-            for line in in_order(await _read(kube, where, chosen, tail), replica):
+            for line in in_order(await read_packs(kube, where, chosen, tail), replica):
                 print(line)
 
     try:
@@ -61,16 +63,17 @@ def logs(
 
 
 def in_order(lines: Iterable[tuple[str, str]], replica: int | None) -> list[str]:
-    """(pack, line) of several packs as text, by time; what has no time stays behind the line that
-    it followed."""
+    """(pack, line) of several packs, one after another, as text by time. What has no time stays
+    behind the line of its pack that it followed, or before the first that has one."""
     found: list[tuple[str, str]] = []
-    time = ""
-    for pack, line in lines:
-        record = _record(line)
-        time = str(record.get("time", time))
-        text = readable(pack, line, replica)
-        if text is not None:
-            found.append((time, text))
+    for pack, own in groupby(lines, key=itemgetter(0)):
+        records = [(line, _record(line)) for _, line in own]
+        time = next((record["time"] for _, record in records if "time" in record), "")
+        for line, record in records:
+            time = record.get("time", time)
+            text = readable(pack, line, replica)
+            if text is not None:
+                found.append((str(time), text))
     return [text for _, text in sorted(found, key=lambda each: each[0])]
 
 
@@ -99,14 +102,24 @@ def _record(line: str) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-async def _read(
+async def read_packs(
     kube: Kube, namespace: str, chosen: list[ServicePack], tail: int
 ) -> list[tuple[str, str]]:
-    return [
-        (one.name, line)
-        for one in chosen
-        async for line in kube.log(namespace, one.name, tail_lines=tail)
-    ]
+    """(pack, line) of all packs whose logs can be read, and says of the others why not. Raises
+    KubeError when none can be."""
+    lines: list[tuple[str, str]] = []
+    unread: list[tuple[str, KubeError]] = []
+    for one in chosen:
+        try:
+            own = kube.log(namespace, one.name, tail_lines=tail)
+            lines += [(one.name, line) async for line in own]
+        except KubeError as error:
+            unread.append((one.name, error))
+    if len(unread) == len(chosen):
+        raise unread[-1][1]
+    for name, why in unread:
+        say(f"the log of {name} cannot be read: {why.message}")
+    return lines
 
 
 async def follow_packs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import os
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -14,8 +15,9 @@ from pydantic import ValidationError
 
 from slm_operator.api.models import API_VERSION, GROUP, KIND, SLMService, SLMServiceSpec
 from slm_operator.cli.terminal import fail
+from slm_operator.cluster.configuration import UNUSABLE_CONFIGURATION, USERS_KUBECONFIG
 from slm_operator.cluster.connection import KubeError
-from slm_operator.cluster.kube import UNUSABLE_CONFIGURATION, Kube, Object, Objects, get_or_none
+from slm_operator.cluster.kube import Kube, Object, Objects, get_or_none
 from slm_operator.cluster.profiles import CONFIG_MAP
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -32,7 +34,7 @@ def run(kubeconfig: Path | None, work: Callable[[Kube], Awaitable[Result]]) -> R
     raise KubeError and LookupFailedError."""
 
     async def connected() -> Result:
-        kube = await Kube.connect(kubeconfig)
+        kube = await Kube.connect(kubeconfig_of(kubeconfig))
         try:
             return await work(kube)
         finally:
@@ -65,12 +67,24 @@ def read(obj: Object) -> SLMService:
         )
 
 
+def kubeconfig_of(given: Path | None) -> Path | None:
+    """As kubectl chooses, also within a Pod: ``given``, else KUBECONFIG, which may list several,
+    else the user's own. None where there is none, and only the Pod's account is left."""
+    if named := given or os.environ.get("KUBECONFIG"):
+        return Path(named)
+    own = Path(USERS_KUBECONFIG).expanduser()
+    return own if own.exists() else None
+
+
 def default_namespace(kubeconfig: Path | None) -> str:
     """That of the kubeconfig's current context, else of the Pod that this runs in."""
-    try:
-        _, context = config.list_kube_config_contexts(str(kubeconfig) if kubeconfig else None)
-    except UNUSABLE_CONFIGURATION:
+    chosen = kubeconfig_of(kubeconfig)
+    if chosen is None:
         return POD_NAMESPACE.read_text() if POD_NAMESPACE.exists() else "default"
+    try:
+        _, context = config.list_kube_config_contexts(str(chosen))
+    except UNUSABLE_CONFIGURATION:
+        return "default"  # to connect by it fails too, and says why
     return str(context["context"].get("namespace") or "default")
 
 

@@ -31,7 +31,7 @@ def check(option: str, file: Path) -> None:
 def write(option: str, file: Path, text: str) -> None:
     """Raises OutputFileError."""
     try:
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise _refused(option, file, error) from error
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slm_operator import csv_file
+from slm_operator.csv_file import Cells
 from slm_operator.pareto.points import OperatingPoint, Probe
 
 COLUMNS = ("model", "replicas", "max_num_seqs", "output_tok_s", "power_mean_w")
@@ -27,31 +28,29 @@ class Row:
     line: int
     model: str
     point: OperatingPoint
+    cells: Cells
+    """What it says in columns that a choice does not need, too."""
 
 
 def parse(text: str, also_needed: Sequence[str] = ()) -> list[Row]:
     """Every row, in the file's order. Raises PointsFileError."""
-    reader = csv.DictReader(text.splitlines())
-    header = reader.fieldnames or ()
-    if not header:
-        raise PointsFileError(f"the file is empty: give a header line with {', '.join(COLUMNS)}")
-    missing = [name for name in (*COLUMNS, *also_needed) if name not in header]
-    if missing:
-        raise PointsFileError(
-            f"line 1: column {', '.join(missing)} is missing; there are {', '.join(header)}"
-        )
-    rows = [_row(reader.line_num, cells) for cells in reader]
-    if not rows:
-        raise PointsFileError("the file has a header and no row: add one line for each point")
-    return rows
+    try:
+        found = csv_file.rows(text, (*COLUMNS, *also_needed), "point")
+        return [_row(line, cells) for line, cells in found]
+    except csv_file.CsvFileError as error:
+        raise PointsFileError(str(error)) from None
 
 
-def _row(line: int, cells: Mapping[str, str | None]) -> Row:
+def _row(line: int, cells: Cells) -> Row:
     model = (cells["model"] or "").strip()
     if not model:
         raise PointsFileError(f"line {line}, column model: it is blank; name the model")
     replicas, batch = (_whole(line, name, cells[name]) for name in ("replicas", "max_num_seqs"))
     power = _number(line, "power_mean_w", cells["power_mean_w"], may_be_blank=True)
+    if power == 0:
+        raise PointsFileError(
+            f"line {line}, column power_mean_w: it is 0; leave it blank where nothing measured it"
+        )
     itl_milliseconds = _number(line, ITL_P99, cells.get(ITL_P99), may_be_blank=True)
     preemptions, prompts = (
         _number(line, name, cells.get(name), may_be_blank=True) for name in PREEMPTIONS
@@ -69,6 +68,7 @@ def _row(line: int, cells: Mapping[str, str | None]) -> Row:
             if preemptions is not None and prompts
             else None,
         ),
+        cells,
     )
 
 

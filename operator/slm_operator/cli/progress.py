@@ -57,7 +57,7 @@ class PlainView:
         self._before = before or SLMServiceStatus()
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
     def show(self, look: Look) -> None:
         for line in story.news(self._before, look.status):

@@ -195,7 +195,13 @@ def text(answer: Answer) -> RenderableType:
     return Group(*parts, Text(NOTE, style="yellow"))
 
 
-def over(value: float, yardstick: float) -> float | None:
+def percent_over(value: float, yardstick: float) -> str:
+    """As tables show it."""
+    share = _over(value, yardstick)
+    return "-" if share is None else f"{share:+.1%}"
+
+
+def _over(value: float, yardstick: float) -> float | None:
     """Share above the yardstick."""
     return value / yardstick - 1 if yardstick else None
 
@@ -217,8 +223,8 @@ def _entry(run: Run, oracle: Run) -> dict[str, Any]:
         "ttftSeconds": _percentiles(one.ttft_seconds),
         "itlSeconds": _percentiles(one.itl_seconds),
         "regretToOracle": {
-            "joules": over(one.joules, oracle.figures.joules),
-            "gpuHours": over(one.gpu_hours, oracle.figures.gpu_hours),
+            "joules": _over(one.joules, oracle.figures.joules),
+            "gpuHours": _over(one.gpu_hours, oracle.figures.gpu_hours),
         },
     }
 
@@ -231,14 +237,10 @@ def _cells(one: Figures, oracle: Figures) -> tuple[str, ...]:
     return (
         f"{one.slo_attainment:.2%}",
         f"{one.gpu_hours:.2f}",
-        _signed(over(one.gpu_hours, oracle.gpu_hours)),
+        percent_over(one.gpu_hours, oracle.gpu_hours),
         f"{one.joules / 1e6:.3f}",
-        _signed(over(one.joules, oracle.joules)),
+        percent_over(one.joules, oracle.joules),
         "-" if one.ttft_seconds is None else f"{one.ttft_seconds[1]:.2f} s",
         f"{one.lost:,}",
         f"{one.pack_changes_per_hour:.1f}",
     )
-
-
-def _signed(share: float | None) -> str:
-    return "-" if share is None else f"{share:+.1%}"

@@ -9,7 +9,6 @@ from random import Random
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from slm_operator.cli import curves, simulate_page
 from slm_operator.cli import simulate as simulating
@@ -112,7 +111,7 @@ def simulate(
 
 
 def _answer(question: simulating.Question) -> simulating.Answer:
-    progress = Console(stderr=True, highlight=False)
+    progress = console(stderr=True)
     over = simulating.study(question)
     runs, began = [], time.monotonic()
     with progress.status("simulating") as status:

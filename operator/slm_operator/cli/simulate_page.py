@@ -7,7 +7,7 @@ from html import escape
 from itertools import pairwise
 
 from slm_operator.cli.report import STYLE
-from slm_operator.cli.simulate import NOTE, Answer, over, warnings
+from slm_operator.cli.simulate import NOTE, Answer, percent_over, warnings
 from slm_operator.simulate.service import Moment
 from slm_operator.simulate.study import Run
 
@@ -56,9 +56,9 @@ def _row(run: Run, answer: Answer) -> str:
         f"{run.layout.replicas} × {run.layout.max_num_seqs}",
         f"{one.slo_attainment:.2%}",
         f"{one.gpu_hours:.2f}",
-        _signed(over(one.gpu_hours, oracle.gpu_hours)),
+        percent_over(one.gpu_hours, oracle.gpu_hours),
         f"{one.joules / 1e6:.3f}",
-        _signed(over(one.joules, oracle.joules)),
+        percent_over(one.joules, oracle.joules),
         "-" if per_token is None else f"{per_token:.4f}",
         "-" if one.ttft_seconds is None else f"{one.ttft_seconds[1]:.2f} s",
         "-" if one.itl_seconds is None else f"{one.itl_seconds[1] * 1000:.0f} ms",
@@ -126,7 +126,3 @@ def chart(moments: Sequence[Moment], yardstick: Sequence[Moment], name: str) -> 
         f'<polyline class="oracle" points="{steps(yardstick)}"/>'
         f'<polyline class="packs" points="{steps(moments)}"/></svg>'
     )
-
-
-def _signed(share: float | None) -> str:
-    return "-" if share is None else f"{share:+.1%}"

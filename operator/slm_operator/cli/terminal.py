@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+
+PIPE_COLUMNS = 10_000
+"""No line is cut or broken for whoever reads a pipe or a file."""
 
 
 class Output(StrEnum):
@@ -41,8 +45,12 @@ OutputOption = Annotated[
 ]
 
 
-def console() -> Console:
-    return Console(highlight=False)
+def console(*, stderr: bool = False) -> Console:
+    """Shows text letter for letter: what a cluster says has brackets and colons of its own."""
+    shown = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not shown.is_terminal and not os.environ.get("COLUMNS"):
+        shown.width = PIPE_COLUMNS
+    return shown
 
 
 def print_json(document: Any) -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import yaml
-from kubernetes.aio import client, config
+from kubernetes.aio import client
 
+from slm_operator.cluster.configuration import configuration
 from slm_operator.cluster.connection import (
     ANYTHING,
     TIMEOUT_SECONDS,
@@ -42,9 +37,6 @@ long list needs of the memory."""
 
 Object = Mapping[str, Any]
 Objects = list[Object]
-
-UNUSABLE_CONFIGURATION = (config.ConfigException, OSError, TypeError, ValueError, yaml.YAMLError)
-"""What the client raises for a kubeconfig that is missing, empty, no YAML, or incomplete."""
 
 _PLURALS = {
     ("v1", "Pod"): "pods",
@@ -75,28 +67,6 @@ class Page:
     """Of the whole list: a watch goes on from it."""
 
 
-def proxy_of_environment(url: str) -> str | None:
-    """Of HTTPS_PROXY and its like, unless NO_PROXY names the host of ``url``, or a network that it
-    is in."""
-    where, proxies = urlsplit(url), getproxies()
-    if proxy_bypass(where.netloc) or _is_within(where.hostname or "", proxies.get("no", "")):
-        return None
-    return proxies.get(where.scheme)
-
-
-def _is_within(host: str, exceptions: str) -> bool:
-    """Whether ``host`` is an IP address in one of these networks, which Python takes for names."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    for each in exceptions.split(","):
-        with suppress(ValueError):
-            if address in ipaddress.ip_network(each.strip(), strict=False):
-                return True
-    return False
-
-
 class Kube:
     """What the API server keeps and tells. Every call raises KubeError."""
 
@@ -111,31 +81,10 @@ class Kube:
         permit: Permit | None = None,
         middlewares: Sequence[aiohttp.ClientMiddlewareType] = (),
     ) -> Self:
-        """By ``kubeconfig``, else KUBECONFIG, else the Pod's service account, else ~/.kube/config.
-        Where there is a ``permit``, writes are sent only while it holds. ``middlewares`` see what
-        is sent.
-
-        Raises KubeError (NoClusterConfig) when none of them is there.
-        """
-        settings = client.Configuration()
-        try:
-            if kubeconfig is not None:
-                await config.load_kube_config(str(kubeconfig), client_configuration=settings)
-            elif os.environ.get("KUBECONFIG"):
-                await config.load_kube_config(client_configuration=settings)
-            else:
-                try:
-                    config.load_incluster_config(client_configuration=settings)
-                except config.ConfigException:
-                    await config.load_kube_config(client_configuration=settings)
-        except UNUSABLE_CONFIGURATION as error:
-            raise KubeError(
-                0,
-                "NoClusterConfig",
-                f"no usable cluster configuration ({error}): set KUBECONFIG to a kubeconfig file",
-            ) from error
+        """To the cluster of `configuration`. Where there is a ``permit``, writes are sent only
+        while it holds. ``middlewares`` see what is sent."""
+        settings = await configuration(kubeconfig)
         fences = () if permit is None else (permit.fence,)
-        settings.proxy = settings.proxy or proxy_of_environment(settings.host)
         settings.client_session_kwargs = {
             "middlewares": (*fences, *middlewares),
             # The session would look for ~/.netrc and a proxy at each request, in a thread.

@@ -5,10 +5,11 @@ The columns are those of the Azure LLM inference traces: TIMESTAMP, ContextToken
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
+
+from slm_operator import csv_file
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 SPREAD_SECONDS = 10.0
@@ -16,6 +17,9 @@ SPREAD_SECONDS = 10.0
 near enough to keep the trace's own rises and falls."""
 MAX_REQUESTS = 2_000_000
 """A scaled trace above it would take a Python process minutes and gigabytes."""
+
+MOST_TIME = timedelta(days=31)
+"""What is longer is mostly one row with a wrong date, and would be simulated for hours."""
 
 
 class TraceError(Exception):
@@ -61,36 +65,37 @@ class Trace:
 
 def parse(text: str) -> Trace:
     """Rows in any order. Raises TraceError."""
-    reader = csv.DictReader(text.splitlines())
-    header = reader.fieldnames or ()
-    if not header:
-        raise TraceError(f"the file is empty: give a header line with {', '.join(COLUMNS)}")
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise TraceError(
-            f"line 1: column {', '.join(missing)} is missing; there are {', '.join(header)}"
-        )
-    rows = [
-        (
-            _moment(reader.line_num, row["TIMESTAMP"]),
-            _tokens(reader.line_num, "ContextTokens", row["ContextTokens"]),
-            _tokens(reader.line_num, "GeneratedTokens", row["GeneratedTokens"]),
-        )
-        for row in reader
-    ]
-    if not rows:
-        raise TraceError("the file has a header and no row: add one line for each request")
-    naive = {moment.tzinfo is None for moment, _, _ in rows}
+    try:
+        rows = [
+            (
+                _moment(line, cells["TIMESTAMP"]),
+                _tokens(line, "ContextTokens", cells["ContextTokens"]),
+                _tokens(line, "GeneratedTokens", cells["GeneratedTokens"]),
+                line,
+            )
+            for line, cells in csv_file.rows(text, COLUMNS, "request")
+        ]
+    except csv_file.CsvFileError as error:
+        raise TraceError(str(error)) from None
+    naive = {moment.tzinfo is None for moment, *_ in rows}
     if len(naive) > 1:
         raise TraceError(
             "column TIMESTAMP: some times name their time zone and others do not: write all alike"
         )
     rows.sort(key=lambda row: row[0])
-    first = rows[0][0]
+    first, *_, first_line = rows[0]
+    last, *_, last_line = rows[-1]
+    if last - first > MOST_TIME:
+        days = (last - first) / timedelta(days=1)
+        raise TraceError(
+            f"column TIMESTAMP: line {first_line} ({first}) and line {last_line} ({last}) are "
+            f"{days:,.1f} days apart, and a trace may take {MOST_TIME.days}: remove the rows that "
+            "do not belong to it"
+        )
     return Trace(
         tuple(
             Request((moment - first).total_seconds(), prompt, output)
-            for moment, prompt, output in rows
+            for moment, prompt, output, _ in rows
         )
     )
 

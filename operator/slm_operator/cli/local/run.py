@@ -169,7 +169,7 @@ class _Run:
         await self._until(lambda: False, pack, PlainView(self._console, self._local.status))
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
 
 async def _ask(pack: LocalPack) -> PackState | Trouble:

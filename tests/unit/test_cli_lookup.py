@@ -1,0 +1,62 @@
+"""Which cluster slmctl asks, and of which namespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kubernetes.aio.config import incluster_config
+
+import kubeconfigs
+from slm_operator.cli import lookup
+from slm_operator.cluster.configuration import configuration
+
+IN_POD = "https://10.96.0.1:443"
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the kubeconfig of the user would be, in a Pod with an account."""
+    token, authority = tmp_path / "token", tmp_path / "ca.crt"
+    token.write_text("t")
+    authority.write_text("c")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority))
+    pods_namespace = tmp_path / "namespace"
+    pods_namespace.write_text("of-the-pod")
+    monkeypatch.setattr(lookup, "POD_NAMESPACE", pods_namespace)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    return tmp_path / ".kube" / "config"
+
+
+async def asked(given: Path | None = None) -> tuple[str, str]:
+    """The server and the namespace."""
+    settings = await configuration(lookup.kubeconfig_of(given))
+    return settings.host, lookup.default_namespace(given)
+
+
+async def test_within_a_pod_the_users_kubeconfig_goes_before_the_pods_account(own: Path) -> None:
+    assert await asked() == (IN_POD, "of-the-pod")
+    kubeconfigs.written(own, "https://own:6443", namespace="team")
+    assert await asked() == ("https://own:6443", "team")
+
+
+async def test_what_is_named_goes_before_the_users_kubeconfig(
+    monkeypatch: pytest.MonkeyPatch, own: Path, tmp_path: Path
+) -> None:
+    kubeconfigs.written(own, "https://own:6443")
+    by_variable = kubeconfigs.written(tmp_path / "b", "https://variable:6443", namespace="b")
+    by_option = kubeconfigs.written(tmp_path / "o", "https://option:6443", namespace="o")
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'none'}:{by_variable}")
+    assert await asked() == ("https://variable:6443", "b")
+    assert await asked(by_option) == ("https://option:6443", "o")
+
+
+async def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, own: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", "")
+    assert await asked() == (IN_POD, "of-the-pod")
+    kubeconfigs.written(own, "https://own:6443", namespace="team")
+    assert await asked() == ("https://own:6443", "team")
