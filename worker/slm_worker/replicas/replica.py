@@ -28,6 +28,8 @@ from slm_worker.replicas.witness import StartWitness
 
 FIRST_COMPLETION_TIMEOUT_SECONDS = 120.0
 """The first token may wait for kernels to be compiled."""
+DYING_SECONDS = 10.0
+"""An engine that dies answers with 500, or cuts what it answers, before its process has ended."""
 HEALTH_POLL_SECONDS = 0.2
 PROGRESS_POLL_SECONDS = 0.5
 
@@ -158,22 +160,22 @@ class EngineRun:
 
     async def until_ready(self) -> None:
         """Until it is healthy and has completed a token. Raises ReplicaError."""
-        tasks = [
-            asyncio.create_task(work)
-            for work in (self._until_exit(), self._until_answering(), self._until_overdue())
+        exited = asyncio.create_task(self.process.wait())
+        others = [
+            asyncio.create_task(work) for work in (self._until_answering(), self._until_overdue())
         ]
+        tasks = [exited, *others]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                raise await self.death()
+            for other in others:
+                if other.done():
+                    other.result()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-
-    async def _until_exit(self) -> None:
-        await self.process.wait()
-        raise await self.death()
 
     async def _until_overdue(self) -> None:
         while True:
@@ -190,6 +192,7 @@ class EngineRun:
         try:
             await self.client.complete_one_token(FIRST_COMPLETION_TIMEOUT_SECONDS)
         except EngineNotAnsweringError as error:
+            await asyncio.sleep(DYING_SECONDS)
             raise ReplicaError(
                 "FirstCompletionFailed", f"the engine is healthy but does not compute: {error}"
             ) from None
