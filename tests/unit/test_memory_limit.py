@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from slm_worker.replicas import replica
+from slm_worker.replicas import ports, replica
 from slm_worker.replicas.memory_limit import MemoryLimit
+from slm_worker.replicas.ports import Ports
 from slm_worker.replicas.process import EngineProcess
 from slm_worker.replicas.progress import StartDeadlines, StartProgress
 from slm_worker.replicas.replica import EngineHost, EngineRun, ReplicaError
@@ -105,6 +106,7 @@ def host(tmp_path: Path) -> EngineHost:
         "device": device,
         "deadlines": StartDeadlines(),
         "memory_limit": MemoryLimit(tmp_path),
+        "ports": Ports(),
     }
     return cast(EngineHost, SimpleNamespace(**values))
 
@@ -153,7 +155,7 @@ async def test_without_a_free_port_an_engine_cannot_be_started(
     def refuse(_: str) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(replica, "free_port", refuse)
+    monkeypatch.setattr(ports, "free_port", refuse)
     with pytest.raises(ReplicaError, match="Too many open files") as error:
         await EngineRun.launch(host(tmp_path), (0, 1), cast(Any, None), None)
     assert error.value.reason == "StartRefused"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from slm_worker.replicas.environment import engine_environment
 from slm_worker.replicas.leftovers import marker
 from slm_worker.replicas.memory_limit import MemoryLimit
 from slm_worker.replicas.planner import Settings
+from slm_worker.replicas.ports import Ports
 from slm_worker.replicas.process import EngineProcess
 from slm_worker.replicas.progress import StartDeadlines, StartProgress
 from slm_worker.replicas.witness import StartWitness
@@ -86,6 +85,7 @@ class EngineHost:
     clock: Callable[[], float]
     deadlines: StartDeadlines = field(default_factory=StartDeadlines)
     memory_limit: MemoryLimit = field(default_factory=MemoryLimit)
+    ports: Ports = field(default_factory=Ports)
 
 
 class EngineRun:
@@ -115,7 +115,7 @@ class EngineRun:
         """Starts the process, on ``cores`` where given. Raises ReplicaError."""
         index, start = key
         try:
-            port = free_port(host.address)
+            port = host.ports.choose(host.address)
         except OSError as error:
             raise _not_started(error) from None
         command = host.engine.command(
@@ -224,13 +224,3 @@ def _not_started(error: OSError) -> ReplicaError:
         "EngineNotFound",
         f"the engine's program cannot be started: {error}; install it in the pack's image",
     )
-
-
-def free_port(address: str) -> int:
-    """A port that nobody listens on now. Should somebody take it before the engine does, the
-    engine ends, and its next start asks again."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
