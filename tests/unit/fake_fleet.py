@@ -24,7 +24,7 @@ from slm_worker.wire import ReplicaPhase
 
 
 class FakeProcess:
-    log_tail = "INFO [gpu_model_runner.py:1] Model loading took 2.5 GiB memory and 3.1 seconds"
+    log_of_start = "INFO [gpu_model_runner.py:1] Model loading took 2.5 GiB memory and 3.1 seconds"
 
     def __init__(self) -> None:
         # above what the kernel gives, so that nobody is pinned by it
@@ -79,8 +79,9 @@ class FakeRun:
         cls.made.append(run)
         return run
 
-    async def until_ready(self) -> None:
+    async def until_ready(self) -> str:
         await self.readiness
+        return self.process.log_of_start
 
     async def death(self) -> ReplicaError:
         return self.cause

@@ -405,6 +405,26 @@ def test_a_healthy_start_has_no_cause() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vllm.exceptions.VLLMValidationError: This model's maximum context length is 2048 tokens.",
+        "requests.exceptions.HTTPError: 403 Client Error: Forbidden for url: https://x/y.png",
+        "  Value error, messages must not be empty [type=value_error, input_value={}]",
+    ],
+)
+def test_lines_about_requests_are_no_cause_of_a_later_end(line: str) -> None:
+    crash = "(EngineCore pid=9) !!!!!!! Segfault encountered !!!!!!!"
+    assert find_cause(f"{line}\n{crash}", was_ready=True) is None
+
+
+def test_what_a_replica_may_meet_at_any_time_is_a_cause_of_a_later_end() -> None:
+    for reason in ("OutOfMemory", "DiskFull", "MpsFault", "DeviceFault", "DeviceUnavailable"):
+        case = next(case for case in CASES.values() if case.reason == reason)
+        found = find_cause(case.log, was_ready=True)
+        assert found is not None and found[0] == reason
+
+
 def test_without_a_known_cause_the_last_errors_are_quoted_in_short() -> None:
     words = last_words("INFO fine\nRuntimeError: a surprise " + "x" * 2000 + "\nINFO bye")
     assert words.startswith("RuntimeError: a surprise")

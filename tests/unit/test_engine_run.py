@@ -17,19 +17,26 @@ from slm_worker.replicas.progress import StartDeadlines, StartProgress
 from slm_worker.replicas.replica import EngineHost, EngineRun, ReplicaError
 
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+ABOUT_A_MODEL = (
+    "requests.exceptions.HTTPError: 403 Client Error: Forbidden for url: https://x/y.png"
+)
 DEAD = "a one-token completion was answered with 500: EngineCore encountered an issue"
 CUT = "a one-token completion failed: Server disconnected"
 
 
 class FakeEngine:
-    def explain_exit(self, _: int, log_tail: str) -> tuple[str, str]:
-        return find_cause(log_tail) or ("EngineExited", "it ended")
+    def explain_exit(self, _: int, log_tail: str, *, was_ready: bool) -> tuple[str, str]:
+        return find_cause(log_tail, was_ready=was_ready) or ("EngineExited", log_tail)
 
 
 class FakeProcess:
     def __init__(self) -> None:
         self.log_tail = ""
         self.exited = asyncio.Event()
+
+    def take_log(self) -> str:
+        taken, self.log_tail = self.log_tail, ""
+        return taken
 
     async def wait(self) -> int:
         await self.exited.wait()
@@ -81,18 +88,34 @@ async def test_a_death_in_the_first_completion_is_told_by_its_cause(answer: str)
     assert told.value.reason == "OutOfMemory"
 
 
-async def test_an_engine_that_lives_on_without_a_token_does_not_compute(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        pytest.param("", "FirstCompletionFailed", id="without a word"),
+        pytest.param(ABOUT_A_MODEL, "FirstCompletionFailed", id="after a warning of its start"),
+        pytest.param(OUT_OF_MEMORY, "OutOfMemory", id="with the cause in its output"),
+    ],
+)
+async def test_an_engine_that_lives_on_without_a_token_is_told_by_what_it_wrote(
+    monkeypatch: pytest.MonkeyPatch, written: str, reason: str
 ) -> None:
     monkeypatch.setattr(replica, "DYING_SECONDS", 0.0)
+    process = FakeProcess()
+    process.log_tail = written
 
     def refuse() -> None:
         raise EngineNotAnsweringError(DEAD)
 
-    with pytest.raises(ReplicaError, match=r"does not compute: .* answered with 500") as told:
-        await engine_run(FakeProcess(), refuse).until_ready()
-    assert told.value.reason == "FirstCompletionFailed"
+    with pytest.raises(ReplicaError) as told:
+        await engine_run(process, refuse).until_ready()
+    assert told.value.reason == reason
 
 
-async def test_an_engine_is_ready_after_its_first_token() -> None:
-    await engine_run(FakeProcess(), lambda: None).until_ready()
+async def test_what_a_start_wrote_explains_no_later_end() -> None:
+    process = FakeProcess()
+    process.log_tail = OUT_OF_MEMORY
+    run = engine_run(process, lambda: None)
+    assert await run.until_ready() == OUT_OF_MEMORY
+    process.log_tail = ABOUT_A_MODEL
+    process.exited.set()
+    assert (await run.death()).reason == "EngineExited"

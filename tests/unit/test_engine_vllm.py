@@ -121,3 +121,12 @@ def test_a_kill_by_the_system_is_explained_by_memory() -> None:
     reason, message = engine().explain_exit(-signal.SIGKILL, "INFO fine")
     assert reason == "EngineKilled"
     assert "memory" in message
+
+
+def test_what_an_engine_wrote_of_requests_does_not_explain_its_crash() -> None:
+    about_a_request = "vllm.exceptions.VLLMValidationError: 1 validation error for ChatRequest"
+    crash = "!!!!!!! Segfault encountered !!!!!!!"
+    tail = f"{about_a_request}\npydantic_core.ValidationError: 1\n{crash}"
+    reason, message = engine().explain_exit(-signal.SIGSEGV, tail, was_ready=True)
+    assert reason == "EngineExited"
+    assert "signal 11" in message

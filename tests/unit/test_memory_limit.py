@@ -87,7 +87,7 @@ class Engine:
     def command(self, _: object) -> Any:
         return SimpleNamespace(argv=("engine",), env={})
 
-    def explain_exit(self, returncode: int, _: str) -> tuple[str, str]:
+    def explain_exit(self, returncode: int, _: str, **__: object) -> tuple[str, str]:
         return "Explained", f"by {returncode}"
 
 

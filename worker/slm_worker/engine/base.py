@@ -44,5 +44,8 @@ class Engine(Protocol):
     def command(self, spec: ReplicaSpec) -> EngineCommand:
         """The command line of one replica. Pure."""
 
-    def explain_exit(self, returncode: int, log_tail: str) -> tuple[str, str]:
-        """(CamelCase reason, message with cause and remedy) for a process that ended."""
+    def explain_exit(
+        self, returncode: int, log_tail: str, *, was_ready: bool = False
+    ) -> tuple[str, str]:
+        """(CamelCase reason, message with cause and remedy) for a process that ended. One that
+        ``was_ready`` did not fail at what only starts fail at, whatever it wrote of requests."""

@@ -25,10 +25,12 @@ class Cause(NamedTuple):
     pattern: re.Pattern[str]
     reason: str
     remedy: str
+    only_at_start: bool
+    """A line like that in the output of an engine that has been ready is about a request."""
 
 
-def _cause(reason: str, remedy: str, *patterns: str) -> Cause:
-    return Cause(re.compile("|".join(patterns), re.IGNORECASE), reason, remedy)
+def _cause(reason: str, remedy: str, *patterns: str, only_at_start: bool = False) -> Cause:
+    return Cause(re.compile("|".join(patterns), re.IGNORECASE), reason, remedy, only_at_start)
 
 
 CAUSES = (
@@ -78,6 +80,7 @@ CAUSES = (
         r"forward compatibility was attempted on non supported HW",
         r"provided PTX was compiled with an unsupported toolchain",
         r"error (code )?(803|804)\b",
+        only_at_start=True,
     ),
     _cause(
         "DeviceUnavailable",
@@ -114,6 +117,7 @@ CAUSES = (
         "lower --max-model-len in engine.args, or plan fewer replicas so that each has more memory",
         r"larger than the available KV cache memory",
         r"larger than the maximum number of tokens that can be stored in KV cache",
+        only_at_start=True,
     ),
     _cause(
         "OutOfMemory",
@@ -135,12 +139,14 @@ CAUSES = (
         "another process on the GPU gave memory back while this one measured it; the agent tries "
         "again, and nothing else may use the GPU",
         r"Error in memory profiling",
+        only_at_start=True,
     ),
     _cause(
         SLEEP_UNSUPPORTED,
         "this engine cannot sleep on this device",
         r"Sleep mode is not supported",
         r"cumem allocator is not supported",
+        only_at_start=True,
     ),
     _cause(
         "EngineArgumentInvalid",
@@ -156,16 +162,19 @@ CAUSES = (
         r"Cannot find the config file for",
         r"Your device .* \(compute capability .*\) is not supported",
         r"Bfloat16 is only supported on GPUs",
+        only_at_start=True,
     ),
     _cause(
         "PackageMissing",
         "use a worker image whose Python packages are whole; the line names the one that is absent",
         r"ModuleNotFoundError: No module named",
+        only_at_start=True,
     ),
     _cause(
         "PortTaken",
         "the next start takes another port",
         r"address already in use",
+        only_at_start=True,
     ),
     _cause(
         "ModelGated",
@@ -178,6 +187,7 @@ CAUSES = (
         r"Access to model .* is restricted",
         r"Invalid credentials in Authorization header",
         r"Invalid username or password",
+        only_at_start=True,
     ),
     _cause(
         "ModelUnreachable",
@@ -188,6 +198,7 @@ CAUSES = (
         r"OfflineModeIsEnabled",
         r"Failed to resolve|Temporary failure in name resolution|Name or service not known",
         r"Max retries exceeded with url",
+        only_at_start=True,
     ),
     _cause(
         "ModelNotFound",
@@ -202,6 +213,7 @@ CAUSES = (
         r"Invalid repository ID or local directory",
         r"No such file or directory: .*(config\.json|safetensors)",
         r"Cannot find any model weights",
+        only_at_start=True,
     ),
     _cause(
         "ModelConfigInvalid",
@@ -211,10 +223,11 @@ CAUSES = (
         r"Unrecognized model in",
         r"not a valid JSON file",
         r"HeaderTooLarge|InvalidHeaderDeserialization|MetadataIncompleteBuffer",
-        r"ValidationError",
+        r"\bValidationError",
         # What it says is below that line, and the last of these lines is quoted.
         r"Value error, ",
         r"Input should be ",
+        only_at_start=True,
     ),
 )
 
@@ -224,9 +237,12 @@ _NO_CAUSE = re.compile(r"See root cause above|This can cause fd limit errors")
 """Lines that speak of errors and name none."""
 
 
-def find_cause(log_tail: str) -> tuple[str, str] | None:
-    """(reason, message with the line and the remedy); None where no known cause shows."""
+def find_cause(log_tail: str, *, was_ready: bool = False) -> tuple[str, str] | None:
+    """(reason, message with the line and the remedy); None where no known cause shows.
+    ``was_ready``: the engine's start succeeded, so that it is no cause that only starts have."""
     for cause in CAUSES:
+        if was_ready and cause.only_at_start:
+            continue
         lines = matching_lines(log_tail, cause.pattern)
         if lines:
             return cause.reason, f"{quoted(lines[-1:])}: {cause.remedy}"

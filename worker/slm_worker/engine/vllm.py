@@ -82,13 +82,15 @@ class VllmEngine:
         # Of an argument given twice vLLM takes the last, so the agent's own come last.
         return EngineCommand((self._executable, "serve", location, *self._args, *owned), env)
 
-    def explain_exit(self, returncode: int, log_tail: str) -> tuple[str, str]:
+    def explain_exit(
+        self, returncode: int, log_tail: str, *, was_ready: bool = False
+    ) -> tuple[str, str]:
         if returncode == -signal.SIGKILL:
             return "EngineKilled", (
                 "vLLM was killed by the system: most often the Pod's memory limit; "
                 "raise resources.limits.memory"
             )
-        cause = find_cause(log_tail)
+        cause = find_cause(log_tail, was_ready=was_ready)
         if cause is not None:
             return cause
         ending = (

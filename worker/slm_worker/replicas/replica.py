@@ -12,6 +12,7 @@ from typing import Protocol
 import aiohttp
 
 from slm_worker.engine.base import Engine, ReplicaSpec
+from slm_worker.engine.causes import find_cause
 from slm_worker.engine.client import EngineClient, EngineNotAnsweringError
 from slm_worker.gpu.base import DeviceReading, MpsStatus
 from slm_worker.measure import ProcessKey
@@ -107,6 +108,7 @@ class EngineRun:
         self._memory_limit = host.memory_limit
         self._clock = host.clock
         self._progress = progress
+        self._was_ready = False
 
     @classmethod
     async def launch(
@@ -158,8 +160,9 @@ class EngineRun:
                 raise
         return cls(host, key, port, process, progress)
 
-    async def until_ready(self) -> None:
-        """Until it is healthy and has completed a token. Raises ReplicaError."""
+    async def until_ready(self) -> str:
+        """Until it is healthy and has completed a token. Answers what its start wrote, which says
+        nothing of its later end. Raises ReplicaError."""
         exited = asyncio.create_task(self.process.wait())
         others = [
             asyncio.create_task(work) for work in (self._until_answering(), self._until_overdue())
@@ -176,6 +179,8 @@ class EngineRun:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+        self._was_ready = True
+        return self.process.take_log()
 
     async def _until_overdue(self) -> None:
         while True:
@@ -193,9 +198,12 @@ class EngineRun:
             await self.client.complete_one_token(FIRST_COMPLETION_TIMEOUT_SECONDS)
         except EngineNotAnsweringError as error:
             await asyncio.sleep(DYING_SECONDS)
-            raise ReplicaError(
-                "FirstCompletionFailed", f"the engine is healthy but does not compute: {error}"
-            ) from None
+            # It was healthy, so that its start is not what went wrong.
+            cause = find_cause(self.process.log_tail, was_ready=True) or (
+                "FirstCompletionFailed",
+                f"the engine is healthy but does not compute: {error}",
+            )
+            raise ReplicaError(*cause) from None
 
     async def death(self) -> ReplicaError:
         """Why the process ended, once it did; nothing of it is left then."""
@@ -204,7 +212,9 @@ class EngineRun:
         await self.process.kill()
         if killed:
             return ReplicaError("OutOfMemory", killed)
-        return ReplicaError(*self._engine.explain_exit(returncode, self.process.log_tail))
+        return ReplicaError(
+            *self._engine.explain_exit(returncode, self.process.log_tail, was_ready=self._was_ready)
+        )
 
 
 def _not_started(error: OSError) -> ReplicaError:
