@@ -40,11 +40,8 @@ def test_a_replica_on_a_gpu() -> None:
         *("--kv-cache-memory-bytes", str(2**30), "--gpu-memory-utilization", "0.4500"),
         *("--revision", "abc", "--disable-uvicorn-access-log"),
     )
-    assert command.env == {
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "86400",
-    }
+    assert command.env == {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "86400"}
+    assert command.default_env == {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 def test_a_replica_on_a_cpu_is_one_eager_process_without_gpu_memory() -> None:
@@ -53,8 +50,14 @@ def test_a_replica_on_a_cpu_is_one_eager_process_without_gpu_memory() -> None:
     assert value_of(command.argv, "--distributed-executor-backend") == "uni"
     assert "--enforce-eager" in command.argv
     assert "--gpu-memory-utilization" not in command.argv
-    assert command.env["HF_HUB_OFFLINE"] == "1"
     assert command.env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_threads_and_access_to_a_hub_are_the_users_to_set() -> None:
+    command = engine(LOCAL, on_cpu=True).command(ON_CPU)
+    for name, default in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
+        assert command.default_env[name] == default
+        assert name not in command.env
 
 
 def test_a_replica_that_shall_sleep_gets_the_paths_for_it() -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from slm_worker.engine.base import EngineCommand
 from slm_worker.replicas import ports, replica
 from slm_worker.replicas.memory_limit import MemoryLimit
 from slm_worker.replicas.ports import Ports
@@ -84,8 +85,8 @@ class EndedProcess:
 
 
 class Engine:
-    def command(self, _: object) -> Any:
-        return SimpleNamespace(argv=("engine",), env={})
+    def command(self, _: object) -> EngineCommand:
+        return EngineCommand(("engine",), {})
 
     def explain_exit(self, returncode: int, _: str, **__: object) -> tuple[str, str]:
         return "Explained", f"by {returncode}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -28,6 +28,8 @@ class EngineCommand:
 
     argv: tuple[str, ...]
     env: dict[str, str]
+    default_env: dict[str, str] = field(default_factory=dict)
+    """Added where the agent's environment, which holds the user's variables, has no other value."""
 
 
 class Engine(Protocol):
