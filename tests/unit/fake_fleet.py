@@ -164,7 +164,13 @@ class Rig:
         self.read: list[list[int]] = []
         self.taught: list[StartedReplica] = []
         witness = StartWitness(self.device.read, self.taught.append)
-        host = SimpleNamespace(engine=engine, device=self.device, witness=witness)
+        self.looked_for_kills = 0
+        host = SimpleNamespace(
+            engine=engine,
+            device=self.device,
+            witness=witness,
+            memory_limit=SimpleNamespace(look=self._look_for_kills),
+        )
         self.fleet = Fleet(
             cast(EngineHost, host),
             self.router,
@@ -172,6 +178,9 @@ class Rig:
             wake=lambda: None,
             last_reading=self._last_reading,
         )
+
+    def _look_for_kills(self) -> None:
+        self.looked_for_kills += 1
 
     async def _last_reading(self) -> None:
         self.read.append([one.index for one in self.fleet.running()])

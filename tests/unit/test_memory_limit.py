@@ -13,7 +13,7 @@ import pytest
 
 from slm_worker.engine.base import EngineCommand
 from slm_worker.replicas import ports, replica
-from slm_worker.replicas.memory_limit import MemoryLimit
+from slm_worker.replicas.memory_limit import RECENT_SECONDS, MemoryLimit
 from slm_worker.replicas.ports import Ports
 from slm_worker.replicas.process import EngineProcess
 from slm_worker.replicas.progress import StartDeadlines, StartProgress
@@ -58,6 +58,20 @@ def test_a_kill_is_told_once_with_the_limit_and_its_field(write: Write, tmp_path
 def test_kills_of_before_the_agent_do_not_count(write: Write, tmp_path: Path) -> None:
     write(3, LIMIT_BYTES)
     assert MemoryLimit(tmp_path).killed() == ""
+
+
+def test_a_kill_explains_the_ends_that_follow_it_at_once(write: Write, tmp_path: Path) -> None:
+    now = [0.0]
+    write(0, LIMIT_BYTES)
+    limit = MemoryLimit(tmp_path, clock=lambda: now[0])
+    write(1, LIMIT_BYTES)
+    limit.look()
+    now[0] += RECENT_SECONDS
+    assert "memory limit" in limit.killed()
+    write(2, LIMIT_BYTES)
+    limit.look()
+    now[0] += RECENT_SECONDS + 1
+    assert limit.killed() == ""
 
 
 def test_without_a_limit_it_was_the_node_that_had_no_memory(write: Write, tmp_path: Path) -> None:
