@@ -83,7 +83,7 @@ ACCEPTED = [
     ),
     pytest.param(with_args("--max-model-len=2048", "--dtype", "float16"), id="arguments"),
     pytest.param(
-        with_args("--model-impl=vllm", "--config-format=hf", "-q", "awq", "-O3", "-dc", "{}"),
+        with_args("--model-impl=vllm", "--config-format=hf", "-q", "awq", "-O3", "-dc", "{}", "-"),
         id="arguments that only begin like owned ones",
     ),
     pytest.param(with_args("--override-generation-config={}", "a=--host"), id="values"),

@@ -89,8 +89,30 @@ def test_owned_arguments_are_refused_with_underscores() -> None:
         refuse_owned_arguments(["--max_num_seqs=8"])
 
 
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        pytest.param("--tensor=2", "remove --tensor: a pack is one GPU", id="long, shortened"),
+        pytest.param("-t", "remove -t: a pack is one GPU", id="short, shortened"),
+        pytest.param("-as=4", "remove -as: a pack is one GPU", id="short, shortened, with a value"),
+        pytest.param("-n2", "remove -n2: a pack is one GPU", id="short, its value glued on"),
+        pytest.param("--", "remove --: ", id="the end of all options"),
+    ],
+)
+def test_owned_arguments_are_refused_in_other_forms_that_vllm_takes(
+    argument: str, told: str
+) -> None:
+    with pytest.raises(EngineUnusableError, match=told):
+        refuse_owned_arguments(["--dtype", "float16", argument])
+
+
 def test_values_and_longer_names_are_no_owned_arguments() -> None:
     refuse_owned_arguments(["--model-impl", "auto", "--chat-template", "port", "--max-model-len=9"])
+    refuse_owned_arguments(["-q", "awq", "-O3", "-cc.mode=3", "-sc", "-1", "-", "=", ""])
+
+
+def test_an_option_of_its_own_is_no_beginning_of_an_owned_one() -> None:
+    refuse_owned_arguments(["-dc", "{}"])
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
