@@ -391,6 +391,11 @@ REFUSED = [
     ),
     pytest.param(with_env("POD_IP"), ["name is 'POD_IP'", RENAME], id="POD_IP variable"),
     pytest.param(
+        with_env("VLLM_API_KEY"),
+        ["name is 'VLLM_API_KEY'", "remove it, and protect the service in front of the router"],
+        id="key of the engines",
+    ),
+    pytest.param(
         with_env("A-B"), ["name is 'A-B'", "use letters, digits"], id="variable with a dash"
     ),
     pytest.param(

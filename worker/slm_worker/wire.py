@@ -127,6 +127,8 @@ glued on (``-n2``).
 """
 NOT_OWNED_ENGINE_ARGUMENTS: tuple[str, ...] = ("-dc",)
 """Options of their own, though one of the above begins with them."""
+ENGINE_API_KEY = "VLLM_API_KEY"
+"""Environment variable that means ``--api-key`` to an engine, and is refused like it."""
 
 
 class Command(BaseModel):

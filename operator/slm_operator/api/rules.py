@@ -10,7 +10,12 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from slm_worker.wire import ADDRESS_VARIABLE, NOT_OWNED_ENGINE_ARGUMENTS, OWNED_ENGINE_ARGUMENTS
+from slm_worker.wire import (
+    ADDRESS_VARIABLE,
+    ENGINE_API_KEY,
+    NOT_OWNED_ENGINE_ARGUMENTS,
+    OWNED_ENGINE_ARGUMENTS,
+)
 
 Rule = dict[str, Any]
 
@@ -176,6 +181,14 @@ ENVIRONMENT_NAME = (
         about(
             "spec.engine.env name",
             f"SLM_* and {ADDRESS_VARIABLE} belong to the operator: use another name",
+        ),
+    ),
+    rule(
+        f"self != '{ENGINE_API_KEY}'",
+        about(
+            "spec.engine.env name",
+            "with a key engines would refuse the agent, which measures them: remove it, and "
+            f"{OWNED_ENGINE_ARGUMENTS['--api-key']}",
         ),
     ),
 )
