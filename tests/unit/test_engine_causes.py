@@ -433,5 +433,7 @@ def test_without_a_known_cause_the_last_errors_are_quoted_in_short() -> None:
         "(EngineCore pid=2) KeyError: 'a surprise'\n(APIServer pid=1)     raise RuntimeError("
     )
     assert last_words(traceback + AFTERMATH) == "(EngineCore pid=2) KeyError: 'a surprise'"
+    crash = "!!!!!!! Segfault encountered !!!!!!!"
+    assert last_words(f"ValueError: of a request\n{crash}\nINFO bye").endswith(crash)
     assert last_words("INFO one\nINFO two") == "INFO one | INFO two"
     assert last_words("") == "no output"

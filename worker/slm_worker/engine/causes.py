@@ -231,7 +231,7 @@ CAUSES = (
     ),
 )
 
-_NAMED_ERROR = re.compile(r"\b\w+(Error|Exception): ")
+_NAMED_ERROR = re.compile(r"\b\w+(Error|Exception): |Segfault encountered|Fatal Python error")
 _GENERAL_ERROR = re.compile(r"error|exception|traceback|fatal|assert", re.IGNORECASE)
 _NO_CAUSE = re.compile(r"See root cause above|This can cause fd limit errors")
 """Lines that speak of errors and name none."""
