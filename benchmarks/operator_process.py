@@ -19,7 +19,7 @@ import psutil
 from slm_dev.controlplane import Binaries, ControlPlane
 from slm_operator.api.models import GROUP, PLURAL
 from slm_operator.main import KEY_VARIABLE
-from slm_worker.replicas.replica import free_port
+from slm_worker.replicas.ports import free_port
 
 READS = {"get", "list", "watch"}
 ROOT = Path(__file__).parents[1]

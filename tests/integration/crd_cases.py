@@ -83,7 +83,7 @@ ACCEPTED = [
     ),
     pytest.param(with_args("--max-model-len=2048", "--dtype", "float16"), id="arguments"),
     pytest.param(
-        with_args("--model-impl=vllm", "--config-format=hf", "-q", "awq", "-O3", "-dc", "{}"),
+        with_args("--model-impl=vllm", "--config-format=hf", "-q", "awq", "-O3", "-dc", "{}", "-"),
         id="arguments that only begin like owned ones",
     ),
     pytest.param(with_args("--override-generation-config={}", "a=--host"), id="values"),
@@ -390,6 +390,11 @@ REFUSED = [
         with_env("SLM_AGENT_TOKEN"), ["name is 'SLM_AGENT_TOKEN'", RENAME], id="SLM_ variable"
     ),
     pytest.param(with_env("POD_IP"), ["name is 'POD_IP'", RENAME], id="POD_IP variable"),
+    pytest.param(
+        with_env("VLLM_API_KEY"),
+        ["name is 'VLLM_API_KEY'", "remove it, and protect the service in front of the router"],
+        id="key of the engines",
+    ),
     pytest.param(
         with_env("A-B"), ["name is 'A-B'", "use letters, digits"], id="variable with a dash"
     ),

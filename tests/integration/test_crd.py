@@ -237,7 +237,9 @@ def test_each_engine_argument_that_the_operator_owns_is_refused_in_every_form(
         assert message.count("remove it") == len(batch)
 
 
-@pytest.mark.parametrize("shortened", ["--por", "--served-model=x", "--max_num_s=4", "--"])
+@pytest.mark.parametrize(
+    "shortened", ["--por", "--served-model=x", "--max_num_s=4", "--", "-t", "-as=4", "-n2"]
+)
 def test_a_shortened_argument_that_the_operator_owns_is_refused(
     shortened: str, services: Services
 ) -> None:

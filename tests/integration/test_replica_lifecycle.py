@@ -57,8 +57,13 @@ class StubEngine:
             argv.append("--enable-sleep-mode")
         return EngineCommand((*argv, *self.options), {})
 
-    def explain_exit(self, returncode: int, log_tail: str) -> tuple[str, str]:
-        return find_cause(log_tail) or ("EngineExited", f"exited with {returncode}")
+    def explain_exit(
+        self, returncode: int, log_tail: str, *, was_ready: bool = False
+    ) -> tuple[str, str]:
+        return find_cause(log_tail, was_ready=was_ready) or (
+            "EngineExited",
+            f"exited with {returncode}",
+        )
 
 
 class StubDevice:

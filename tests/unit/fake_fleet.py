@@ -24,7 +24,7 @@ from slm_worker.wire import ReplicaPhase
 
 
 class FakeProcess:
-    log_tail = "INFO [gpu_model_runner.py:1] Model loading took 2.5 GiB memory and 3.1 seconds"
+    log_of_start = "INFO [gpu_model_runner.py:1] Model loading took 2.5 GiB memory and 3.1 seconds"
 
     def __init__(self) -> None:
         # above what the kernel gives, so that nobody is pinned by it
@@ -79,8 +79,9 @@ class FakeRun:
         cls.made.append(run)
         return run
 
-    async def until_ready(self) -> None:
+    async def until_ready(self) -> str:
         await self.readiness
+        return self.process.log_of_start
 
     async def death(self) -> ReplicaError:
         return self.cause
@@ -163,7 +164,13 @@ class Rig:
         self.read: list[list[int]] = []
         self.taught: list[StartedReplica] = []
         witness = StartWitness(self.device.read, self.taught.append)
-        host = SimpleNamespace(engine=engine, device=self.device, witness=witness)
+        self.looked_for_kills = 0
+        host = SimpleNamespace(
+            engine=engine,
+            device=self.device,
+            witness=witness,
+            memory_limit=SimpleNamespace(look=self._look_for_kills),
+        )
         self.fleet = Fleet(
             cast(EngineHost, host),
             self.router,
@@ -171,6 +178,9 @@ class Rig:
             wake=lambda: None,
             last_reading=self._last_reading,
         )
+
+    def _look_for_kills(self) -> None:
+        self.looked_for_kills += 1
 
     async def _last_reading(self) -> None:
         self.read.append([one.index for one in self.fleet.running()])

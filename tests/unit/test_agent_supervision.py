@@ -18,6 +18,7 @@ from slm_worker.gpu.base import DeviceIdentity
 from slm_worker.planning.footprint import ModelError
 from slm_worker.planning.memory import GIB, ModelFootprint
 from slm_worker.replicas import lifecycle
+from slm_worker.replicas.memory_limit import MemoryLimit
 from slm_worker.replicas.replica import EngineHost
 from slm_worker.replicas.witness import StartWitness
 from slm_worker.routing.router import RouterError
@@ -109,6 +110,7 @@ class Pack:
             engine=SimpleNamespace(can_sleep=True),
             device=device,
             witness=StartWitness(device.read, lambda _: None),
+            memory_limit=MemoryLimit(),
         )
 
         async def open_device() -> Any:

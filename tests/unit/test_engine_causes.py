@@ -24,6 +24,8 @@ RECORDED = {
     "len-too-long": Recorded("EngineArgumentInvalid", "max_model_len (999999)"),
     "missing-model": Recorded("ModelNotFound", "/models/nothing-here"),
     "bad-config": Recorded("ModelConfigInvalid", "`foolm`"),
+    "cpu-memory-short": Recorded("OutOfMemory", "requested memory for kv (64.0 GiB)"),
+    "too-few-batched-tokens": Recorded("EngineArgumentInvalid", "max_num_seqs (256)"),
     "hub-offline": Recorded("ModelUnreachable", "outgoing traffic has been disabled"),
     "hub-unreachable": Recorded("ModelUnreachable", "couldn't connect"),
     "kv-too-small": Recorded("OutOfMemory", "No available memory for the cache blocks"),
@@ -92,6 +94,39 @@ CASES = {
         "(EngineCore pid=91) ERROR 07-30 08:00:12 [core.py:1100] ValueError: Free memory on device "
         "cuda:0 (4.1/79.1 GiB) on startup is less than desired GPU memory utilization (0.45, "
         "35.6 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes.",
+    ),
+    "memory: a kernel of Triton's": Case(
+        "0.16",
+        "OutOfMemory",
+        "Triton Error",
+        "(EngineCore_DP0 pid=268) RuntimeError: Triton Error [CUDA]: out of memory",
+    ),
+    "memory: the library of matrix products": Case(
+        "0.14",
+        "OutOfMemory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ),
+    "memory: the driver": Case(
+        "0.19",
+        "OutOfMemory",
+        "CUDA driver error",
+        "RuntimeError: CUDA driver error: out of memory",
+    ),
+    "memory: the library of collectives": Case(
+        "0.19",
+        "OutOfMemory",
+        "Cuda failure 2",
+        "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled "
+        "cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.27.5\n"
+        "Last error:\nCuda failure 2 'out of memory'",
+    ),
+    "memory: a CPU's, at the start": Case(
+        "0.32",
+        "OutOfMemory",
+        "(3.21/23.5 GiB)",
+        "ValueError: Available memory on node 0 (3.21/23.5 GiB) on startup is less than desired "
+        "CPU memory utilization (0.92, 21.6 GiB).",
     ),
     "memory: another process gave some back meanwhile": Case(
         "0.8",
@@ -245,6 +280,25 @@ CASES = {
         "illegal memory access",
         "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
     ),
+    "an address between two": Case(
+        "0.19",
+        "DeviceFault",
+        "misaligned",
+        "torch.AcceleratorError: CUDA error: misaligned address",
+    ),
+    "no instruction": Case(
+        "0.19",
+        "DeviceFault",
+        "illegal instruction",
+        "torch.AcceleratorError: CUDA error: an illegal instruction was encountered",
+    ),
+    "another client's fault cut a call": Case(
+        "0.19",
+        "MpsFault",
+        "remote procedural call",
+        "torch.AcceleratorError: CUDA error: the remote procedural call between the MPS server and "
+        "the MPS client failed",
+    ),
     "another client's fault ended this one": Case(
         "0.12",
         "MpsFault",
@@ -279,6 +333,24 @@ CASES = {
         "fewer replicas",
         "RuntimeError: CUDA error: the hardware resources required to create MPS client have been "
         "exhausted\nSearch for `cudaErrorMpsMaxClientsReached' for more information.",
+    ),
+    "more connections than MPS takes": Case(
+        "0.14",
+        "MpsClientLimit",
+        "fewer replicas",
+        "RuntimeError: CUDA error: the hardware resources required to support device connections "
+        "have been exhausted",
+    ),
+    "a model whose quantisation is another": Case(
+        "0.32",
+        "ModelConfigInvalid",
+        "the model config (awq) does not match",
+        "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for "
+        "ModelConfig\n(APIServer pid=1)   Value error, Quantization method specified in the model "
+        "config (awq) does not match the quantization method specified in the `quantization` "
+        "argument (gptq). [type=value_error, input_value=ArgsKwargs((), {...}), "
+        "input_type=ArgsKwargs]\n(APIServer pid=1)     For further information visit "
+        "https://errors.pydantic.dev/2.12/v/value_error",
     ),
     "an architecture that it does not have": Case(
         "0.8",
@@ -333,6 +405,26 @@ def test_a_healthy_start_has_no_cause() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vllm.exceptions.VLLMValidationError: This model's maximum context length is 2048 tokens.",
+        "requests.exceptions.HTTPError: 403 Client Error: Forbidden for url: https://x/y.png",
+        "  Value error, messages must not be empty [type=value_error, input_value={}]",
+    ],
+)
+def test_lines_about_requests_are_no_cause_of_a_later_end(line: str) -> None:
+    crash = "(EngineCore pid=9) !!!!!!! Segfault encountered !!!!!!!"
+    assert find_cause(f"{line}\n{crash}", was_ready=True) is None
+
+
+def test_what_a_replica_may_meet_at_any_time_is_a_cause_of_a_later_end() -> None:
+    for reason in ("OutOfMemory", "DiskFull", "MpsFault", "DeviceFault", "DeviceUnavailable"):
+        case = next(case for case in CASES.values() if case.reason == reason)
+        found = find_cause(case.log, was_ready=True)
+        assert found is not None and found[0] == reason
+
+
 def test_without_a_known_cause_the_last_errors_are_quoted_in_short() -> None:
     words = last_words("INFO fine\nRuntimeError: a surprise " + "x" * 2000 + "\nINFO bye")
     assert words.startswith("RuntimeError: a surprise")
@@ -341,5 +433,7 @@ def test_without_a_known_cause_the_last_errors_are_quoted_in_short() -> None:
         "(EngineCore pid=2) KeyError: 'a surprise'\n(APIServer pid=1)     raise RuntimeError("
     )
     assert last_words(traceback + AFTERMATH) == "(EngineCore pid=2) KeyError: 'a surprise'"
+    crash = "!!!!!!! Segfault encountered !!!!!!!"
+    assert last_words(f"ValueError: of a request\n{crash}\nINFO bye").endswith(crash)
     assert last_words("INFO one\nINFO two") == "INFO one | INFO two"
     assert last_words("") == "no output"

@@ -40,11 +40,8 @@ def test_a_replica_on_a_gpu() -> None:
         *("--kv-cache-memory-bytes", str(2**30), "--gpu-memory-utilization", "0.4500"),
         *("--revision", "abc", "--disable-uvicorn-access-log"),
     )
-    assert command.env == {
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "86400",
-    }
+    assert command.env == {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "86400"}
+    assert command.default_env == {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 def test_a_replica_on_a_cpu_is_one_eager_process_without_gpu_memory() -> None:
@@ -53,8 +50,14 @@ def test_a_replica_on_a_cpu_is_one_eager_process_without_gpu_memory() -> None:
     assert value_of(command.argv, "--distributed-executor-backend") == "uni"
     assert "--enforce-eager" in command.argv
     assert "--gpu-memory-utilization" not in command.argv
-    assert command.env["HF_HUB_OFFLINE"] == "1"
     assert command.env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_threads_and_access_to_a_hub_are_the_users_to_set() -> None:
+    command = engine(LOCAL, on_cpu=True).command(ON_CPU)
+    for name, default in (("OMP_NUM_THREADS", "1"), ("HF_HUB_OFFLINE", "1")):
+        assert command.default_env[name] == default
+        assert name not in command.env
 
 
 def test_a_replica_that_shall_sleep_gets_the_paths_for_it() -> None:
@@ -86,8 +89,30 @@ def test_owned_arguments_are_refused_with_underscores() -> None:
         refuse_owned_arguments(["--max_num_seqs=8"])
 
 
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        pytest.param("--tensor=2", "remove --tensor: a pack is one GPU", id="long, shortened"),
+        pytest.param("-t", "remove -t: a pack is one GPU", id="short, shortened"),
+        pytest.param("-as=4", "remove -as: a pack is one GPU", id="short, shortened, with a value"),
+        pytest.param("-n2", "remove -n2: a pack is one GPU", id="short, its value glued on"),
+        pytest.param("--", "remove --: ", id="the end of all options"),
+    ],
+)
+def test_owned_arguments_are_refused_in_other_forms_that_vllm_takes(
+    argument: str, told: str
+) -> None:
+    with pytest.raises(EngineUnusableError, match=told):
+        refuse_owned_arguments(["--dtype", "float16", argument])
+
+
 def test_values_and_longer_names_are_no_owned_arguments() -> None:
     refuse_owned_arguments(["--model-impl", "auto", "--chat-template", "port", "--max-model-len=9"])
+    refuse_owned_arguments(["-q", "awq", "-O3", "-cc.mode=3", "-sc", "-1", "-", "=", ""])
+
+
+def test_an_option_of_its_own_is_no_beginning_of_an_owned_one() -> None:
+    refuse_owned_arguments(["-dc", "{}"])
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -121,3 +146,12 @@ def test_a_kill_by_the_system_is_explained_by_memory() -> None:
     reason, message = engine().explain_exit(-signal.SIGKILL, "INFO fine")
     assert reason == "EngineKilled"
     assert "memory" in message
+
+
+def test_what_an_engine_wrote_of_requests_does_not_explain_its_crash() -> None:
+    about_a_request = "vllm.exceptions.VLLMValidationError: 1 validation error for ChatRequest"
+    crash = "!!!!!!! Segfault encountered !!!!!!!"
+    tail = f"{about_a_request}\npydantic_core.ValidationError: 1\n{crash}"
+    reason, message = engine().explain_exit(-signal.SIGSEGV, tail, was_ready=True)
+    assert reason == "EngineExited"
+    assert "signal 11" in message

@@ -45,6 +45,15 @@ async def test_a_start_tells_what_it_took_of_the_device(rig: Rig) -> None:
     assert [(one.held_bytes, one.weights_bytes) for one in rig.taught] == [(7, 5 * 2**29)]
 
 
+async def test_each_pass_looks_whether_the_kernel_killed_a_process(rig: Rig) -> None:
+    await rig.start_all(target(1))
+    before = rig.looked_for_kills
+    await rig.step(target(1))
+    rig.device.fault()
+    await rig.step(target(1))
+    assert rig.looked_for_kills == before + 2
+
+
 async def test_a_failed_start_waits_longer_each_time(rig: Rig) -> None:
     waits = []
     for failure in range(4):

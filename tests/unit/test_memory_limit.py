@@ -11,8 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from slm_worker.replicas import replica
-from slm_worker.replicas.memory_limit import MemoryLimit
+from slm_worker.engine.base import EngineCommand
+from slm_worker.replicas import ports, replica
+from slm_worker.replicas.memory_limit import RECENT_SECONDS, MemoryLimit
+from slm_worker.replicas.ports import Ports
 from slm_worker.replicas.process import EngineProcess
 from slm_worker.replicas.progress import StartDeadlines, StartProgress
 from slm_worker.replicas.replica import EngineHost, EngineRun, ReplicaError
@@ -58,6 +60,20 @@ def test_kills_of_before_the_agent_do_not_count(write: Write, tmp_path: Path) ->
     assert MemoryLimit(tmp_path).killed() == ""
 
 
+def test_a_kill_explains_the_ends_that_follow_it_at_once(write: Write, tmp_path: Path) -> None:
+    now = [0.0]
+    write(0, LIMIT_BYTES)
+    limit = MemoryLimit(tmp_path, clock=lambda: now[0])
+    write(1, LIMIT_BYTES)
+    limit.look()
+    now[0] += RECENT_SECONDS
+    assert "memory limit" in limit.killed()
+    write(2, LIMIT_BYTES)
+    limit.look()
+    now[0] += RECENT_SECONDS + 1
+    assert limit.killed() == ""
+
+
 def test_without_a_limit_it_was_the_node_that_had_no_memory(write: Write, tmp_path: Path) -> None:
     write(0, None)
     limit = MemoryLimit(tmp_path)
@@ -83,10 +99,10 @@ class EndedProcess:
 
 
 class Engine:
-    def command(self, _: object) -> Any:
-        return SimpleNamespace(argv=("engine",), env={})
+    def command(self, _: object) -> EngineCommand:
+        return EngineCommand(("engine",), {})
 
-    def explain_exit(self, returncode: int, _: str) -> tuple[str, str]:
+    def explain_exit(self, returncode: int, _: str, **__: object) -> tuple[str, str]:
         return "Explained", f"by {returncode}"
 
 
@@ -105,6 +121,7 @@ def host(tmp_path: Path) -> EngineHost:
         "device": device,
         "deadlines": StartDeadlines(),
         "memory_limit": MemoryLimit(tmp_path),
+        "ports": Ports(),
     }
     return cast(EngineHost, SimpleNamespace(**values))
 
@@ -153,7 +170,7 @@ async def test_without_a_free_port_an_engine_cannot_be_started(
     def refuse(_: str) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(replica, "free_port", refuse)
+    monkeypatch.setattr(ports, "free_port", refuse)
     with pytest.raises(ReplicaError, match="Too many open files") as error:
         await EngineRun.launch(host(tmp_path), (0, 1), cast(Any, None), None)
     assert error.value.reason == "StartRefused"

@@ -167,6 +167,21 @@ def test_engines_inherit_no_secret_and_no_service_link() -> None:
     }
 
 
+@pytest.mark.parametrize(("agent", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "8"}, "8")])
+def test_a_default_of_the_engine_gives_way_to_the_users_value(
+    agent: dict[str, str], expected: str
+) -> None:
+    environment = engine_environment(
+        agent,
+        EngineCommand(("engine",), {}, {"OMP_NUM_THREADS": "1"}),
+        {},
+        marker="10.0.0.1/0",
+        cache_dir=Path("/cache"),
+        tmpdir=Path("/run/r0"),
+    )
+    assert environment["OMP_NUM_THREADS"] == expected
+
+
 @pytest.mark.parametrize("own", [{}, {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50"}])
 def test_engines_inherit_no_limits_of_another_mps_daemon(own: dict[str, str]) -> None:
     agent = {

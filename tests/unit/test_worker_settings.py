@@ -44,6 +44,13 @@ def test_compiled_kernels_are_kept_below_the_home_directory_or_on_the_volume_tha
         read_settings(good | {"SLM_ENGINE_CACHE": "cache"})
 
 
+def test_a_key_of_the_engines_is_refused_without_being_told(good: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"VLLM_API_KEY is set, .* protect the service") as told:
+        read_settings(good | {"VLLM_API_KEY": "hunter2"})
+    assert "hunter2" not in str(told.value)
+    read_settings(good | {"VLLM_API_KEY": ""})
+
+
 @pytest.mark.parametrize(
     ("address", "engines"),
     [("10.1.2.3", "127.0.0.1"), ("127.0.0.7", "127.0.0.7"), ("fd00::7", "127.0.0.1")],

@@ -15,8 +15,10 @@ import aiohttp
 from slm_worker.routing.config import LOAD_HEADER
 from slm_worker.wire import LoadState
 
-_TOKEN_IDS = range(100, 30_000)
-"""Above the special tokens and within the vocabulary of every common small model."""
+_FIRST_TOKEN_ID = 100
+"""Above the special tokens."""
+_MAX_VOCABULARY = 30_000
+"""Of a larger one, or one that is not known, these tokens are variety enough."""
 REQUEST_TIMEOUT_SECONDS = 3600.0
 """Bounds a request that nobody answers; a full queue before a slow engine takes minutes."""
 FIRST_BACKOFF_SECONDS = 0.2
@@ -65,6 +67,12 @@ def output_lengths(prompt_tokens: int, output_tokens: int, longest_tokens: int |
     return range(output_tokens - spread, output_tokens + spread + 1)
 
 
+def token_ids(vocabulary: int | None) -> range:
+    """The tokens of prompts, all of which a model with so many has. None: it is not known."""
+    end = min(_MAX_VOCABULARY, vocabulary or _MAX_VOCABULARY)
+    return range(min(_FIRST_TOKEN_ID, end // 2), end)
+
+
 class SaturatingLoad:
     """Keeps a number of ``POST /v1/completions`` in flight against the router at ``url``.
 
@@ -83,6 +91,7 @@ class SaturatingLoad:
         output_tokens: int,
         rng: random.Random,
         longest_tokens: int | None = None,
+        vocabulary: int | None = None,
         open_session: Callable[[], aiohttp.ClientSession] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -90,6 +99,7 @@ class SaturatingLoad:
         self._model_name = model_name
         self._prompt_tokens = prompt_tokens
         self._output_lengths = output_lengths(prompt_tokens, output_tokens, longest_tokens)
+        self._token_ids = token_ids(vocabulary)
         self._rng = rng
         self._open_session = open_session or _open_session
         self._session: aiohttp.ClientSession | None = None
@@ -183,7 +193,7 @@ class SaturatingLoad:
         output_tokens = self._rng.choice(self._output_lengths)
         completion = {
             "model": self._model_name,
-            "prompt": self._rng.choices(_TOKEN_IDS, k=self._prompt_tokens),
+            "prompt": self._rng.choices(self._token_ids, k=self._prompt_tokens),
             "max_tokens": output_tokens,
             "min_tokens": output_tokens,
             "ignore_eos": True,

@@ -147,6 +147,7 @@ def _make_agent(settings: AgentSettings, run_dir: Path, http: aiohttp.ClientSess
                 prompt_tokens=load.prompt_tokens,
                 output_tokens=load.output_tokens,
                 longest_tokens=bring_up.footprint.max_model_len if bring_up.footprint else None,
+                vocabulary=bring_up.footprint.runtime.vocab if bring_up.footprint else None,
                 rng=random.Random(),  # noqa: S311 - prompts need no secrecy
             )
         ),

@@ -18,6 +18,8 @@ from slm_worker.wire import (
     AGENT_PORT_VARIABLE,
     CACHE_VARIABLE,
     CONFIG_VARIABLE,
+    ENGINE_API_KEY,
+    OWNED_ENGINE_ARGUMENTS,
     ROUTER_PORT,
     ROUTER_PORT_VARIABLE,
     TOKEN_FILE_VARIABLE,
@@ -60,6 +62,11 @@ class AgentSettings:
 
 def read_settings(environment: Mapping[str, str]) -> AgentSettings:
     """Raises SettingsError."""
+    if environment.get(ENGINE_API_KEY):
+        raise SettingsError(
+            f"{ENGINE_API_KEY} is set, and engines would inherit it: remove it, and "
+            f"{OWNED_ENGINE_ARGUMENTS['--api-key']}"
+        )
     return AgentSettings(
         config=_config(environment.get(CONFIG_VARIABLE, "")),
         token=_token(environment.get(TOKEN_FILE_VARIABLE, "")),

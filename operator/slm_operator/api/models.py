@@ -87,7 +87,8 @@ class EnvVar(ApiModel):
             json_schema_extra=rules.validations(*rules.ENVIRONMENT_NAME),
         ),
     ]
-    """Name of the variable. SLM_* and POD_IP belong to the operator."""
+    """Name of the variable. SLM_* and POD_IP belong to the operator; VLLM_API_KEY is refused as the
+    argument --api-key is."""
     value: Annotated[str, Field(max_length=4096)]
     """Value of the variable."""
 

@@ -10,7 +10,12 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from slm_worker.wire import ADDRESS_VARIABLE, OWNED_ENGINE_ARGUMENTS
+from slm_worker.wire import (
+    ADDRESS_VARIABLE,
+    ENGINE_API_KEY,
+    NOT_OWNED_ENGINE_ARGUMENTS,
+    OWNED_ENGINE_ARGUMENTS,
+)
 
 Rule = dict[str, Any]
 
@@ -149,9 +154,12 @@ _ARGUMENT = "(self + '=').substring(0, (self + '=').indexOf('='))"
 """CEL text of the argument that the rule is attached to, without its value."""
 
 ENGINE_ARGUMENT = rule(
-    # vLLM takes _ for -, and any unambiguous beginning of a long argument for the whole.
-    f"[{_ARGUMENT}.replace('_', '-')].all(name, !{json.dumps(OWNED_ENGINE_ARGUMENTS)}"
-    ".exists(owned, owned == name || (name.startsWith('--') && owned.startsWith(name))))",
+    # vLLM takes _ for -, any unambiguous beginning of an argument for the whole, and of a short one
+    # the value that is glued on. The agent's own check is engine.factory.owned_argument.
+    f"[{_ARGUMENT}.replace('_', '-')].all(name, name.size() < 2 || "
+    f"name in {json.dumps(NOT_OWNED_ENGINE_ARGUMENTS)} || "
+    f"!{json.dumps(list(OWNED_ENGINE_ARGUMENTS))}.exists(owned, owned.startsWith(name) || "
+    "(!name.startsWith('--') && name.startsWith(owned))))",
     # Its value stays out of the message: it may be a secret.
     f"'spec.engine.args has ' + {_ARGUMENT} + "
     + text(
@@ -173,6 +181,14 @@ ENVIRONMENT_NAME = (
         about(
             "spec.engine.env name",
             f"SLM_* and {ADDRESS_VARIABLE} belong to the operator: use another name",
+        ),
+    ),
+    rule(
+        f"self != '{ENGINE_API_KEY}'",
+        about(
+            "spec.engine.env name",
+            "with a key engines would refuse the agent, which measures them: remove it, and "
+            f"{OWNED_ENGINE_ARGUMENTS['--api-key']}",
         ),
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -28,6 +28,8 @@ class EngineCommand:
 
     argv: tuple[str, ...]
     env: dict[str, str]
+    default_env: dict[str, str] = field(default_factory=dict)
+    """Added where the agent's environment, which holds the user's variables, has no other value."""
 
 
 class Engine(Protocol):
@@ -44,5 +46,8 @@ class Engine(Protocol):
     def command(self, spec: ReplicaSpec) -> EngineCommand:
         """The command line of one replica. Pure."""
 
-    def explain_exit(self, returncode: int, log_tail: str) -> tuple[str, str]:
-        """(CamelCase reason, message with cause and remedy) for a process that ended."""
+    def explain_exit(
+        self, returncode: int, log_tail: str, *, was_ready: bool = False
+    ) -> tuple[str, str]:
+        """(CamelCase reason, message with cause and remedy) for a process that ended. One that
+        ``was_ready`` did not fail at what only starts fail at, whatever it wrote of requests."""

@@ -25,10 +25,12 @@ class Cause(NamedTuple):
     pattern: re.Pattern[str]
     reason: str
     remedy: str
+    only_at_start: bool
+    """A line like that in the output of an engine that has been ready is about a request."""
 
 
-def _cause(reason: str, remedy: str, *patterns: str) -> Cause:
-    return Cause(re.compile("|".join(patterns), re.IGNORECASE), reason, remedy)
+def _cause(reason: str, remedy: str, *patterns: str, only_at_start: bool = False) -> Cause:
+    return Cause(re.compile("|".join(patterns), re.IGNORECASE), reason, remedy, only_at_start)
 
 
 CAUSES = (
@@ -45,6 +47,7 @@ CAUSES = (
         "a fatal fault of one MPS client ends all; the agent starts the set again",
         r"MPS client (has been )?terminated",
         r"MPS RPC failure",
+        r"remote procedural call between the MPS server and the MPS client failed",
         r"cudaErrorMps(RpcFailure|ClientTerminated)",
         r"CUDA_ERROR_MPS_(RPC_FAILURE|CLIENT_TERMINATED)",
         r"error (code )?(806|810)\b",
@@ -55,6 +58,7 @@ CAUSES = (
         r"cudaErrorMpsMax(Clients|Connections)Reached",
         r"CUDA_ERROR_MPS_MAX_(CLIENTS|CONNECTIONS)_REACHED",
         r"MPS server has reached its maximum",
+        r"hardware resources required to (create MPS client|support device connections) have been",
         r"error (code )?(808|809)\b",
     ),
     _cause(
@@ -76,6 +80,7 @@ CAUSES = (
         r"forward compatibility was attempted on non supported HW",
         r"provided PTX was compiled with an unsupported toolchain",
         r"error (code )?(803|804)\b",
+        only_at_start=True,
     ),
     _cause(
         "DeviceUnavailable",
@@ -100,7 +105,8 @@ CAUSES = (
     _cause(
         DEVICE_FAULT,
         "a kernel failed on the device; if it repeats, see the Xid errors in the node's kernel log",
-        r"an illegal memory access was encountered",
+        r"an illegal (memory access|instruction) was encountered",
+        r"misaligned address",
         r"unspecified launch failure",
         r"uncorrectable (NVLink|ECC) error",
         r"uncorrectable ECC error",
@@ -111,15 +117,19 @@ CAUSES = (
         "lower --max-model-len in engine.args, or plan fewer replicas so that each has more memory",
         r"larger than the available KV cache memory",
         r"larger than the maximum number of tokens that can be stored in KV cache",
+        only_at_start=True,
     ),
     _cause(
         "OutOfMemory",
         "plan fewer replicas or smaller batches, or lower --max-model-len in engine.args",
         r"No available memory for the cache blocks",
-        r"less than desired GPU memory utilization",
+        r"less than desired (GPU|CPU) memory utilization",
+        r"less than requested memory for kv",
         r"CUDA out of memory",
         r"OutOfMemoryError",
-        r"CUDA error: out of memory",
+        r"(CUDA error|CUDA driver error|Error \[CUDA\]): out of memory",
+        r"Cuda failure (\d+ )?'out of memory'",
+        r"CUBLAS_STATUS_ALLOC_FAILED",
         r"DefaultCPUAllocator: (can't|not enough)",
         r"Cannot allocate memory",
         r"\bMemoryError\b",
@@ -129,12 +139,14 @@ CAUSES = (
         "another process on the GPU gave memory back while this one measured it; the agent tries "
         "again, and nothing else may use the GPU",
         r"Error in memory profiling",
+        only_at_start=True,
     ),
     _cause(
         SLEEP_UNSUPPORTED,
         "this engine cannot sleep on this device",
         r"Sleep mode is not supported",
         r"cumem allocator is not supported",
+        only_at_start=True,
     ),
     _cause(
         "EngineArgumentInvalid",
@@ -145,20 +157,24 @@ CAUSES = (
         r"expected one argument",
         r"is greater than the (derived|drived) max_model_len",
         r"max_num_batched_tokens \(\d+\) is smaller than",
+        r"must be greater than or equal to max_num_seqs",
         r"Unknown quantization method",
         r"Cannot find the config file for",
         r"Your device .* \(compute capability .*\) is not supported",
         r"Bfloat16 is only supported on GPUs",
+        only_at_start=True,
     ),
     _cause(
         "PackageMissing",
         "use a worker image whose Python packages are whole; the line names the one that is absent",
         r"ModuleNotFoundError: No module named",
+        only_at_start=True,
     ),
     _cause(
         "PortTaken",
         "the next start takes another port",
         r"address already in use",
+        only_at_start=True,
     ),
     _cause(
         "ModelGated",
@@ -171,6 +187,7 @@ CAUSES = (
         r"Access to model .* is restricted",
         r"Invalid credentials in Authorization header",
         r"Invalid username or password",
+        only_at_start=True,
     ),
     _cause(
         "ModelUnreachable",
@@ -181,6 +198,7 @@ CAUSES = (
         r"OfflineModeIsEnabled",
         r"Failed to resolve|Temporary failure in name resolution|Name or service not known",
         r"Max retries exceeded with url",
+        only_at_start=True,
     ),
     _cause(
         "ModelNotFound",
@@ -195,6 +213,7 @@ CAUSES = (
         r"Invalid repository ID or local directory",
         r"No such file or directory: .*(config\.json|safetensors)",
         r"Cannot find any model weights",
+        only_at_start=True,
     ),
     _cause(
         "ModelConfigInvalid",
@@ -204,19 +223,26 @@ CAUSES = (
         r"Unrecognized model in",
         r"not a valid JSON file",
         r"HeaderTooLarge|InvalidHeaderDeserialization|MetadataIncompleteBuffer",
-        r"ValidationError",
+        r"\bValidationError",
+        # What it says is below that line, and the last of these lines is quoted.
+        r"Value error, ",
+        r"Input should be ",
+        only_at_start=True,
     ),
 )
 
-_NAMED_ERROR = re.compile(r"\b\w+(Error|Exception): ")
+_NAMED_ERROR = re.compile(r"\b\w+(Error|Exception): |Segfault encountered|Fatal Python error")
 _GENERAL_ERROR = re.compile(r"error|exception|traceback|fatal|assert", re.IGNORECASE)
 _NO_CAUSE = re.compile(r"See root cause above|This can cause fd limit errors")
 """Lines that speak of errors and name none."""
 
 
-def find_cause(log_tail: str) -> tuple[str, str] | None:
-    """(reason, message with the line and the remedy); None where no known cause shows."""
+def find_cause(log_tail: str, *, was_ready: bool = False) -> tuple[str, str] | None:
+    """(reason, message with the line and the remedy); None where no known cause shows.
+    ``was_ready``: the engine's start succeeded, so that it is no cause that only starts have."""
     for cause in CAUSES:
+        if was_ready and cause.only_at_start:
+            continue
         lines = matching_lines(log_tail, cause.pattern)
         if lines:
             return cause.reason, f"{quoted(lines[-1:])}: {cause.remedy}"

@@ -10,39 +10,7 @@ from slm_worker.engine.base import Engine
 from slm_worker.engine.simulated import SimulatedEngine
 from slm_worker.engine.vllm import VllmEngine, argument_name
 from slm_worker.gpu.simulated.client import SOCKET_VARIABLE
-from slm_worker.wire import OWNED_ENGINE_ARGUMENTS, PackConfig
-
-_ADDRESS = "the agent chooses where engines listen"
-_MEMORY = "the agent divides the memory"
-_PLANNED = "the operator plans it"
-_PLAIN_HTTP = "the pack's router speaks plain HTTP to engines"
-_INSTEAD = {
-    "--host": _ADDRESS,
-    "--port": _ADDRESS,
-    "--uds": _ADDRESS,
-    "--grpc": _PLAIN_HTTP,
-    "--headless": _PLAIN_HTTP,
-    "--tokens-only": _PLAIN_HTTP,
-    "--ssl-certfile": _PLAIN_HTTP,
-    "--ssl-keyfile": _PLAIN_HTTP,
-    "--root-path": "the router serves engines at the root",
-    "--api-key": "protect the service in front of the router",
-    "--disable-log-stats": "without its metrics an engine cannot be measured",
-    "--shutdown-timeout": "the agent drains engines before it stops them",
-    "--config": "write its content as engine.args",
-    "--model": "set model.uri",
-    "--served-model-name": "set model.name",
-    "--revision": "set model.revision",
-    "--hf-token": "give the token as a Secret in the environment variable HF_TOKEN",
-    "--enable-sleep-mode": "the plan's standby decides it",
-    "--max-num-seqs": _PLANNED,
-    "--max-num-active-seqs": _PLANNED,
-    "--kv-cache-memory-bytes": _MEMORY,
-    "--gpu-memory-utilization": _MEMORY,
-    "--device-memory-utilization": _MEMORY,
-    "--num-gpu-blocks-override": _MEMORY,
-}
-_ONE_GPU = "a pack is one GPU, and its replicas take the place of parallel workers"
+from slm_worker.wire import NOT_OWNED_ENGINE_ARGUMENTS, OWNED_ENGINE_ARGUMENTS, PackConfig
 
 
 class EngineUnusableError(Exception):
@@ -79,9 +47,23 @@ def open_engine(config: PackConfig) -> Engine:
 def refuse_owned_arguments(args: Iterable[str]) -> None:
     """Raises EngineUnusableError (EngineArgumentOwned) for the first that the agent owns."""
     for argument in args:
-        name = argument_name(argument)
-        if name in OWNED_ENGINE_ARGUMENTS:
+        owned = owned_argument(argument_name(argument))
+        if owned is not None:
             raise EngineUnusableError(
                 "EngineArgumentOwned",
-                f"engine.args: remove {argument.partition('=')[0]}: {_INSTEAD.get(name, _ONE_GPU)}",
+                f"engine.args: remove {argument.partition('=')[0]}: "
+                f"{OWNED_ENGINE_ARGUMENTS[owned]}",
             )
+
+
+def owned_argument(name: str) -> str | None:
+    """The owned argument for which vLLM could take ``name``; None where there is none."""
+    if name in OWNED_ENGINE_ARGUMENTS:
+        return name
+    if len(name) < 2 or name in NOT_OWNED_ENGINE_ARGUMENTS:
+        return None
+    short = not name.startswith("--")
+    for owned in OWNED_ENGINE_ARGUMENTS:
+        if owned.startswith(name) or (short and name.startswith(owned)):
+            return owned
+    return None

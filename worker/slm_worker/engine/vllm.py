@@ -12,19 +12,20 @@ SHUTDOWN_TIMEOUT_SECONDS = 60
 """How long a server finishes requests after SIGTERM; the router has drained it before."""
 
 _SERVER_ENV = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
     # The router closes idle connections first: a server that closes one while a request is on its
     # way drops that request. The default is 5 seconds.
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "86400",
 }
+_DEFAULT_ENV = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 # Without it the server has no /sleep and /wake_up. It also opens paths that nobody outside the pack
 # may reach: engines listen on loopback, and the router passes on only the paths that it knows.
 _SLEEP_ENV = {"VLLM_SERVER_DEV_MODE": "1"}
-_CPU_ENV = {
+# The agent pins each process itself, and vLLM's own binding would put all on the same cores.
+_CPU_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+_CPU_DEFAULT_ENV = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # The agent pins each process itself, and vLLM's own binding would put all on the same cores.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # Threads spin while they wait for each other. How many of them would find a core is not known
+    # here: a quota of the container bounds their time, not the cores that can be seen.
     "OMP_NUM_THREADS": "1",
 }
 
@@ -65,14 +66,15 @@ class VllmEngine:
             owned += ["--gpu-memory-utilization", f"{spec.gpu_memory_utilization:.4f}"]
         if self._model.revision is not None:
             owned += ["--revision", self._model.revision]
-        env = dict(_SERVER_ENV)
+        env, default_env = dict(_SERVER_ENV), dict(_DEFAULT_ENV)
         if scheme == "file":
-            env["HF_HUB_OFFLINE"] = "1"
+            default_env["HF_HUB_OFFLINE"] = "1"
         if spec.sleep_mode:
             env |= _SLEEP_ENV
             owned.append("--enable-sleep-mode")
         if self._on_cpu:
             env |= _CPU_ENV
+            default_env |= _CPU_DEFAULT_ENV
             owned += ["--distributed-executor-backend", "uni"]
             given = {argument_name(argument) for argument in self._args}
             if not given & {"--enforce-eager", "--no-enforce-eager"}:
@@ -80,15 +82,18 @@ class VllmEngine:
         # The agent asks for metrics twice a second, which would push errors out of the log's tail.
         owned.append("--disable-uvicorn-access-log")
         # Of an argument given twice vLLM takes the last, so the agent's own come last.
-        return EngineCommand((self._executable, "serve", location, *self._args, *owned), env)
+        argv = (self._executable, "serve", location, *self._args, *owned)
+        return EngineCommand(argv, env, default_env)
 
-    def explain_exit(self, returncode: int, log_tail: str) -> tuple[str, str]:
+    def explain_exit(
+        self, returncode: int, log_tail: str, *, was_ready: bool = False
+    ) -> tuple[str, str]:
         if returncode == -signal.SIGKILL:
             return "EngineKilled", (
                 "vLLM was killed by the system: most often the Pod's memory limit; "
                 "raise resources.limits.memory"
             )
-        cause = find_cause(log_tail)
+        cause = find_cause(log_tail, was_ready=was_ready)
         if cause is not None:
             return cause
         ending = (

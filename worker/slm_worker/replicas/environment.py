@@ -40,7 +40,7 @@ def engine_environment(
     if program is not None and lacks_bytecode(Path(program)):
         inherited.pop("PYTHONDONTWRITEBYTECODE", None)
         caches["PYTHONPYCACHEPREFIX"] = str(cache_dir / "python")
-    return caches | inherited | command.env | dict(device) | own
+    return caches | command.default_env | inherited | command.env | dict(device) | own
 
 
 def compile_caches(cache_dir: Path) -> dict[str, str]:

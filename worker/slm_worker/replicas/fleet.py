@@ -46,6 +46,7 @@ class Fleet:
         last_reading: Callable[[], Coroutine[None, None, None]],
     ) -> None:
         self._engine = host.engine
+        self._memory_limit = host.memory_limit
         self._router = router
         self._clock = clock
         self._last_reading = last_reading
@@ -87,6 +88,7 @@ class Fleet:
 
         ``in_flight``: the router's count of requests by replica.
         """
+        self._memory_limit.look()
         target = self._with_sleep_mode(target)
         for one in self.replicas.values():
             one.in_flight = in_flight.get(one.index, 0)

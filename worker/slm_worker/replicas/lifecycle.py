@@ -119,11 +119,11 @@ class Lifecycle:
         async with witness.start() as begun:
             try:
                 run = await self._launch(one, cores)
-                await run.until_ready()
+                log_of_start = await run.until_ready()
             except ReplicaError as error:
                 await self._fail(one, error, alone=begun.alone)
                 return
-            await witness.ready(begun, one.settings, run.process.log_tail)
+            await witness.ready(begun, one.settings, log_of_start)
         if one.phase is not ReplicaPhase.STARTING:
             return  # stopped in the moment in which it became ready
         one.ready_at_seconds = self._clock()

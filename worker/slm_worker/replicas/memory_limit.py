@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 _HIERARCHY = Path("/sys/fs/cgroup")
@@ -16,18 +18,35 @@ _UNLIMITED_BYTES = 2**62
 """Version 1 gives the largest multiple of a page below 2^63 where no limit is set."""
 
 
+RECENT_SECONDS = 30.0
+"""An engine that lost a process ends within seconds. One that serves on (what was killed compiled a
+kernel, or was somebody's shell) ends of something else, later."""
+
+
 class MemoryLimit:
     """The container's. Where nothing counts, no kill is known. Never raises."""
 
-    def __init__(self, hierarchy: Path = _HIERARCHY) -> None:
+    def __init__(
+        self, hierarchy: Path = _HIERARCHY, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._hierarchy = hierarchy
+        self._clock = clock
         self._seen = self._kills()
+        self._killed_at_seconds: float | None = None
+        """When a kill was seen of which nothing was said yet."""
+
+    def look(self) -> None:
+        """To be called now and then, so that it is known when a process was killed."""
+        before, self._seen = self._seen, self._kills()
+        if self._seen > before:
+            self._killed_at_seconds = self._clock()
 
     def killed(self) -> str:
         """What to say of a process that has just ended, if the kernel ended one for lack of memory
-        since this was last asked; else empty."""
-        before, self._seen = self._seen, self._kills()
-        if self._seen <= before:
+        shortly before, and this was not asked since; else empty."""
+        self.look()
+        killed_at_seconds, self._killed_at_seconds = self._killed_at_seconds, None
+        if killed_at_seconds is None or self._clock() - killed_at_seconds > RECENT_SECONDS:
             return ""
         limit_bytes = self._limit_bytes()
         if limit_bytes is None:

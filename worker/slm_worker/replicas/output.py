@@ -55,6 +55,12 @@ class Output:
     def tail(self) -> str:
         return self._tail.decode(errors="replace")
 
+    def take(self) -> str:
+        """The tail, which begins anew."""
+        taken = self.tail
+        self._tail.clear()
+        return taken
+
     async def end(self) -> None:
         # Somebody outside the group may still hold the pipe: then its words are not waited for.
         await asyncio.wait([self._task], timeout=OUTPUT_END_SECONDS)

@@ -102,6 +102,10 @@ class EngineProcess:
     def log_tail(self) -> str:
         return self._output.tail
 
+    def take_log(self) -> str:
+        """The log's tail, which begins anew."""
+        return self._output.take()
+
     async def wait(self) -> int:
         """The exit status of the leader; descendants may outlive it until :meth:`stop`."""
         return await self._process.wait()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Protocol
 import aiohttp
 
 from slm_worker.engine.base import Engine, ReplicaSpec
+from slm_worker.engine.causes import find_cause
 from slm_worker.engine.client import EngineClient, EngineNotAnsweringError
 from slm_worker.gpu.base import DeviceReading, MpsStatus
 from slm_worker.measure import ProcessKey
@@ -22,12 +21,15 @@ from slm_worker.replicas.environment import engine_environment
 from slm_worker.replicas.leftovers import marker
 from slm_worker.replicas.memory_limit import MemoryLimit
 from slm_worker.replicas.planner import Settings
+from slm_worker.replicas.ports import Ports
 from slm_worker.replicas.process import EngineProcess
 from slm_worker.replicas.progress import StartDeadlines, StartProgress
 from slm_worker.replicas.witness import StartWitness
 
 FIRST_COMPLETION_TIMEOUT_SECONDS = 120.0
 """The first token may wait for kernels to be compiled."""
+DYING_SECONDS = 10.0
+"""An engine that dies answers with 500, or cuts what it answers, before its process has ended."""
 HEALTH_POLL_SECONDS = 0.2
 PROGRESS_POLL_SECONDS = 0.5
 
@@ -84,6 +86,7 @@ class EngineHost:
     clock: Callable[[], float]
     deadlines: StartDeadlines = field(default_factory=StartDeadlines)
     memory_limit: MemoryLimit = field(default_factory=MemoryLimit)
+    ports: Ports = field(default_factory=Ports)
 
 
 class EngineRun:
@@ -105,6 +108,7 @@ class EngineRun:
         self._memory_limit = host.memory_limit
         self._clock = host.clock
         self._progress = progress
+        self._was_ready = False
 
     @classmethod
     async def launch(
@@ -113,7 +117,7 @@ class EngineRun:
         """Starts the process, on ``cores`` where given. Raises ReplicaError."""
         index, start = key
         try:
-            port = free_port(host.address)
+            port = host.ports.choose(host.address)
         except OSError as error:
             raise _not_started(error) from None
         command = host.engine.command(
@@ -156,24 +160,27 @@ class EngineRun:
                 raise
         return cls(host, key, port, process, progress)
 
-    async def until_ready(self) -> None:
-        """Until it is healthy and has completed a token. Raises ReplicaError."""
-        tasks = [
-            asyncio.create_task(work)
-            for work in (self._until_exit(), self._until_answering(), self._until_overdue())
+    async def until_ready(self) -> str:
+        """Until it is healthy and has completed a token. Answers what its start wrote, which says
+        nothing of its later end. Raises ReplicaError."""
+        exited = asyncio.create_task(self.process.wait())
+        others = [
+            asyncio.create_task(work) for work in (self._until_answering(), self._until_overdue())
         ]
+        tasks = [exited, *others]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                raise await self.death()
+            for other in others:
+                if other.done():
+                    other.result()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-
-    async def _until_exit(self) -> None:
-        await self.process.wait()
-        raise await self.death()
+        self._was_ready = True
+        return self.process.take_log()
 
     async def _until_overdue(self) -> None:
         while True:
@@ -190,9 +197,13 @@ class EngineRun:
         try:
             await self.client.complete_one_token(FIRST_COMPLETION_TIMEOUT_SECONDS)
         except EngineNotAnsweringError as error:
-            raise ReplicaError(
-                "FirstCompletionFailed", f"the engine is healthy but does not compute: {error}"
-            ) from None
+            await asyncio.sleep(DYING_SECONDS)
+            # It was healthy, so that its start is not what went wrong.
+            cause = find_cause(self.process.log_tail, was_ready=True) or (
+                "FirstCompletionFailed",
+                f"the engine is healthy but does not compute: {error}",
+            )
+            raise ReplicaError(*cause) from None
 
     async def death(self) -> ReplicaError:
         """Why the process ended, once it did; nothing of it is left then."""
@@ -201,7 +212,9 @@ class EngineRun:
         await self.process.kill()
         if killed:
             return ReplicaError("OutOfMemory", killed)
-        return ReplicaError(*self._engine.explain_exit(returncode, self.process.log_tail))
+        return ReplicaError(
+            *self._engine.explain_exit(returncode, self.process.log_tail, was_ready=self._was_ready)
+        )
 
 
 def _not_started(error: OSError) -> ReplicaError:
@@ -221,13 +234,3 @@ def _not_started(error: OSError) -> ReplicaError:
         "EngineNotFound",
         f"the engine's program cannot be started: {error}; install it in the pack's image",
     )
-
-
-def free_port(address: str) -> int:
-    """A port that nobody listens on now. Should somebody take it before the engine does, the
-    engine ends, and its next start asks again."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port

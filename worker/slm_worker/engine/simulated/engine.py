@@ -44,7 +44,9 @@ class SimulatedEngine:
             argv += ["--revision", self._model.revision]
         return EngineCommand(tuple(argv), self._env)
 
-    def explain_exit(self, returncode: int, log_tail: str) -> tuple[str, str]:
+    def explain_exit(
+        self, returncode: int, log_tail: str, *, was_ready: bool = False
+    ) -> tuple[str, str]:
         error = find_error(log_tail)
         if error is not None:
             return error.reason, error.message
@@ -53,7 +55,7 @@ class SimulatedEngine:
                 "the simulated engine was killed: if not by the agent, then most often by the "
                 "Pod's memory limit; raise resources.limits.memory"
             )
-        cause = find_cause(log_tail)
+        cause = find_cause(log_tail, was_ready=was_ready)
         if cause is not None:
             return cause
         if returncode in (0, EXIT_TOLD_TWICE, -signal.SIGTERM):

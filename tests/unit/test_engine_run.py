@@ -1,0 +1,121 @@
+"""One engine process from its launch to its first token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from slm_worker.engine.causes import find_cause
+from slm_worker.engine.client import EngineClient, EngineNotAnsweringError
+from slm_worker.replicas import replica
+from slm_worker.replicas.memory_limit import MemoryLimit
+from slm_worker.replicas.progress import StartDeadlines, StartProgress
+from slm_worker.replicas.replica import EngineHost, EngineRun, ReplicaError
+
+OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+ABOUT_A_MODEL = (
+    "requests.exceptions.HTTPError: 403 Client Error: Forbidden for url: https://x/y.png"
+)
+DEAD = "a one-token completion was answered with 500: EngineCore encountered an issue"
+CUT = "a one-token completion failed: Server disconnected"
+
+
+class FakeEngine:
+    def explain_exit(self, _: int, log_tail: str, *, was_ready: bool) -> tuple[str, str]:
+        return find_cause(log_tail, was_ready=was_ready) or ("EngineExited", log_tail)
+
+
+class FakeProcess:
+    def __init__(self) -> None:
+        self.log_tail = ""
+        self.exited = asyncio.Event()
+
+    def take_log(self) -> str:
+        taken, self.log_tail = self.log_tail, ""
+        return taken
+
+    async def wait(self) -> int:
+        await self.exited.wait()
+        return 1
+
+    async def kill(self) -> None:
+        self.exited.set()
+
+
+class FakeClient:
+    """Of an engine that is healthy at once; ``first_token`` is what asking for one does."""
+
+    def __init__(self, first_token: Callable[[], None]) -> None:
+        self._first_token = first_token
+
+    async def healthy(self) -> bool:
+        return True
+
+    async def complete_one_token(self, _: float) -> None:
+        self._first_token()
+
+
+def engine_run(process: FakeProcess, first_token: Callable[[], None]) -> EngineRun:
+    host = SimpleNamespace(
+        engine=FakeEngine(),
+        http=None,
+        address="127.0.0.1",
+        model_name="m",
+        clock=lambda: 0.0,
+        memory_limit=MemoryLimit(),
+    )
+    progress = StartProgress(StartDeadlines(), 0.0)
+    run = EngineRun(cast(EngineHost, host), (0, 1), 9000, cast(Any, process), progress)
+    run.client = cast(EngineClient, FakeClient(first_token))
+    return run
+
+
+@pytest.mark.parametrize("answer", [DEAD, CUT])
+async def test_a_death_in_the_first_completion_is_told_by_its_cause(answer: str) -> None:
+    process = FakeProcess()
+
+    def die() -> None:
+        process.log_tail = OUT_OF_MEMORY
+        asyncio.get_running_loop().call_later(0.05, process.exited.set)
+        raise EngineNotAnsweringError(answer)
+
+    with pytest.raises(ReplicaError, match="CUDA out of memory") as told:
+        await engine_run(process, die).until_ready()
+    assert told.value.reason == "OutOfMemory"
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        pytest.param("", "FirstCompletionFailed", id="without a word"),
+        pytest.param(ABOUT_A_MODEL, "FirstCompletionFailed", id="after a warning of its start"),
+        pytest.param(OUT_OF_MEMORY, "OutOfMemory", id="with the cause in its output"),
+    ],
+)
+async def test_an_engine_that_lives_on_without_a_token_is_told_by_what_it_wrote(
+    monkeypatch: pytest.MonkeyPatch, written: str, reason: str
+) -> None:
+    monkeypatch.setattr(replica, "DYING_SECONDS", 0.0)
+    process = FakeProcess()
+    process.log_tail = written
+
+    def refuse() -> None:
+        raise EngineNotAnsweringError(DEAD)
+
+    with pytest.raises(ReplicaError) as told:
+        await engine_run(process, refuse).until_ready()
+    assert told.value.reason == reason
+
+
+async def test_what_a_start_wrote_explains_no_later_end() -> None:
+    process = FakeProcess()
+    process.log_tail = OUT_OF_MEMORY
+    run = engine_run(process, lambda: None)
+    assert await run.until_ready() == OUT_OF_MEMORY
+    process.log_tail = ABOUT_A_MODEL
+    process.exited.set()
+    assert (await run.death()).reason == "EngineExited"
