@@ -33,6 +33,11 @@ def test_ports_beside_the_activators_control_port_are_taken(ports: Values) -> No
     assert render({"activator": {"ports": ports}}).of("Deployment")
 
 
+def test_the_operators_rights_are_bound_to_no_account_that_nobody_named() -> None:
+    said = refusal({"serviceAccount": {"create": False}})
+    assert "serviceAccount.create is false and serviceAccount.name is empty" in said
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -59,7 +59,7 @@ annotations:
 {{- if .Values.serviceAccount.create }}
 {{- .Values.serviceAccount.name | default (include "slm-operator.fullname" .) }}
 {{- else }}
-{{- .Values.serviceAccount.name | default "default" }}
+{{- .Values.serviceAccount.name | required "serviceAccount.create is false and serviceAccount.name is empty: name the account that the operator shall use, or let the chart make one" }}
 {{- end }}
 {{- end }}
 
