@@ -88,7 +88,7 @@ def test_pull_secrets_are_those_of_every_pod() -> None:
         ),
         ({"operator": {"demandSampleSeconds": 2.5}}, "--demand-sample-seconds=2.5"),
         ({"operator": {"windows": {"minSeconds": 4}}}, "--min-window-seconds=4"),
-        ({"operator": {"windows": {"maxSeconds": 8}}}, "--max-window-seconds=8"),
+        ({"operator": {"windows": {"maxSeconds": 240}}}, "--max-window-seconds=240"),
         ({"operator": {"windows": {"warmupSeconds": 0}}}, "--warmup-seconds=0"),
         (
             {"operator": {"extraArgs": ["--activator-address=10.0.0.9"]}},
