@@ -179,6 +179,17 @@ def test_a_spread_constraint_counts_the_operators_own_pods() -> None:
     assert found.pod()["topologySpreadConstraints"] == [{**constraint, "labelSelector": selector}]
 
 
+def test_a_spread_constraint_with_a_selector_of_its_own_is_left_alone() -> None:
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": "topology.kubernetes.io/zone",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"tier": "control"}},
+    }
+    found = render({"operator": {"topologySpreadConstraints": [constraint]}})
+    assert found.pod()["topologySpreadConstraints"] == [constraint]
+
+
 @pytest.mark.parametrize(
     ("value", "field", "given"),
     [
