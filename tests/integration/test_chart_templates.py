@@ -78,6 +78,13 @@ def test_pull_secrets_are_those_of_every_pod() -> None:
     assert [each["imagePullSecrets"] for each in pods] == [[{"name": "registry"}]] * 3
 
 
+def test_the_pack_of_helm_test_is_pulled_with_them_too(defaults: Rendered) -> None:
+    (service,) = render({"imagePullSecrets": [{"name": "registry"}]}).of("SLMService")
+    assert service["spec"]["podTemplate"] == {"imagePullSecrets": [{"name": "registry"}]}
+    (plain,) = defaults.of("SLMService")
+    assert "podTemplate" not in plain["spec"]
+
+
 @pytest.mark.parametrize(
     ("values", "argument"),
     [
