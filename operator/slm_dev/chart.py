@@ -93,7 +93,9 @@ def readme(schema: Schema, values: list[Value]) -> str:
         about["description"],
         "",
         "    helm install slm-operator charts/slm-operator --namespace slm-system"
-        " --create-namespace",
+        " --create-namespace \\",
+        "      --set image.repository=REGISTRY/slm-operator"
+        " --set worker.image.repository=REGISTRY/slm-worker",
         "",
         "[docs/install.md](../../docs/install.md) tells what the cluster needs, and how to verify, "
         "upgrade, roll back and uninstall. `values.schema.json` refuses values that are not here.",

@@ -41,9 +41,9 @@ def render(
     return Rendered([each for each in yaml.safe_load_all(done.stdout) if each is not None])
 
 
-def refusal(values: Values, *arguments: str) -> str:
+def refusal(values: Values, *arguments: str, release: str = RELEASE) -> str:
     """What helm says of values that it does not take."""
-    done = _template(values, *arguments, chart=CHART)
+    done = _template(values, *arguments, chart=CHART, release=release)
     assert done.returncode != 0, "the values were taken"
     return done.stderr
 

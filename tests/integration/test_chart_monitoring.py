@@ -50,6 +50,21 @@ def test_every_file_of_rules_and_dashboards_is_brought() -> None:
     assert sorted(brought) == sorted(dashboards)
 
 
+def test_alerts_lead_to_the_copy_of_the_docs_that_is_named() -> None:
+    base = "https://git.example/slm-operator/blob/main/"
+    rules = {"enabled": True, "runbookBase": base}
+    found = render({"monitoring": {"rules": rules}}, *MONITORING)
+    groups = [group for each in found.of("PrometheusRule") for group in each["spec"]["groups"]]
+    links = {
+        rule["alert"]: rule["annotations"]["runbook_url"]
+        for group in groups
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    assert links
+    assert links == {name: f"{base}docs/troubleshoot.md#{name.lower()}" for name in links}
+
+
 @pytest.fixture
 def with_files(tmp_path: Path) -> Path:
     """The chart with one file of rules and one dashboard."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helm_rig import MONITORING, Rendered, Values, render
+from helm_rig import MONITORING, Rendered, Values, refusal, render
 
 
 def called(name: str) -> Values:
@@ -35,7 +35,9 @@ def called(name: str) -> Values:
 
 
 def release(name: str, **values: object) -> Rendered:
-    return render({**called(name), **values}, "--namespace", name, *MONITORING, release=name)
+    """As far as that may be a release's name, which begins with a letter."""
+    own = name if name[0].isalpha() else f"r-{name}"
+    return render({**called(name), **values}, "--namespace", name, *MONITORING, release=own)
 
 
 def leaves(found: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -66,8 +68,28 @@ def test_whatever_is_text_with_a_plain_name_is_text_with_any(
 
 
 def test_a_made_secret_and_account_have_text_for_names_too() -> None:
-    found = release("1234", serviceAccount={}, secret={}).objects
+    found = release("null", serviceAccount={}, secret={}).objects
     names = [(each["kind"], each["metadata"]["name"]) for each in found]
-    assert ("ServiceAccount", "1234") in names
-    assert ("Secret", "1234-key") in names
+    assert ("ServiceAccount", "null") in names
+    assert ("Secret", "null-key") in names
     assert [each for each in names if not isinstance(each[1], str)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "objects"), [("2fast", "2fast-slm-operator"), ("slm-operator.eu", "slm-operator.eu")]
+)
+def test_a_release_whose_services_could_not_be_called_so_is_refused(
+    name: str, objects: str
+) -> None:
+    said = refusal({}, release=name)
+    assert f"would be called {objects}, which a Service cannot be" in said
+    assert "set fullnameOverride" in said
+
+
+def test_another_name_mends_that() -> None:
+    found = render({"fullnameOverride": "fast"}, release="2fast")
+    assert found.names("Service") == ["fast-activator", "fast-metrics"]
+
+
+def test_a_name_of_objects_that_begins_with_a_digit_is_refused() -> None:
+    assert "at '/fullnameOverride'" in refusal({"fullnameOverride": "2fast"})

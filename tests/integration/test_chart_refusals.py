@@ -33,6 +33,18 @@ def test_ports_beside_the_activators_control_port_are_taken(ports: Values) -> No
     assert render({"activator": {"ports": ports}}).of("Deployment")
 
 
+@pytest.mark.parametrize("windows", [{"maxSeconds": 20}, {"minSeconds": 120.5}])
+def test_a_longest_window_below_the_shortest_is_refused(windows: Values) -> None:
+    said = refusal({"operator": {"windows": windows}})
+    assert "operator.windows.maxSeconds" in said
+    assert "is below operator.windows.minSeconds" in said
+
+
+def test_the_operators_rights_are_bound_to_no_account_that_nobody_named() -> None:
+    said = refusal({"serviceAccount": {"create": False}})
+    assert "serviceAccount.create is false and serviceAccount.name is empty" in said
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

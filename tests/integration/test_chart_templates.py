@@ -78,6 +78,13 @@ def test_pull_secrets_are_those_of_every_pod() -> None:
     assert [each["imagePullSecrets"] for each in pods] == [[{"name": "registry"}]] * 3
 
 
+def test_the_pack_of_helm_test_is_pulled_with_them_too(defaults: Rendered) -> None:
+    (service,) = render({"imagePullSecrets": [{"name": "registry"}]}).of("SLMService")
+    assert service["spec"]["podTemplate"] == {"imagePullSecrets": [{"name": "registry"}]}
+    (plain,) = defaults.of("SLMService")
+    assert "podTemplate" not in plain["spec"]
+
+
 @pytest.mark.parametrize(
     ("values", "argument"),
     [
@@ -88,7 +95,7 @@ def test_pull_secrets_are_those_of_every_pod() -> None:
         ),
         ({"operator": {"demandSampleSeconds": 2.5}}, "--demand-sample-seconds=2.5"),
         ({"operator": {"windows": {"minSeconds": 4}}}, "--min-window-seconds=4"),
-        ({"operator": {"windows": {"maxSeconds": 8}}}, "--max-window-seconds=8"),
+        ({"operator": {"windows": {"maxSeconds": 240}}}, "--max-window-seconds=240"),
         ({"operator": {"windows": {"warmupSeconds": 0}}}, "--warmup-seconds=0"),
         (
             {"operator": {"extraArgs": ["--activator-address=10.0.0.9"]}},
@@ -177,6 +184,17 @@ def test_a_spread_constraint_counts_the_operators_own_pods() -> None:
     found = render({"operator": {"topologySpreadConstraints": [constraint]}})
     selector = found.one("Deployment")["spec"]["selector"]
     assert found.pod()["topologySpreadConstraints"] == [{**constraint, "labelSelector": selector}]
+
+
+def test_a_spread_constraint_with_a_selector_of_its_own_is_left_alone() -> None:
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": "topology.kubernetes.io/zone",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"tier": "control"}},
+    }
+    found = render({"operator": {"topologySpreadConstraints": [constraint]}})
+    assert found.pod()["topologySpreadConstraints"] == [constraint]
 
 
 @pytest.mark.parametrize(

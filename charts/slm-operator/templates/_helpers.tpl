@@ -4,16 +4,13 @@
 
 {{- /* Short enough for what is added to it, such as -activator, to stay a name of 63 characters. */}}
 {{- define "slm-operator.fullname" -}}
-{{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
-{{- else }}
 {{- $name := include "slm-operator.name" . }}
-{{- if contains $name .Release.Name }}
-{{- .Release.Name | trunc 40 | trimSuffix "-" }}
-{{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- $full := .Values.fullnameOverride | default (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name)) | trunc 40 | trimSuffix "-" }}
+{{- /* Other names of releases would be those of Services, which the API server refuses. */}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $full) }}
+{{- fail (printf "the release's objects would be called %s, which a Service cannot be: begin the release's name with a letter and use letters, digits and '-', or set fullnameOverride" $full) }}
 {{- end }}
-{{- end }}
+{{- $full }}
 {{- end }}
 
 {{- /* By which Services and Deployments find their Pods. app.kubernetes.io/managed-by must never be
@@ -59,7 +56,7 @@ annotations:
 {{- if .Values.serviceAccount.create }}
 {{- .Values.serviceAccount.name | default (include "slm-operator.fullname" .) }}
 {{- else }}
-{{- .Values.serviceAccount.name | default "default" }}
+{{- .Values.serviceAccount.name | required "serviceAccount.create is false and serviceAccount.name is empty: name the account that the operator shall use, or let the chart make one" }}
 {{- end }}
 {{- end }}
 

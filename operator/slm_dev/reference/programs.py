@@ -48,8 +48,10 @@ def programs() -> str:
         f"`{TOKEN_VARIABLE}` holds the token that the operator sends: at least {TOKEN_LENGTH} "
         "characters, the same for both.",
         "## The agent",
-        "`python -m slm_worker` has no options: the operator writes these variables into each "
-        "pack's Pod. " + cell((agent.__doc__ or "").partition("\n\n")[2]),
+        "`python -m slm_worker` has no options. Into each pack's Pod the operator writes "
+        f"`{wire.CONFIG_VARIABLE}`, `{wire.TOKEN_FILE_VARIABLE}` and `{wire.ADDRESS_VARIABLE}`; "
+        "the others are for an agent outside a cluster, since an SLMService may not set them. "
+        + cell((agent.__doc__ or "").partition("\n\n")[2]),
         table(("variable", "default", ""), _variables()),
         f"`{wire.CONFIG_VARIABLE}` is a [PackConfig](agent-api.md#packconfig).",
     )

@@ -36,8 +36,8 @@ def _cause(reason: str, remedy: str, *patterns: str, only_at_start: bool = False
 CAUSES = (
     _cause(
         "DiskFull",
-        "free space where the model and the compile cache are written (HOME, SLM_ENGINE_CACHE), "
-        "or mount a larger volume there",
+        "free disk of the node, where the model and compiled kernels are written (HOME), or serve "
+        "the model from a volume or an image (pvc://, oci://)",
         r"No space left on device",
         r"Not enough free disk space to download",
         r"Disk quota exceeded",
