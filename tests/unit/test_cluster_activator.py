@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -96,6 +97,19 @@ async def world() -> AsyncIterator[World]:
         found = World(http, control, client, FakePack(), now)
         async with found.running:
             yield found
+
+
+@contextlib.asynccontextmanager
+async def answering(status: int, text: str) -> AsyncIterator[str]:
+    """The URL of something that answers so, whatever it is asked."""
+
+    async def handle(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
 
 
 async def test_a_request_at_zero_packs_wakes_its_service_once_and_is_served_by_its_pack() -> None:
@@ -195,6 +209,58 @@ async def test_a_silence_that_begins_to_count_wakes_services(
         assert await here.look() == []
 
 
+async def test_a_silence_that_begins_to_count_between_two_looks_wakes_services_too() -> None:
+    async with world() as here:
+        await here.start()
+        await here.see()
+        await here.running.aclose()
+        assert await here.look() == []
+        here.now[0] += SILENCE_SECONDS
+        assert await here.look() == ["chat"]
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        pytest.param(401, "send the activator's token", id="another token"),
+        pytest.param(502, "bad gateway", id="a proxy before it"),
+        pytest.param(200, "{}", id="another program"),
+    ],
+)
+async def test_an_activator_that_only_refuses_holds_nothing_once_that_lasts(
+    status: int, text: str
+) -> None:
+    async with world() as here, answering(status, text) as url:
+        await here.start()
+        port = (await here.see()).port
+        assert await here.look() == []
+        here.client._url = url
+        await here.look()
+        assert (await here.see()).lastingly, "it may be over in a moment"
+        here.now[0] += SILENCE_SECONDS
+        assert await here.look() == ["chat"]
+        assert await here.look() == []
+        told = await here.see()
+        assert (told.port, told.trouble is None, told.lastingly) == (port, False, False)
+
+
+async def test_a_service_whose_port_cannot_be_opened_gets_a_pack_at_once() -> None:
+    async with world() as here:
+        await here.start()
+        with socket.create_server((HOST, here.client._ports.of(SLEEPY.uid) or 0)):
+            told = await here.see()
+        assert told.trouble is not None and told.trouble.reason == "ActivatorRefused"
+        assert not told.lastingly
+        assert (await here.see(of=OTHER)).lastingly, "its own port is open"
+
+
+async def test_an_activator_that_nobody_asked_for_long_is_not_taken_for_silent() -> None:
+    async with world() as here:
+        await here.start()
+        here.now[0] += 10 * SILENCE_SECONDS
+        assert (await here.see()).lastingly
+
+
 async def test_another_token_is_said_by_name() -> None:
     async with world() as here:
         await here.start(token="x" * 32)
@@ -205,13 +271,8 @@ async def test_another_token_is_said_by_name() -> None:
 
 @pytest.mark.parametrize("body", ["<html>", "{", "[]", '{"doors": 1}'])
 async def test_another_answer_than_an_activators_is_a_trouble_with_its_remedy(body: str) -> None:
-    async def handle(_: web.Request) -> web.Response:
-        return web.Response(text=body)
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handle)
-    async with world() as here, TestServer(app) as server:
-        here.client._url = str(server.make_url("")).rstrip("/")
+    async with world() as here, answering(200, body) as url:
+        here.client._url = url
         told = (await here.see()).trouble
         assert told is not None and told.reason == "ActivatorUnreachable"
         assert "run operator and activator of one release" in told.message

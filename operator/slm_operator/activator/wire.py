@@ -48,4 +48,4 @@ class Door(Wire):
 class Held(Wire):
     """Every port."""
 
-    doors: tuple[Door, ...] = ()
+    doors: tuple[Door, ...]
