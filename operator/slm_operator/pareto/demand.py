@@ -11,7 +11,8 @@ point. It is forecast over the time that a new pack takes to start.
   would have taken stays for an hour, since the next one comes as fast. Others within that hour
   are remembered too, though the packs that stayed let nobody wait. How fast the first load came
   that is seen, nobody knows: it counts as a surge.
-- What is not known (no sample, a counter that jumped back, no sample for long) holds.
+- What is not known (no sample, a counter that jumped back, no sample for long) holds, and after a
+  long time without a sample the stabilisation period begins anew.
 """
 
 from __future__ import annotations
@@ -204,13 +205,17 @@ def _unknown(memory: DemandMemory, now_seconds: float, rules: DemandRules) -> st
     if len(memory.samples) < 2:
         return "the demand is not known yet: two samples make a rate"
     age = now_seconds - memory.samples[-1].at_seconds
-    if age > STALE_PERIODS * rules.period_seconds:
+    if _is_stale(age, rules):
         return f"no sample of the demand for {age:.0f} s"
     if memory.samples[-1].completed <= memory.samples[0].completed and (
         memory.samples[-1].arrived > memory.samples[0].arrived
     ):
         return "no request has completed yet, so what one costs is not known"
     return None
+
+
+def _is_stale(age_seconds: float, rules: DemandRules) -> bool:
+    return age_seconds > STALE_PERIODS * rules.period_seconds
 
 
 def _work(samples: tuple[DemandSample, ...], cost: PackCost, rules: DemandRules) -> Work:
@@ -251,7 +256,11 @@ def _request_seconds(samples: tuple[DemandSample, ...], cost: PackCost) -> float
 def _recent(
     needs: tuple[tuple[float, int], ...], now_seconds: float, rules: DemandRules
 ) -> tuple[tuple[float, int], ...]:
-    """The newest that is as old as the stabilisation period, and all later ones."""
+    """The newest that is as old as the stabilisation period, and all later ones; none from before
+    a time of which nothing was seen: only the mean of what came in it is known, which hides that it
+    rose towards the end."""
+    if needs and _is_stale(now_seconds - needs[-1][0], rules):
+        return ()
     since = now_seconds - rules.stabilization_seconds
     older = sum(at <= since for at, _ in needs)
     return needs[max(0, older - 1) :]
