@@ -217,6 +217,14 @@ class TestBounds:
             large = b"x" * (gatekeeper.MAX_REQUEST_BYTES + 1)
             assert (await world.ask(json=None, data=large))[0] == 413
 
+    @pytest.mark.parametrize(("own", "total"), [(1000, 1 << 20), (1 << 20, 1000)])
+    async def test_one_that_never_has_room_is_refused_for_good(self, own: int, total: int) -> None:
+        async with surroundings(bytes=own, total_bytes=total) as world:
+            status, headers, text = await world.ask(json=None, data=b"x" * 1001)
+            assert (status, error(text)["type"]) == (413, "request_too_large")
+            assert "1000 bytes" in error(text)["message"]
+            assert "Retry-After" not in headers
+
     async def test_headers_may_be_as_large_as_the_routers_take_them(self) -> None:
         async with surroundings() as world:
             token = "a" * 12_000

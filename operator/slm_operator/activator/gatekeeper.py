@@ -86,6 +86,8 @@ class Gatekeeper:
         """``whole``: of all ports together."""
         self.route = route
         self._limits = limits
+        self._max_request_bytes = min(MAX_REQUEST_BYTES, limits.bytes, whole.max_bytes)
+        """What has no room beside nothing else is too large, and no client is to try it again."""
         self._room = Room(limits.requests, limits.bytes, limits.requests, part_of=whole)
         self._http = http
         self._metrics = metrics
@@ -143,8 +145,8 @@ class Gatekeeper:
             if request.body_exists:
                 return self._refused(owner, "LengthRequired", answers.length_required())
             length = 0
-        if length > MAX_REQUEST_BYTES:
-            return self._refused(owner, "TooLarge", answers.too_large(MAX_REQUEST_BYTES))
+        if length > self._max_request_bytes:
+            return self._refused(owner, "TooLarge", answers.too_large(self._max_request_bytes))
         if self._refuses:
             return self._refused(owner, "NoPack", answers.no_pack())
         if not self._room.fits(length):
