@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from slm_operator.activator import answers
@@ -54,8 +53,20 @@ its engine may think for another. Else a pack whose node is lost would be waited
 
 NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _HOP_BY_HOP = frozenset(
-    ("connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect")
+    (
+        "connection",
+        "expect",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
 )
+"""And those that Connection names (RFC 9110, 7.6.1)."""
 
 
 @dataclass(frozen=True)
@@ -292,5 +303,7 @@ def _cut(request: web.Request) -> None:
         request.transport.abort()
 
 
-def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in _HOP_BY_HOP)
+def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    options = ",".join(headers.getall("Connection", [])).lower().split(",")
+    ends_here = _HOP_BY_HOP.union(option.strip() for option in options)
+    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in ends_here)
