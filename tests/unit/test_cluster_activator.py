@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from activator_world import BODY, CHAT, HOST, TOKEN, FakePack, free_port
 from builders import pack, service
 from slm_operator.activator.server import Activator, Settings
-from slm_operator.api.models import SLMService
+from slm_operator.api.models import MAX_PACKS, SLMService
 from slm_operator.cluster import activator as client_module
 from slm_operator.cluster.activator import HIDDEN_SECONDS, SILENCE_SECONDS, ActivatorClient
 from slm_operator.cluster.connection import KubeError
@@ -161,6 +161,15 @@ async def test_only_packs_that_are_ready_and_stay_get_requests() -> None:
         assert here.client._doors[port].route.addresses == (HOST,)
 
 
+async def test_as_many_packs_as_may_be_and_one_that_is_tried_get_requests() -> None:
+    async with world() as here:
+        await here.start()
+        packs = [pack(None, n, ready=True, address=f"10.0.0.{n}") for n in range(MAX_PACKS + 1)]
+        told = await here.see(*packs)
+        assert told.trouble is None and told.port is not None
+        assert len(here.client._doors[told.port].route.addresses) == MAX_PACKS + 1
+
+
 async def test_an_activator_that_was_started_anew_is_told_again() -> None:
     async with world() as here:
         await here.start()
@@ -251,7 +260,8 @@ async def test_a_service_whose_port_cannot_be_opened_gets_a_pack_at_once() -> No
             told = await here.see()
         assert told.trouble is not None and told.trouble.reason == "ActivatorRefused"
         assert not told.lastingly
-        assert (await here.see(of=OTHER)).lastingly, "its own port is open"
+        assert await here.look() == ["chat"]
+        assert await here.see() == Activation(told.port, HOST)
 
 
 async def test_an_activator_that_nobody_asked_for_long_is_not_taken_for_silent() -> None:
