@@ -271,6 +271,15 @@ async def test_an_activator_that_nobody_asked_for_long_is_not_taken_for_silent()
         assert (await here.see()).lastingly
 
 
+async def test_a_host_that_cannot_be_resolved_is_one_that_does_not_answer() -> None:
+    async with world() as here:
+        here.client._url = "http://a..b:8082"
+        told = (await here.see()).trouble
+        assert told is not None and told.reason == "ActivatorUnreachable"
+        assert "http://a..b:8082" in told.message
+        assert await here.look() == []
+
+
 async def test_another_token_is_said_by_name() -> None:
     async with world() as here:
         await here.start(token="x" * 32)

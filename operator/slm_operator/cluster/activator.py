@@ -200,7 +200,7 @@ class ActivatorClient:
                 timeout=PATIENCE,
             ) as answer:
                 text = await answer.text(errors="replace")
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise ActivatorError(
                 "ActivatorUnreachable",
                 f"the activator at {self._url} does not answer ({type(error).__name__}): see that "
@@ -227,7 +227,8 @@ def _unreadable() -> ActivatorError:
 
 
 async def _resolved(url: str) -> str:
-    """The address that an EndpointSlice can name. Raises OSError."""
+    """The address that an EndpointSlice can name. Raises OSError, and ValueError where the URL is
+    none."""
     where = urlsplit(url)
     found = await asyncio.get_running_loop().getaddrinfo(
         where.hostname, where.port, type=socket.SOCK_STREAM
