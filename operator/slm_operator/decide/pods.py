@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from slm_operator.decide.snapshot import Pack
+from slm_operator.decide.times import moment
 
 LOST_AFTER = timedelta(seconds=60)
 """After the end of its grace a Pod that is still there is on a node that nobody hears of: a kubelet
@@ -142,14 +143,14 @@ def packs_with_a_place(
 def _found_no_place(pack: Pack, now: str) -> bool:
     if pack.scheduling is None or not pack.created:
         return False
-    return datetime.fromisoformat(now) > datetime.fromisoformat(pack.created) + NO_PLACE_AFTER
+    return moment(now) > moment(pack.created) + NO_PLACE_AFTER
 
 
 def is_lost(pack: Pack, now: str) -> bool:
     """Whether its end was due so long ago that its node must be gone, and its GPU with it."""
     if not (pack.ends_by and now):
         return False
-    return datetime.fromisoformat(now) > datetime.fromisoformat(pack.ends_by) + LOST_AFTER
+    return moment(now) > moment(pack.ends_by) + LOST_AFTER
 
 
 def _replaceable(
