@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 from builders import service
 from decide_world import World
 from profile_builders import SEARCH_SECONDS, learned
+from slm_operator.api.status import LayoutStatus
 from slm_operator.decide import points as shown
+from slm_operator.decide.decision import Decision
 from slm_operator.decide.profile import Trial
 from slm_operator.pareto.objective import Objective
 from slm_operator.pareto.points import Probe
 from slm_operator.pareto.space import SearchSpace
 
 SPACE = SearchSpace(1, 8, 256, False, Objective())
+
+
+def standing(decision: Decision) -> tuple[str, LayoutStatus | None]:
+    calibration = decision.status.calibration
+    assert calibration is not None
+    return calibration.phase, calibration.chosen
 
 
 @given(st.floats(0.0004, 0.01))
@@ -26,17 +34,12 @@ def test_what_ends_a_search_ends_it_at_the_next_look_too(pace: float) -> None:
     """The model is so slow that rounding to whole tokens a second changes who is better."""
     world = World(service())
     world.pace = pace
-    decision = world.tick()
     for _ in range(2 * SEARCH_SECONDS):
-        calibration = decision.status.calibration
-        assert calibration is not None
-        if calibration.phase == "Done":
+        found = standing(world.tick())
+        if found[0] == "Done":
             break
-        decision = world.tick()
-    assert calibration.phase == "Done"
-    after = world.run(5).status.calibration
-    assert after is not None
-    assert (after.phase, after.chosen) == ("Done", calibration.chosen)
+    assert found[0] == "Done"
+    assert standing(world.run(5)) == found
 
 
 def test_a_confirmed_profile_is_judged_by_what_the_status_keeps_of_it() -> None:
