@@ -137,8 +137,9 @@ class Loops:
             loop.wake()
 
     def _drop(self, loop: _Loop) -> None:
-        if loop.gone and loop.done:
-            named = self._by_name[loop.owner]
+        """Also a second time: the service may be gone in the turn in which its task ends."""
+        named = self._by_name.get(loop.owner, [])
+        if loop.gone and loop.done and loop in named:
             named.remove(loop)
             if not named:
                 del self._by_name[loop.owner]

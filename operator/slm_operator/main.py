@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import aiohttp
 import typer
@@ -316,8 +317,11 @@ def _activator_access(url: str, ports: str, address: str) -> ActivatorAccess:
             f"{TOKEN_VARIABLE} has {len(token)} characters, at least {TOKEN_LENGTH} are needed "
             "with --activator-url: set it to the text that the activator has in the same variable"
         )
-    if not re.fullmatch(r"http://[^/:]+:[0-9]{1,5}/?|http://\[[0-9a-f:.]+\]:[0-9]{1,5}/?", url):
-        raise typer.BadParameter(f"--activator-url {url}: write it as http://HOST:PORT")
+    if not _is_activator_url(url):
+        raise typer.BadParameter(
+            f"--activator-url {url}: write it as http://HOST:PORT, with a host that DNS can have "
+            "and a port of 1 to 65535"
+        )
     try:
         ipaddress.ip_address(address or "::")
     except ValueError as error:
@@ -330,6 +334,18 @@ def _activator_access(url: str, ports: str, address: str) -> ActivatorAccess:
             f"--activator-ports {ports}: write FIRST-LAST, such as {ACTIVATOR_PORTS}"
         )
     return ActivatorAccess(url, token, (int(first), int(last)), address)
+
+
+def _is_activator_url(url: str) -> bool:
+    if not re.fullmatch(r"http://[^/:]+:[0-9]{1,5}/?|http://\[[0-9a-f:.]+\]:[0-9]{1,5}/?", url):
+        return False
+    try:
+        where = urlsplit(url)
+        # As a resolver does, which refuses an empty label and one that is too long.
+        (where.hostname or "").encode("idna")
+        return bool(where.port)
+    except ValueError:
+        return False
 
 
 def _election(name: str, namespace: str) -> Election:

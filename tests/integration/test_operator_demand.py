@@ -33,8 +33,9 @@ FOLLOWING = SIMULATED | {
         "calibration": {"promptTokens": 32, "outputTokens": ANSWER_TOKENS},
     },
 }
-KNOWN_SAMPLES = 10
-"""So much is compared with to tell growth from a surge, whose packs would stay for an hour."""
+KNOWN_SAMPLES = 35
+"""So much is compared with to tell growth from a surge, whose packs would stay for an hour: a
+minute, the one before a pack would have had to be asked for, and what a start takes."""
 READS = 'slm_operator_requests_total{code="200",method="GET",to="agent"}'
 CLIENTS_A_SAMPLE = BATCH // 4
 """Who come together. The pack is three quarters full before, so that they are growth: what fills

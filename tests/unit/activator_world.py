@@ -47,11 +47,14 @@ class FakePack:
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     breaks: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of its answers, beside those that say what they are."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.targets.append(request.raw_path)
         self.seen.append((request.headers.copy(), await request.read()))
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        own = {"Content-Type": "text/event-stream"}
+        response = web.StreamResponse(headers=self.headers | own)
         await response.prepare(request)
         await response.write(PIECES[0])
         try:

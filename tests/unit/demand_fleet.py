@@ -108,6 +108,16 @@ class Fleet:
 
     def look(self, load: float = 0.0) -> Decision:
         """A sampling period passes, in which ``load`` packs' full capacity arrives."""
+        self.pass_by(load)
+        decision = self.decide()
+        for going in decision.pods.delete:
+            self.packs = [p for p in self.packs if p.ordinal != going.ordinal]
+        for ordinal in decision.pods.create:
+            self.packs.append(FakePack(ordinal, self.looks, self.start_looks))
+        return decision
+
+    def pass_by(self, load: float) -> None:
+        """The same period, at whose end nobody looks."""
         ready = [p for p in self.packs if p.ready]
         for one in ready:
             one.waiting += load * CAPACITY * SAMPLE_SECONDS / len(ready)
@@ -117,12 +127,6 @@ class Fleet:
         for one in self.packs:
             one.starts_in -= 1
         self.looks += 1
-        decision = self.decide()
-        for going in decision.pods.delete:
-            self.packs = [p for p in self.packs if p.ordinal != going.ordinal]
-        for ordinal in decision.pods.create:
-            self.packs.append(FakePack(ordinal, self.looks, self.start_looks))
-        return decision
 
     def decide(self) -> Decision:
         packs = tuple(p.seen() for p in sorted(self.packs, key=lambda p: p.ordinal))

@@ -57,6 +57,8 @@ class World:
         """The worker image of the operator."""
         self.gpus = gpus
         self.seconds = 0.0
+        self.clock_error_seconds = 0.0
+        """Of the wall clock."""
         self.memory = Memory()
         self.packs: dict[str, Pack] = {}
         self.servers: dict[str, Server] = {}
@@ -71,7 +73,8 @@ class World:
 
     @property
     def now(self) -> str:
-        return f"{BEGIN + timedelta(seconds=self.seconds):%Y-%m-%dT%H:%M:%SZ}"
+        seconds = self.seconds + self.clock_error_seconds
+        return f"{BEGIN + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
 
     @property
     def template(self) -> str:

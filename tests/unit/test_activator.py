@@ -122,6 +122,26 @@ async def test_a_path_is_passed_on_as_it_came(asked: str, passed_on: str) -> Non
         assert world.pack.targets == [passed_on]
 
 
+async def test_headers_that_are_for_the_next_hop_alone_end_at_the_activator() -> None:
+    ends = {
+        "Connection": "X-Hop, keep-alive",
+        "X-Hop": "1",
+        "Keep-Alive": "timeout=5",
+        "Proxy-Authorization": "Basic c2VjcmV0",
+        "Proxy-Authenticate": "Basic",
+    }
+    async with surroundings() as world, world.pack.running():
+        world.pack.go_on.set()
+        world.pack.headers = ends | {"X-Kept": "1"}
+        await world.route(HOST)
+        _, answered, _ = await world.ask(headers=ends | {"X-Kept": "1"})
+        asked = world.pack.seen[0][0]
+        for headers in (asked, answered):
+            assert headers["X-Kept"] == "1"
+            assert "X-Hop" not in headers.get("Connection", "")
+            assert not headers.keys() & (ends.keys() - {"Connection"})
+
+
 async def test_a_pack_that_takes_no_connection_is_tried_until_it_does() -> None:
     async with surroundings() as world:
         world.pack.go_on.set()
@@ -216,6 +236,14 @@ class TestBounds:
         async with surroundings(bytes=1 << 30, total_bytes=1 << 30) as world:
             large = b"x" * (gatekeeper.MAX_REQUEST_BYTES + 1)
             assert (await world.ask(json=None, data=large))[0] == 413
+
+    @pytest.mark.parametrize(("own", "total"), [(1000, 1 << 20), (1 << 20, 1000)])
+    async def test_one_that_never_has_room_is_refused_for_good(self, own: int, total: int) -> None:
+        async with surroundings(bytes=own, total_bytes=total) as world:
+            status, headers, text = await world.ask(json=None, data=b"x" * 1001)
+            assert (status, error(text)["type"]) == (413, "request_too_large")
+            assert "1000 bytes" in error(text)["message"]
+            assert "Retry-After" not in headers
 
     async def test_headers_may_be_as_large_as_the_routers_take_them(self) -> None:
         async with surroundings() as world:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from activator_world import BODY, CHAT, HOST, TOKEN, FakePack, free_port
 from builders import pack, service
 from slm_operator.activator.server import Activator, Settings
-from slm_operator.api.models import SLMService
+from slm_operator.api.models import MAX_PACKS, SLMService
 from slm_operator.cluster import activator as client_module
 from slm_operator.cluster.activator import HIDDEN_SECONDS, SILENCE_SECONDS, ActivatorClient
 from slm_operator.cluster.connection import KubeError
@@ -98,6 +99,19 @@ async def world() -> AsyncIterator[World]:
             yield found
 
 
+@contextlib.asynccontextmanager
+async def answering(status: int, text: str) -> AsyncIterator[str]:
+    """The URL of something that answers so, whatever it is asked."""
+
+    async def handle(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
+
+
 async def test_a_request_at_zero_packs_wakes_its_service_once_and_is_served_by_its_pack() -> None:
     async with world() as here:
         await here.start()
@@ -145,6 +159,15 @@ async def test_only_packs_that_are_ready_and_stay_get_requests() -> None:
         port = (await here.see(READY, starting, ending)).port
         assert port is not None
         assert here.client._doors[port].route.addresses == (HOST,)
+
+
+async def test_as_many_packs_as_may_be_and_one_that_is_tried_get_requests() -> None:
+    async with world() as here:
+        await here.start()
+        packs = [pack(None, n, ready=True, address=f"10.0.0.{n}") for n in range(MAX_PACKS + 1)]
+        told = await here.see(*packs)
+        assert told.trouble is None and told.port is not None
+        assert len(here.client._doors[told.port].route.addresses) == MAX_PACKS + 1
 
 
 async def test_an_activator_that_was_started_anew_is_told_again() -> None:
@@ -195,6 +218,68 @@ async def test_a_silence_that_begins_to_count_wakes_services(
         assert await here.look() == []
 
 
+async def test_a_silence_that_begins_to_count_between_two_looks_wakes_services_too() -> None:
+    async with world() as here:
+        await here.start()
+        await here.see()
+        await here.running.aclose()
+        assert await here.look() == []
+        here.now[0] += SILENCE_SECONDS
+        assert await here.look() == ["chat"]
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        pytest.param(401, "send the activator's token", id="another token"),
+        pytest.param(502, "bad gateway", id="a proxy before it"),
+        pytest.param(200, "{}", id="another program"),
+    ],
+)
+async def test_an_activator_that_only_refuses_holds_nothing_once_that_lasts(
+    status: int, text: str
+) -> None:
+    async with world() as here, answering(status, text) as url:
+        await here.start()
+        port = (await here.see()).port
+        assert await here.look() == []
+        here.client._url = url
+        await here.look()
+        assert (await here.see()).lastingly, "it may be over in a moment"
+        here.now[0] += SILENCE_SECONDS
+        assert await here.look() == ["chat"]
+        assert await here.look() == []
+        told = await here.see()
+        assert (told.port, told.trouble is None, told.lastingly) == (port, False, False)
+
+
+async def test_a_service_whose_port_cannot_be_opened_gets_a_pack_at_once() -> None:
+    async with world() as here:
+        await here.start()
+        with socket.create_server((HOST, here.client._ports.of(SLEEPY.uid) or 0)):
+            told = await here.see()
+        assert told.trouble is not None and told.trouble.reason == "ActivatorRefused"
+        assert not told.lastingly
+        assert await here.look() == ["chat"]
+        assert await here.see() == Activation(told.port, HOST)
+
+
+async def test_an_activator_that_nobody_asked_for_long_is_not_taken_for_silent() -> None:
+    async with world() as here:
+        await here.start()
+        here.now[0] += 10 * SILENCE_SECONDS
+        assert (await here.see()).lastingly
+
+
+async def test_a_host_that_cannot_be_resolved_is_one_that_does_not_answer() -> None:
+    async with world() as here:
+        here.client._url = "http://a..b:8082"
+        told = (await here.see()).trouble
+        assert told is not None and told.reason == "ActivatorUnreachable"
+        assert "http://a..b:8082" in told.message
+        assert await here.look() == []
+
+
 async def test_another_token_is_said_by_name() -> None:
     async with world() as here:
         await here.start(token="x" * 32)
@@ -205,13 +290,8 @@ async def test_another_token_is_said_by_name() -> None:
 
 @pytest.mark.parametrize("body", ["<html>", "{", "[]", '{"doors": 1}'])
 async def test_another_answer_than_an_activators_is_a_trouble_with_its_remedy(body: str) -> None:
-    async def handle(_: web.Request) -> web.Response:
-        return web.Response(text=body)
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handle)
-    async with world() as here, TestServer(app) as server:
-        here.client._url = str(server.make_url("")).rstrip("/")
+    async with world() as here, answering(200, body) as url:
+        here.client._url = url
         told = (await here.see()).trouble
         assert told is not None and told.reason == "ActivatorUnreachable"
         assert "run operator and activator of one release" in told.message

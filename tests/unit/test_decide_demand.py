@@ -141,6 +141,17 @@ def test_nothing_is_decided_before_a_pack_was_measured() -> None:
     assert scaling(decision) == ("False", "DemandUnknown")
 
 
+def after_some_quiet() -> Fleet:
+    """Three packs, of which one has been enough for most of the stabilisation period."""
+    fleet = Fleet(following(), start_looks=2)
+    fleet.ramp(2.7)
+    fleet.run(260, load=2.7)
+    fleet.run(14, load=0.4)
+    assert fleet.ordinals == [0, 1, 2]
+    fleet.told.clear()
+    return fleet
+
+
 class TestMissing:
     """What is not known holds."""
 
@@ -161,6 +172,22 @@ class TestMissing:
         fleet.packs[1].silent = False
         fleet.run(30, load=0.1)
         assert fleet.ordinals == [0]
+
+    def test_packs_stay_when_a_load_came_back_while_an_agent_was_silent(self) -> None:
+        fleet = after_some_quiet()
+        fleet.packs[0].silent = True
+        fleet.run(12, load=0.4)
+        fleet.run(5, load=2.6)
+        fleet.packs[0].silent = False
+        fleet.run(30, load=2.6)
+        assert (fleet.ordinals, fleet.told) == ([0, 1, 2], [])
+
+    def test_packs_stay_when_a_load_came_back_while_no_pass_was_made(self) -> None:
+        fleet = after_some_quiet()
+        for load in (0.4,) * 12 + (2.6,) * 5:
+            fleet.pass_by(load)
+        fleet.run(30, load=2.6)
+        assert (fleet.ordinals, fleet.told) == ([0, 1, 2], [])
 
     def test_a_restarted_agent_is_no_fall_of_demand(self) -> None:
         fleet = Fleet(following(stabilization="60s"), start_looks=1)

@@ -110,6 +110,14 @@ def test_a_restarted_agent_goes_on_from_its_own_zero() -> None:
     assert total(*looks)[:2] == (120, 120)
 
 
+def test_a_restart_of_an_agent_is_counted_since_requests_may_have_ended_with_it() -> None:
+    tally = counted(ServiceTally(), {"p0": state(10), "p1": state(agent_id="b")})
+    tally = counted(tally, {"p0": state(10), "p2": state(agent_id="c")})
+    assert tally.restarts == 0, "a pack that goes or comes is none"
+    tally = counted(tally, {"p0": state(agent_id="d"), "p2": state(agent_id="c")})
+    assert (tally.arrived, tally.restarts) == (0, 1)
+
+
 def test_a_new_pack_brings_nothing_from_before_it_was_seen() -> None:
     looks = (
         {"p0": state()},

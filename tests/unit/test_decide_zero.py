@@ -86,6 +86,20 @@ class TestToZero:
         fleet.packs[0].silent = True
         assert fleet.run(2 * int(LOOKS)).status.desired_packs == 1
 
+    def test_not_within_the_period_after_an_agent_crashed_with_the_requests_it_had(self) -> None:
+        fleet = sleepy()
+        fleet.run(4, load=0.3)
+        fleet.run(8)
+        crashing = fleet.packs[0]
+        crashing.silent = True
+        fleet.run(8, load=0.3)
+        crashing.silent, crashing.agent = False, crashing.agent + 1
+        crashing.ended = crashing.waiting = 0.0
+        fleet.run(int(LOOKS) - 1)
+        assert fleet.ordinals == [0]
+        fleet.run(3)
+        assert fleet.ordinals == []
+
     def test_never_before_the_knee_is_known(self) -> None:
         fleet = Fleet(following(least=0, measured=False))
         fleet.activation = HOLDS

@@ -207,6 +207,24 @@ async def test_a_service_that_another_finalizer_holds_is_ended_once_and_not_begu
     assert not world.loops._by_name
 
 
+@pytest.mark.parametrize("uids", [["a"], ["a", "of the same name"]], ids=["alone", "followed"])
+async def test_a_service_may_be_gone_in_the_turn_in_which_its_loop_ends(
+    world: World, uids: list[str]
+) -> None:
+    faults: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    for uid in uids:
+        world.loops.put(service(uid, deletionTimestamp="now"))
+    task = world.loops._by_uid["a"].task
+    assert task is not None
+    while not task.done():
+        await asyncio.sleep(0)
+    world.loops.remove("a")
+    await world.settle()
+    assert faults == []
+    assert [len(loops) for loops in world.loops._by_name.values()] == [1] * (len(uids) - 1)
+
+
 async def test_what_shall_be_orphaned_stays(world: World) -> None:
     world.loops.put(service(deletionTimestamp="now", finalizers=["orphan"]))
     world.loops.remove("a")

@@ -1,8 +1,11 @@
-"""How long a surge that came faster than packs start is remembered."""
+"""How long a surge that came faster than packs start is remembered, and what time counts in."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+
+import pytest
 
 from slm_operator.pareto.demand import (
     SURGE_REMEMBERED_SECONDS,
@@ -18,15 +21,16 @@ COST = PackCost(prompt_token_seconds=0.0, output_token_seconds=0.001)
 OUTPUT_TOKENS = 100
 CAPACITY = 10.0
 """Requests a second that one pack serves: each takes 0.1 s of it."""
-QUIET, SLACK, FULL, LARGER = 2.0, 8.0, 14.0, 24.0
-"""Requests a second: a fifth of a pack, under one, more than one and less than two, than three."""
-PERIOD = RULES.period_seconds
+QUIET, SLACK, MORE, FULL, LARGER = 2.0, 8.0, 12.0, 14.0, 24.0
+"""Requests a second: a fifth of a pack, under one, twice more than one and less than two, more than
+two and less than three."""
 
 
 class Hours:
     """Plays stretches of arrivals against packs that start in time, and queue what is too much."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: DemandRules = RULES) -> None:
+        self.rules = rules
         self.memory = DemandMemory()
         self.now = self.arrived = self.waiting = 0.0
         self.packs = 1
@@ -35,11 +39,12 @@ class Hours:
         self.waited: list[float] = []
 
     def after(self, seconds: float, requests_per_second: float) -> None:
-        for _ in range(int(seconds / PERIOD)):
-            self.now += PERIOD
-            self.arrived += requests_per_second * PERIOD
+        period = self.rules.period_seconds
+        for _ in range(int(seconds / period)):
+            self.now += period
+            self.arrived += requests_per_second * period
             ready = self.packs - sum(at > self.now for at in self.starting)
-            unserved = self.waiting + (requests_per_second - ready * CAPACITY) * PERIOD
+            unserved = self.waiting + (requests_per_second - ready * CAPACITY) * period
             self.waiting = max(0.0, unserved)
             if self.waiting:
                 self.waited.append(self.now)
@@ -55,11 +60,17 @@ class Hours:
             output_tokens=completed * OUTPUT_TOKENS,
             waiting=int(self.waiting),
         )
-        demand, self.memory = decide_packs(self.memory, sample, self.now, self.packs, COST, RULES)
+        rules = self.rules
+        demand, self.memory = decide_packs(self.memory, sample, self.now, self.packs, COST, rules)
         added = max(0, demand.packs - self.packs)
-        self.starting += [self.now + RULES.start_seconds] * added
+        self.starting += [self.now + rules.start_seconds] * added
         self.packs = demand.packs
         self.history.append((self.now, self.packs))
+
+    @property
+    def changes(self) -> list[tuple[float, int]]:
+        """When there were how many from then on."""
+        return [now for before, now in pairwise(self.history) if now[1] != before[1]]
 
 
 def bursts(hours: Hours, requests_per_second: float, every: float, times: int) -> None:
@@ -128,3 +139,37 @@ def test_a_load_that_creeps_up_is_no_surge() -> None:
     assert hours.packs == 2
     assert hours.memory.surges == ()
     assert all(later >= earlier for (_, earlier), (_, later) in pairwise(hours.history))
+
+
+def a_day(rules: DemandRules) -> Hours:
+    """Of a load that grows to more than two packs, falls, and comes back at once."""
+    hours = Hours(rules)
+    for step in range(40):
+        hours.after(60, QUIET + 0.5 * step)
+    hours.after(1800, QUIET)
+    hours.after(600, MORE)
+    hours.after(SURGE_REMEMBERED_SECONDS + 1200, QUIET)
+    return hours
+
+
+@pytest.mark.parametrize("period_seconds", [10.0, 5.0, 2.0])
+def test_the_period_of_the_samples_does_not_matter(period_seconds: float) -> None:
+    usual = a_day(RULES).changes
+    found = a_day(replace(RULES, period_seconds=period_seconds)).changes
+    assert [packs for _, packs in found] == [packs for _, packs in usual] == [2, 3, 2, 1, 2, 1]
+    for (at, _), (usually_at, _) in zip(found, usual, strict=True):
+        assert at == pytest.approx(usually_at, abs=60)
+
+
+def test_what_comes_in_the_first_seconds_is_no_rate_yet() -> None:
+    hours = Hours(replace(RULES, period_seconds=2.0))
+    hours.after(4, FULL)
+    hours.after(600, SLACK)
+    assert (hours.changes, hours.memory.surges) == ([], ())
+
+
+def test_a_load_that_stays_is_no_surge_though_packs_take_long_to_start() -> None:
+    hours = Hours(replace(RULES, start_seconds=1500))
+    hours.packs = 2
+    hours.after(2 * SURGE_REMEMBERED_SECONDS, FULL)
+    assert hours.memory.surges == ()

@@ -44,6 +44,7 @@ def test_a_whole_period_without_requests_is_followed_by_zero_packs() -> None:
         ((*QUIET[:2], Look(60.0, 5, 1)), "one is in flight"),
         ((QUIET[0], Look(30.0, 5, 1), QUIET[2]), "one was in flight within the period"),
         ((*QUIET, None), "nothing could be seen this time"),
+        ((QUIET[0], None, Look(60.0, 5, 0, restarts=1)), "one may have ended with its agent"),
         ((QUIET[0], None, Look(60.0, 6, 0)), "one arrived while nothing could be seen"),
     ],
 )

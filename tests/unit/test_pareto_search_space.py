@@ -14,7 +14,7 @@ from slm_operator.pareto.objective import Limits, Objective
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.rulings import Rule
 from slm_operator.pareto.search import Measure, SearchSpace, Settle, next_step, running_layout
-from slm_operator.pareto.space import LARGER_BATCH, MAX_PROBES, next_smaller
+from slm_operator.pareto.space import LARGER_BATCH, MAX_PROBES, SMALLER_BATCHES, next_smaller
 
 OPEN = SearchSpace(1, 4, 256, batch_is_free=True, objective=Objective())
 FIXED = replace(OPEN, batch_is_free=False)
@@ -58,6 +58,23 @@ def test_a_latency_that_the_usual_batch_breaks_is_met_by_a_smaller_one() -> None
     assert "ITL p95 56.2 ms exceeds the limit of 25.0 ms" in measured[1].why
     assert running_layout(end.choice) == Probe(2, 2, 96)
     assert end.choice.broken is None
+
+
+def test_a_smaller_batch_that_starts_with_no_count_leaves_its_place_to_the_next() -> None:
+    dead = frozenset((replicas, 96) for replicas in range(1, 5))
+    space = replace(OPEN, limits=Limits(itl_p95_seconds=0.025), unstartable=dead)
+    measured, end = steps(space, served)
+    assert [m.probe.max_num_seqs for m in measured[:2]] == [256, 64]
+    assert not any(space.fails(m.probe) for m in measured)
+    assert running_layout(end.choice) == Probe(2, 2, 64)
+
+
+def test_where_no_smaller_batch_starts_the_usual_one_is_taken_with_fewer_replicas() -> None:
+    dead = frozenset((n, batch) for n in range(1, 5) for batch in SMALLER_BATCHES)
+    space = replace(OPEN, limits=Limits(itl_p95_seconds=0.032), unstartable=dead)
+    measured, end = steps(space, served)
+    assert not any(space.fails(m.probe) for m in measured)
+    assert running_layout(end.choice) == Probe(1, 1, 256)
 
 
 def test_a_power_budget_is_met_by_a_smaller_batch_too() -> None:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from slm_operator.activator import answers
@@ -54,8 +53,20 @@ its engine may think for another. Else a pack whose node is lost would be waited
 
 NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _HOP_BY_HOP = frozenset(
-    ("connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect")
+    (
+        "connection",
+        "expect",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
 )
+"""And those that Connection names (RFC 9110, 7.6.1)."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,8 @@ class Gatekeeper:
         """``whole``: of all ports together."""
         self.route = route
         self._limits = limits
+        self._max_request_bytes = min(MAX_REQUEST_BYTES, limits.bytes, whole.max_bytes)
+        """What has no room beside nothing else is too large, and no client is to try it again."""
         self._room = Room(limits.requests, limits.bytes, limits.requests, part_of=whole)
         self._http = http
         self._metrics = metrics
@@ -143,8 +156,8 @@ class Gatekeeper:
             if request.body_exists:
                 return self._refused(owner, "LengthRequired", answers.length_required())
             length = 0
-        if length > MAX_REQUEST_BYTES:
-            return self._refused(owner, "TooLarge", answers.too_large(MAX_REQUEST_BYTES))
+        if length > self._max_request_bytes:
+            return self._refused(owner, "TooLarge", answers.too_large(self._max_request_bytes))
         if self._refuses:
             return self._refused(owner, "NoPack", answers.no_pack())
         if not self._room.fits(length):
@@ -290,5 +303,7 @@ def _cut(request: web.Request) -> None:
         request.transport.abort()
 
 
-def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in _HOP_BY_HOP)
+def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    options = ",".join(headers.getall("Connection", [])).lower().split(",")
+    ends_here = _HOP_BY_HOP.union(option.strip() for option in options)
+    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in ends_here)

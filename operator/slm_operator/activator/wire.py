@@ -11,8 +11,8 @@ TOKEN_VARIABLE = "SLM_ACTIVATOR_TOKEN"  # noqa: S105 - the variable's name
 TOKEN_LENGTH = 32
 HELD_PATH = "/v1/held"
 ROUTES_PATH = "/v1/routes"
-MAX_PACKS = 64
-"""As many as a service may have."""
+MAX_ADDRESSES = 65
+"""As many packs as a service may have, and one that is tried or takes another's place."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -27,7 +27,8 @@ class Route(Wire):
     namespace: Annotated[str, Field(min_length=1, max_length=63)]
     name: Annotated[str, Field(min_length=1, max_length=63)]
     addresses: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=MAX_PACKS)
+        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
+        Field(max_length=MAX_ADDRESSES),
     ] = ()
     """Of the ready packs' routers; none: requests are held."""
 
@@ -48,4 +49,4 @@ class Door(Wire):
 class Held(Wire):
     """Every port."""
 
-    doors: tuple[Door, ...] = ()
+    doors: tuple[Door, ...]

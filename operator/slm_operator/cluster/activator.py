@@ -70,6 +70,9 @@ class ActivatorClient:
         self._doors: dict[int, Door] = {}
         self._address = ""
         self._answered_at = clock()
+        """When it last said what an activator says: one that refuses holds nothing."""
+        self._was_silent = False
+        """At the last look."""
         self._trouble: Trouble | None = None
 
     async def follow(
@@ -107,19 +110,20 @@ class ActivatorClient:
             namespace=service.namespace, name=service.name, addresses=tuple(sorted(serving))
         )
         self._known[service.uid] = _Known(service.namespace, service.name, port, route)
-        trouble = self._trouble
+        trouble, refused = self._trouble, False
         door = self._doors.get(port)
         if door is None or door.route != route:
             try:
                 door = await self._put(port, route)
             except ActivatorError as error:
                 trouble = Trouble(error.reason, error.message)
+                refused = door is None and error.reason == "ActivatorRefused"
         return Activation(
             port=port,
             address=self._address,
             held=door.waiting + door.passing if door is not None else 0,
             trouble=trouble,
-            lastingly=not self._silent,
+            lastingly=not (self._silent or refused),
         )
 
     async def forget(self, uid: str, *, keeps_port: bool = False) -> None:
@@ -139,7 +143,7 @@ class ActivatorClient:
 
     async def _look(self) -> list[_Known]:
         """Services for which a request began to wait, or whose route is not what it should be."""
-        address, silent = self._address, self._silent
+        address, was_silent = self._address, self._was_silent
         known = list(self._known.values())
         try:
             held = await self._held()
@@ -147,7 +151,9 @@ class ActivatorClient:
             if self._trouble is None:
                 log.warning("the activator: %s", error)
             self._trouble = Trouble(error.reason, error.message)
-            return known if self._silent != silent else []
+            self._was_silent = self._silent
+            return known if self._silent != was_silent else []
+        self._was_silent = False
         recovered, self._trouble = self._trouble is not None, None
         before, self._doors = self._doors, {door.port: door for door in held.doors}
         if recovered or self._address != address:
@@ -166,9 +172,11 @@ class ActivatorClient:
 
     async def _held(self) -> Held:
         try:
-            return Held.model_validate_json(await self._call("GET", HELD_PATH))
+            held = Held.model_validate_json(await self._call("GET", HELD_PATH))
         except ValidationError as error:
             raise _unreadable() from error
+        self._answered_at = self._clock()
+        return held
 
     async def _put(self, port: int, route: Route) -> Door:
         text = await self._call("PUT", f"{ROUTES_PATH}/{port}", route.model_dump_json())
@@ -176,6 +184,7 @@ class ActivatorClient:
             door = self._doors[port] = Door.model_validate_json(text)
         except ValidationError as error:
             raise _unreadable() from error
+        self._answered_at = self._clock()
         return door
 
     async def _call(self, method: str, path: str, body: str | None = None) -> str:
@@ -191,13 +200,12 @@ class ActivatorClient:
                 timeout=PATIENCE,
             ) as answer:
                 text = await answer.text(errors="replace")
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise ActivatorError(
                 "ActivatorUnreachable",
                 f"the activator at {self._url} does not answer ({type(error).__name__}): see that "
                 "slm-activator runs there",
             ) from error
-        self._answered_at = self._clock()
         if answer.status == 401:
             raise ActivatorError(
                 "ActivatorRefusedToken",
@@ -219,7 +227,8 @@ def _unreadable() -> ActivatorError:
 
 
 async def _resolved(url: str) -> str:
-    """The address that an EndpointSlice can name. Raises OSError."""
+    """The address that an EndpointSlice can name. Raises OSError, and ValueError where the URL is
+    none."""
     where = urlsplit(url)
     found = await asyncio.get_running_loop().getaddrinfo(
         where.hostname, where.port, type=socket.SOCK_STREAM

@@ -8,6 +8,7 @@ from functools import partial
 
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import CalibrationStatus, LayoutStatus, PowerStatus
+from slm_operator.decide import points as shown
 from slm_operator.decide.expectation import expected_layout
 from slm_operator.decide.exploring import Exploring, exploration, exploring_pack, served
 from slm_operator.decide.failures import (
@@ -242,14 +243,14 @@ def _search(
     workload = served(service, window, here.traffic)
     if here.traffic.workload is None:
         here = replace(here, traffic=replace(here.traffic, workload=workload))
-    point = point_of(step.probe, window, state, snapshot.now, workload)
+    point = shown.kept(point_of(step.probe, window, state, snapshot.now, workload))
     incumbent = here.incumbent
     if isinstance(known_knee, Trial):
         counting, found = known_knee.judge(point, space)
         here = replace(here, found=found)
         incumbent = found.knee if found.reason == "ProfileUsed" else None
     else:
-        counting = learned(counting, point)
+        counting = tuple(map(shown.kept, learned(counting, point)))
     here = replace(here, points=(*here.spoiled, *counting), measured=counting[-1])
     return _next(here, space, next_step(space, counting, incumbent), state, _forget(memory))
 

@@ -131,6 +131,7 @@ def decide(
             demand=wanted.kept,
             canary=judgement.kept,
             moving=moving(changes, exploring, snapshot),
+            progressed=rolled.progressed,
             ready_since_seconds=since,
             through_activator=led,
         ),

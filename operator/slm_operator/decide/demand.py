@@ -26,8 +26,8 @@ from slm_worker.wire import ReplicaState
 SAMPLE_SECONDS = 15.0
 """Between two samples of the demand, as Kubernetes' own autoscaler has it, unless told
 otherwise."""
-EARLY_SECONDS = 1.0
-"""A pass that comes so much too early samples too, rather than two passes later."""
+EARLY_SHARE = 1 / 15
+"""Of the period: a pass that comes so much too early samples too, rather than two passes later."""
 START_SECONDS = 120.0
 """Taken for the start of a pack while none has told its own. Simulations take 60 s, with the image
 and the model on the node; a new node may have neither, and a start that is taken for too long only
@@ -73,7 +73,7 @@ def wanted_packs(
     silent = tuple(p.name for p in serving if p.agent is None and p.silence is not None)
     kept, sample = (
         (kept, None)
-        if silent or _due_in(kept, snapshot.seconds, period_seconds) > EARLY_SECONDS
+        if silent or _due_in(kept, snapshot.seconds, period_seconds) > EARLY_SHARE * period_seconds
         else _sampled(kept, snapshot.seconds, serving)
     )
     point, start_seconds = capacity(calibration), pack_start_seconds(serving)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from slm_operator.api.status import FAILED_LAYOUTS_KEPT, FailedLayout
 from slm_operator.decide.snapshot import Unstartable
+from slm_operator.decide.times import moment
 from slm_operator.pareto.objective import Limits
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.window import Measurement, Sample, WindowRules, evaluate
@@ -70,7 +71,7 @@ def with_failed(
 
 def remembered(failed: Iterable[Unstartable], now: str) -> tuple[Unstartable, ...]:
     """Those that are not tried again yet."""
-    return tuple(u for u in failed if _time(u.until) > _time(now))
+    return tuple(u for u in failed if moment(u.until) > moment(now))
 
 
 def breach(
@@ -102,8 +103,4 @@ def from_status(failed: Iterable[FailedLayout]) -> tuple[Unstartable, ...]:
 
 
 def _later(now: str, duration: timedelta) -> str:
-    return (_time(now) + duration).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _time(timestamp: str) -> datetime:
-    return datetime.fromisoformat(timestamp)
+    return (moment(now) + duration).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from slm_operator.decide.snapshot import Pack
+from slm_operator.decide.times import moment
 
 LOST_AFTER = timedelta(seconds=60)
 """After the end of its grace a Pod that is still there is on a node that nobody hears of: a kubelet
@@ -53,36 +54,57 @@ def pod_changes(
     explores while another can go. Of outdated ones at most one goes at a time: when all that are
     wanted answer without it, or where no GPU is free when all but one do. ``now``: RFC 3339, UTC.
     """
-    ended = [p for p in packs if p.ended and not p.terminating]
+    ended = tuple(p for p in packs if p.ended and not p.terminating)
     alive = [p for p in packs if not (p.terminating or p.ended)]
     if wanted == 0:
         return PodChanges(delete=(*ended, *alive))
-    going = [p for p in packs if p.terminating and not is_lost(p, now)]
-    surges = templates.places is None
     if templates.places is not None:
         wanted = min(wanted, max(templates.places, 1))
-    taken = {p.ordinal for p in packs if p.terminating and is_lost(p, now)}
     alive.sort(key=lambda p: (p is not exploring, not p.ready, p.created, p.ordinal))
-    canaries = [p for p in alive if p.template_hash == templates.canary]
     if templates.canary:
-        places = wanted if surges else wanted - 1
-        others = [p for p in alive if p not in canaries]
-        staying, surplus = others[:places], [*others[places:], *canaries[1:]]
-        create = _missing(packs, staying, places, taken | {p.ordinal for p in canaries[:1]})
-        made: tuple[int, ...] = ()
-        if templates.replaces and not canaries and wanted and not (create or going or surplus):
-            made = _free(packs, 1)
-        return PodChanges(create, made, (*ended, *surplus))
+        changes = _beside_a_canary(packs, alive, wanted, templates, now)
+    else:
+        changes = _of_one_template(packs, alive, wanted, templates, exploring, now)
+    return replace(changes, delete=(*ended, *changes.delete))
+
+
+def _beside_a_canary(
+    packs: Sequence[Pack], alive: Sequence[Pack], wanted: int, templates: Templates, now: str
+) -> PodChanges:
+    """``alive``: those that stay longest first."""
+    canaries = [p for p in alive if p.template_hash == templates.canary]
+    others = [p for p in alive if p not in canaries]
+    places = wanted if templates.places is None else wanted - 1
+    staying, surplus = others[:places], (*others[places:], *canaries[1:])
+    taken = _lost_ordinals(packs, now) | {p.ordinal for p in canaries[:1]}
+    create = _missing(packs, staying, places, taken)
+    made: tuple[int, ...] = ()
+    settled = not (create or surplus or _going(packs, now))
+    if templates.replaces and not canaries and settled:
+        made = _free(packs, 1)
+    return PodChanges(create, made, surplus)
+
+
+def _of_one_template(
+    packs: Sequence[Pack],
+    alive: Sequence[Pack],
+    wanted: int,
+    templates: Templates,
+    exploring: Pack | None,
+    now: str,
+) -> PodChanges:
+    """``alive``: those that stay longest first, but for outdated ones."""
+    surges, going = templates.places is None, _going(packs, now)
     former = [p for p in alive if p.template_hash not in templates.current]
     current = [p for p in alive if p not in former or not templates.replaces]
     room = wanted + (1 if len(current) < len(alive) and surges else 0)
     # One that has found no GPU goes before an outdated one that serves.
-    alive.sort(key=lambda p: (p is not exploring, not p.ready, p in former))
-    staying, surplus = alive[:room], alive[room:]
+    kept = sorted(alive, key=lambda p: (p is not exploring, not p.ready, p in former))
+    staying, surplus = kept[:room], kept[room:]
     outdated = [p for p in staying if p not in current]
     replaced = [] if surplus else _replaceable(staying, outdated, wanted, surges)
     staying = [p for p in staying if p not in replaced]
-    create = _missing(packs, staying, wanted, taken)
+    create = _missing(packs, staying, wanted, _lost_ordinals(packs, now))
     if not surges:
         # A Pod that goes has its GPU to the end.
         create = create[: max(0, wanted - len(staying) - len(going) - len(replaced))]
@@ -94,7 +116,16 @@ def pod_changes(
         and len(staying) == wanted
     ):
         create = _free(packs, 1)
-    return PodChanges(create, (), (*ended, *surplus, *replaced))
+    return PodChanges(create, delete=(*surplus, *replaced))
+
+
+def _going(packs: Sequence[Pack], now: str) -> list[Pack]:
+    return [p for p in packs if p.terminating and not is_lost(p, now)]
+
+
+def _lost_ordinals(packs: Sequence[Pack], now: str) -> set[int]:
+    """They are taken for longer than a Pod that goes."""
+    return {p.ordinal for p in packs if p.terminating and is_lost(p, now)}
 
 
 def packs_with_a_place(
@@ -112,14 +143,14 @@ def packs_with_a_place(
 def _found_no_place(pack: Pack, now: str) -> bool:
     if pack.scheduling is None or not pack.created:
         return False
-    return datetime.fromisoformat(now) > datetime.fromisoformat(pack.created) + NO_PLACE_AFTER
+    return moment(now) > moment(pack.created) + NO_PLACE_AFTER
 
 
 def is_lost(pack: Pack, now: str) -> bool:
     """Whether its end was due so long ago that its node must be gone, and its GPU with it."""
     if not (pack.ends_by and now):
         return False
-    return datetime.fromisoformat(now) > datetime.fromisoformat(pack.ends_by) + LOST_AFTER
+    return moment(now) > moment(pack.ends_by) + LOST_AFTER
 
 
 def _replaceable(

@@ -50,6 +50,12 @@ def read(frontier: Iterable[FrontierPoint]) -> tuple[OperatingPoint, ...]:
     )
 
 
+def kept(point: OperatingPoint) -> OperatingPoint:
+    """To the status' precision: whoever decides by more decides otherwise at the next look."""
+    (found,) = read([_frontier_point(point, None, False, OUTSIDE)])
+    return found
+
+
 def frontier(
     points: Sequence[OperatingPoint],
     space: SearchSpace | None,

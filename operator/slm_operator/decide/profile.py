@@ -145,11 +145,13 @@ def _knee(
 
 def _scaled(point: OperatingPoint, tokens: float, watts: float) -> OperatingPoint:
     """As it would have been measured where the knee's window was."""
-    return replace(
-        point,
-        output_tokens_per_second=point.output_tokens_per_second * tokens,
-        confidence_tokens_per_second=point.confidence_tokens_per_second * tokens,
-        power_watts=None if point.power_watts is None else point.power_watts * watts,
+    return shown.kept(
+        replace(
+            point,
+            output_tokens_per_second=point.output_tokens_per_second * tokens,
+            confidence_tokens_per_second=point.confidence_tokens_per_second * tokens,
+            power_watts=None if point.power_watts is None else point.power_watts * watts,
+        )
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from slm_operator.api.base import ApiModel
 from slm_operator.api.status import FrontierPoint, LayoutStatus, ShortText, Timestamp
+from slm_operator.decide.times import moment
 from slm_worker.wire import MAX_NUM_SEQS, MAX_REPLICAS_PER_PACK
 
 MOST_POINTS = 32
@@ -177,7 +178,7 @@ def _probe(point: FrontierPoint) -> tuple[int, int, int]:
 
 def _moment(timestamp: str, name: str) -> datetime:
     try:
-        found = datetime.fromisoformat(timestamp.replace("Z", "+00:00"))
+        found = moment(timestamp)
     except ValueError as error:
         raise ProfileError(f"{name}: {timestamp!r} is no time") from error
     if found.tzinfo is None:

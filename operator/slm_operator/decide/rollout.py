@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from slm_operator.api.models import SLMService, SLMServiceSpec
 from slm_operator.api.status import RolloutStatus, TemplateStatus
 from slm_operator.decide.pods import Templates, is_lost
 from slm_operator.decide.snapshot import Pack, Snapshot
+from slm_operator.decide.times import moment
 from slm_operator.render import children
 
 TEMPLATE_FIELDS = ("model", "engine", "gpu", "pod_template")
@@ -195,7 +196,7 @@ def _places(before: RolloutStatus | None, snapshot: Snapshot, new: Sequence[Pack
     if known is not None:
         return known
     waits = [p for p in new if p.scheduling is not None and p.created]
-    if not any(_time(snapshot.now) - _time(p.created) > SURGE_PATIENCE for p in waits):
+    if not any(moment(snapshot.now) - moment(p.created) > SURGE_PATIENCE for p in waits):
         return None
     return sum(
         not (p.ended or p.scheduling is not None or is_lost(p, snapshot.now))
@@ -211,7 +212,3 @@ def _attempt(service: SLMService, template_hash: str) -> str:
     ]
     mark = hashlib.sha256(json.dumps(held_to, sort_keys=True).encode()).hexdigest()[:8]
     return f"{template_hash}-{mark}"
-
-
-def _time(timestamp: str) -> datetime:
-    return datetime.fromisoformat(timestamp)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
 
 from slm_operator.api.status import RolloutStatus
 from slm_operator.decide.canary import Judgement, advance, starts_well
@@ -11,7 +10,7 @@ from slm_operator.decide.conditions import pack_trouble
 from slm_operator.decide.followers import template_trouble
 from slm_operator.decide.rollout import Rollout
 from slm_operator.decide.said import Said
-from slm_operator.decide.snapshot import Pack, Snapshot, Trouble
+from slm_operator.decide.snapshot import Pack, Progressed, Snapshot, Trouble
 
 PACK_STEPS = 100
 """More than the steps of one pack's start."""
@@ -26,6 +25,7 @@ class Step:
     """Reason and message of an event; what ends badly is told by its condition."""
     gone_back: bool = False
     """Whether packs that followed the canary made this pass go back to the template before."""
+    progressed: Progressed | None = None
 
 
 def step(
@@ -47,7 +47,8 @@ def step(
             status = _rolled_back(status, failed).model_copy(update=back)
     said = _said(status, rollout, snapshot, judgement, trouble)
     gone_back = rollout.phase == "Progressing" and status.phase == "RolledBack"
-    return Step(status, said, _told(snapshot.service.status.rollout, status, said), gone_back)
+    told = _told(snapshot.service.status.rollout, status, said)
+    return Step(status, said, told, gone_back, _progressed(status, snapshot))
 
 
 def _settled(
@@ -77,9 +78,7 @@ def _settled(
     if rollout.phase == "Progressing":
         return status
     failed = judgement.failed
-    passed_by = _time(snapshot.now) - _time(progressed_at)
-    deadline = timedelta(seconds=service.rollout.progress_deadline_seconds)
-    if not failed and passed_by > deadline and not starts_well(rollout.canary):
+    if not failed and _is_late(status, snapshot) and not starts_well(rollout.canary):
         cause = f"{trouble.reason}: {trouble.message}" if trouble else "it was not ready"
         if judgement.measures:
             cause = "it served, and could not be measured"
@@ -116,11 +115,21 @@ def _rolled_back(status: RolloutStatus, why: str) -> RolloutStatus:
 
 def _stands_still(status: RolloutStatus, rollout: Rollout, snapshot: Snapshot) -> bool:
     """Whether none of the packs that are replaced has got further within the deadline."""
-    since = status.progressed_at or snapshot.now
-    deadline = timedelta(seconds=snapshot.service.rollout.progress_deadline_seconds)
     waited = [p for p in rollout.served if not p.ready]
-    late = _time(snapshot.now) - _time(since) > deadline
-    return late and not any(starts_well(p) for p in waited)
+    return _is_late(status, snapshot) and not any(starts_well(p) for p in waited)
+
+
+def _is_late(status: RolloutStatus, snapshot: Snapshot) -> bool:
+    passed_by_seconds = snapshot.seconds - _progressed(status, snapshot).since_seconds
+    return passed_by_seconds > snapshot.service.rollout.progress_deadline_seconds
+
+
+def _progressed(status: RolloutStatus, snapshot: Snapshot) -> Progressed:
+    before = snapshot.memory.progressed
+    now = Progressed(status.attempt, status.progress, status.progressed_at, snapshot.seconds)
+    if before is None or replace(now, since_seconds=before.since_seconds) != before:
+        return now
+    return before
 
 
 def _said(
@@ -190,7 +199,3 @@ def _told(before: RolloutStatus | None, after: RolloutStatus, said: Said) -> tup
     if before.phase == "Canary" and after.phase == "Progressing":
         return "CanaryPassed", after.why
     return (said.reason, said.message) if after.phase == "Complete" else None
-
-
-def _time(timestamp: str) -> datetime:
-    return datetime.fromisoformat(timestamp)

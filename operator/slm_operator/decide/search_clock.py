@@ -4,9 +4,10 @@ its load on the pack for ever."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from slm_operator.api.models import SLMService
+from slm_operator.decide.times import moment
 from slm_operator.decide.traffic import POINT_LIFETIME, Traffic
 
 MOST_SEARCH_TIME = timedelta(hours=4)
@@ -32,7 +33,7 @@ def search_clock(
     if edited or not same_configuration or traffic.shift is not None:
         return SearchClock()
     began = before.searching_since
-    took = datetime.fromisoformat(now) - datetime.fromisoformat(began)
+    took = moment(now) - moment(began)
     if took > POINT_LIFETIME:
         return SearchClock()
     own_load = service.autoscaling.calibration.when == "OnStart"

@@ -111,6 +111,18 @@ class Moving:
 
 
 @dataclass(frozen=True)
+class Progressed:
+    """How far a rollout has come, and since when."""
+
+    attempt: str
+    progress: int
+    at: str | None
+    """As the status has it, by a wall clock that may be set meanwhile."""
+    since_seconds: float
+    """By the snapshots' clock: when the operator first saw it."""
+
+
+@dataclass(frozen=True)
 class Memory:
     """What the operator remembers of a service between passes; losing it costs one window."""
 
@@ -137,6 +149,8 @@ class Memory:
     canary: CanarySamples = field(default_factory=CanarySamples)
     moving: tuple[Moving, ...] = ()
     """Losing it hides a lone pack that is held up in a change of its layout."""
+    progressed: Progressed | None = None
+    """Losing it begins the rollout's deadline anew."""
     ready_since_seconds: float | None = None
     """When a pack was first seen ready, of an unbroken series of passes."""
     through_activator: bool | None = None

@@ -46,6 +46,8 @@ class ServiceTally:
     """Requests that got a place and ended."""
     prompt_tokens: int = 0
     output_tokens: int = 0
+    restarts: int = 0
+    """Of agents: what came since the last look at the one before is not in the sums."""
     readings: tuple[tuple[str, Reading], ...] = ()
     """By the UID of the pack, whose agent may be another one the next time."""
 
@@ -56,11 +58,13 @@ def counted(tally: ServiceTally, states: Mapping[str, PackState]) -> ServiceTall
     known = dict(tally.readings)
     arrived, completed = tally.arrived, tally.completed
     prompt_tokens, output_tokens = tally.prompt_tokens, tally.output_tokens
+    restarts = tally.restarts
     readings = []
     for uid, state in states.items():
         before = known.get(uid)
         if before is not None and before.agent_id != state.agent_id:
             before = None
+            restarts += 1
         now = _read(state, before)
         readings.append((uid, now))
         if before is None:
@@ -70,7 +74,8 @@ def counted(tally: ServiceTally, states: Mapping[str, PackState]) -> ServiceTall
             completed += max(0, now.completed - before.completed)
             prompt_tokens += max(0, now.prompt_tokens - before.prompt_tokens)
             output_tokens += max(0, now.output_tokens - before.output_tokens)
-    return ServiceTally(arrived, completed, prompt_tokens, output_tokens, tuple(readings))
+    sums = (arrived, completed, prompt_tokens, output_tokens, restarts)
+    return ServiceTally(*sums, readings=tuple(readings))
 
 
 def waiting(state: PackState) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from slm_operator.api.models import SLMService
 from slm_operator.api.status import WorkloadStatus
+from slm_operator.decide.times import moment
 from slm_operator.pareto.points import OperatingPoint, Probe
 from slm_operator.pareto.rulings import Rule, Ruling
 from slm_operator.pareto.shift import (
@@ -48,9 +49,9 @@ class Traffic:
 
     def why_not(self, point: OperatingPoint, now: str, rules: ShiftRules) -> Ruling | None:
         """Why ``point`` does not count; None when it does."""
-        if _moment(now) - _moment(point.measured_at) > POINT_LIFETIME:
+        if moment(now) - moment(point.measured_at) > POINT_LIFETIME:
             return Ruling(Rule.OUTDATED, f"measured more than {POINT_LIFETIME.days} days ago")
-        if self.since is not None and _moment(point.measured_at) < _moment(self.since):
+        if self.since is not None and moment(point.measured_at) < moment(self.since):
             text = f"measured before {self.since}, when the power limit was changed"
             return Ruling(Rule.OUTDATED, text)
         if self.workload is None or point.workload is None:
@@ -136,7 +137,3 @@ def workload_status(workload: Workload | None) -> WorkloadStatus | None:
         output_tokens=round(workload.output_tokens),
         arrivals=workload.arrivals,
     )
-
-
-def _moment(timestamp: str) -> datetime:
-    return datetime.fromisoformat(timestamp.replace("Z", "+00:00"))

@@ -80,7 +80,8 @@ def zero(
     # A pack that is still loading the model, or fails at it, has had no chance to be idle.
     if counted and any(p.ready for p in serving):
         routers = (p.agent.router.in_progress for p in serving if p.agent is not None)
-        look = Look(snapshot.seconds, kept.tally.arrived, sum(routers) + holding.held)
+        tally, in_flight = kept.tally, sum(routers) + holding.held
+        look = Look(snapshot.seconds, tally.arrived, in_flight, tally.restarts)
     idle = seen(kept.idle, look)
     found = decide_zero(
         service.wanted_packs,

@@ -11,7 +11,8 @@ point. It is forecast over the time that a new pack takes to start.
   would have taken stays for an hour, since the next one comes as fast. Others within that hour
   are remembered too, though the packs that stayed let nobody wait. How fast the first load came
   that is seen, nobody knows: it counts as a surge.
-- What is not known (no sample, a counter that jumped back, no sample for long) holds.
+- What is not known (no sample, a counter that jumped back, no sample for long) holds, and after a
+  long time without a sample the stabilisation period begins anew.
 """
 
 from __future__ import annotations
@@ -28,14 +29,19 @@ Rule = Literal[
     "DemandRising", "DemandFalling", "DemandMet", "Stabilizing", "AtMaxPacks", "HeldStale"
 ]
 
-SAMPLES_KEPT = 81
-"""Twenty minutes at the usual period: the forecast forgets what is older."""
+STEP_SECONDS = 15.0
+"""Samples count so far apart, whatever the period: that is what the forecast's weights are for, and
+less tells chance from load no better."""
+STEP_EARLY = 0.9
+"""Of it is enough: a sample may come a little early."""
+STEPS_KEPT = 80
+"""Twenty minutes: the forecast forgets what is older."""
 LENGTHS_SECONDS = 120.0
 """Mean lengths are those of requests that completed within it."""
-LASTING_SAMPLES = 8
-"""Two minutes at the usual period: what arrived over them is no chance of single requests."""
-STALE_PERIODS = 3
-"""After so many periods without a sample the last one says nothing of now."""
+LASTING_SECONDS = 120.0
+"""What arrived over them is no chance of single requests."""
+STALE_STEPS = 3
+"""After so many steps without a sample the last one says nothing of now."""
 BACKLOG_SECONDS = 60.0
 """In what time requests that wait shall have been worked off."""
 SURGE_SECONDS = 0.5
@@ -43,8 +49,7 @@ SURGE_SECONDS = 0.5
 SURGE_RATIO = 1.5
 """The last minute's load over the one before a pack could have been asked for: a load that creeps
 over the edge is forecast, and needs no memory."""
-MINUTE_SAMPLES = 4
-"""At the usual period."""
+MINUTE_SECONDS = 60.0
 SURGE_REMEMBERED_SECONDS = 3600.0
 """Traffic that comes in bursts repeats them within the hour, or is another traffic by then."""
 
@@ -87,6 +92,14 @@ class DemandRules:
     """What arrivals may reach for minutes: a pack without any room has an endless queue."""
     errors: float = 0.5
     """How many usual errors of the forecast have to be free before a pack is removed."""
+
+    @property
+    def step_seconds(self) -> float:
+        """Between two samples that count."""
+        return self.period_seconds * _whole(STEP_EARLY * STEP_SECONDS / self.period_seconds)
+
+    def steps(self, seconds: float) -> int:
+        return max(1, round(seconds / self.step_seconds))
 
 
 @dataclass(frozen=True)
@@ -164,11 +177,11 @@ def decide_packs(
     """What to do with ``packs`` packs, those that start among them. ``sample`` None: nobody
     answered this time."""
     bounded = min(max(packs, rules.min_packs), rules.max_packs)
-    memory = _with(memory, sample)
+    memory = _with(memory, sample, rules)
     held = _unknown(memory, now_seconds, rules)
     if held:
         return Demand(bounded, "HeldStale", f"{held}; {bounded} packs stay"), memory
-    work = _work(memory.samples, cost, rules)
+    work = _work(_a_step_apart(memory.samples), cost, rules)
     surges = _surges(memory.surges, now_seconds, bounded, work, rules)
     keep = max(work.to_keep(rules), *(n for _, n in surges), 0)
     needs = _recent(memory.needs, now_seconds, rules)
@@ -178,7 +191,7 @@ def decide_packs(
     return Demand(chosen, rule, sentence, work), memory
 
 
-def _with(memory: DemandMemory, sample: DemandSample | None) -> DemandMemory:
+def _with(memory: DemandMemory, sample: DemandSample | None, rules: DemandRules) -> DemandMemory:
     """A counter that jumped back begins a new series: differences across it mean nothing."""
     if sample is None:
         return memory
@@ -187,7 +200,18 @@ def _with(memory: DemandMemory, sample: DemandSample | None) -> DemandMemory:
         return memory
     if last is not None and _jumped_back(last, sample):
         return replace(memory, samples=(sample,))
-    return replace(memory, samples=(*memory.samples, sample)[-SAMPLES_KEPT:])
+    since = sample.at_seconds - STEPS_KEPT * rules.step_seconds
+    kept = (s for s in memory.samples if s.at_seconds >= since)
+    return replace(memory, samples=(*kept, sample))
+
+
+def _a_step_apart(samples: tuple[DemandSample, ...]) -> tuple[DemandSample, ...]:
+    """The newest, and back from it those that count; oldest first."""
+    counting = list(samples[-1:])
+    for sample in reversed(samples):
+        if counting[-1].at_seconds - sample.at_seconds >= STEP_EARLY * STEP_SECONDS:
+            counting.append(sample)
+    return tuple(reversed(counting))
 
 
 def _jumped_back(last: DemandSample, sample: DemandSample) -> bool:
@@ -201,16 +225,21 @@ def _jumped_back(last: DemandSample, sample: DemandSample) -> bool:
 
 def _unknown(memory: DemandMemory, now_seconds: float, rules: DemandRules) -> str | None:
     """Why nothing is known of the demand."""
-    if len(memory.samples) < 2:
-        return "the demand is not known yet: two samples make a rate"
+    if len(_a_step_apart(memory.samples)) < 2:
+        apart = f"{rules.step_seconds:.0f} s apart"
+        return f"the demand is not known yet: two samples, {apart}, make a rate"
     age = now_seconds - memory.samples[-1].at_seconds
-    if age > STALE_PERIODS * rules.period_seconds:
+    if _is_stale(age, rules):
         return f"no sample of the demand for {age:.0f} s"
     if memory.samples[-1].completed <= memory.samples[0].completed and (
         memory.samples[-1].arrived > memory.samples[0].arrived
     ):
         return "no request has completed yet, so what one costs is not known"
     return None
+
+
+def _is_stale(age_seconds: float, rules: DemandRules) -> bool:
+    return age_seconds > STALE_STEPS * rules.step_seconds
 
 
 def _work(samples: tuple[DemandSample, ...], cost: PackCost, rules: DemandRules) -> Work:
@@ -221,12 +250,14 @@ def _work(samples: tuple[DemandSample, ...], cost: PackCost, rules: DemandRules)
         * _request_seconds(samples[: index + 2], cost)
         for index, (old, new) in enumerate(pairwise(samples))
     ]
-    steps = _whole(rules.start_seconds / rules.period_seconds) + 1
-    earlier = loads[: -MINUTE_SAMPLES - steps][-MINUTE_SAMPLES:]
+    minute = rules.steps(MINUTE_SECONDS)
+    # Further ahead than is looked back on, no load would have one before it, and each be a surge.
+    steps = min(_whole(rules.start_seconds / rules.step_seconds) + 1, STEPS_KEPT - 2 * minute)
+    earlier = loads[: -minute - steps][-minute:]
     return Work(
-        minute=fmean(loads[-MINUTE_SAMPLES:]),
+        minute=fmean(loads[-minute:]),
         before=fmean(earlier) if earlier else None,
-        lately=fmean(loads[-LASTING_SAMPLES:]),
+        lately=fmean(loads[-rules.steps(LASTING_SECONDS) :]),
         ahead=forecast(loads, steps),
         backlog=samples[-1].waiting * _request_seconds(samples, cost) / BACKLOG_SECONDS,
     )
@@ -251,7 +282,11 @@ def _request_seconds(samples: tuple[DemandSample, ...], cost: PackCost) -> float
 def _recent(
     needs: tuple[tuple[float, int], ...], now_seconds: float, rules: DemandRules
 ) -> tuple[tuple[float, int], ...]:
-    """The newest that is as old as the stabilisation period, and all later ones."""
+    """The newest that is as old as the stabilisation period, and all later ones; none from before
+    a time of which nothing was seen: only the mean of what came in it is known, which hides that it
+    rose towards the end."""
+    if needs and _is_stale(now_seconds - needs[-1][0], rules):
+        return ()
     since = now_seconds - rules.stabilization_seconds
     older = sum(at <= since for at, _ in needs)
     return needs[max(0, older - 1) :]

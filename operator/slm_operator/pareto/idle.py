@@ -2,7 +2,8 @@
 
 To zero only on evidence: at every look of a whole stabilisation period nothing was in flight, and
 nothing had arrived since the look before. One look is one moment, but what arrived is counted
-without gaps, so that a late look misses nothing. Back at once, for a single request that waits.
+without gaps, so that a late look misses nothing, unless the one who counts began anew: then
+requests may have come and gone unseen. Back at once, for a single request that waits.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Look:
     arrived: int
     """Requests since counting began."""
     in_flight: int
+    restarts: int = 0
+    """Of those who count."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Idle:
     since_seconds: float | None = None
     """The first of the unbroken looks at which there was nothing; None: the last one saw some."""
     arrived: int | None = None
-    """At the last look."""
+    """At the last look, as the next."""
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,12 @@ def seen(idle: Idle, look: Look | None) -> Idle:
     """With ``look``; None: it could not be told, which is no sign of anything."""
     if look is None:
         return idle
-    quiet = look.in_flight == 0 and idle.arrived in (None, look.arrived)
-    if not quiet:
-        return Idle(None, look.arrived)
+    counts = (look.arrived, look.restarts)
+    nothing_came = idle.arrived is None or (idle.arrived, idle.restarts) == counts
+    if look.in_flight or not nothing_came:
+        return Idle(None, *counts)
     since = look.at_seconds if idle.since_seconds is None else idle.since_seconds
-    return Idle(since, look.arrived)
+    return Idle(since, *counts)
 
 
 def decide_zero(

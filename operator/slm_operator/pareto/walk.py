@@ -54,20 +54,26 @@ def walk(space: SearchSpace, known: Known) -> tuple[list[OperatingPoint], Measur
 
 def _beginning(space: SearchSpace, known: Known) -> tuple[list[OperatingPoint], Probe]:
     """The first probe whose batch is not known to break a limit, and those that are; the smallest
-    batch when all do."""
+    batch when all do. Smaller batches that start with no count are left out: others may."""
     replicas, batch = _first(space)
+    able = [b for b in space.batches if not space.fails(_first_of(space, replicas, b))]
     tried: list[OperatingPoint] = []
     while True:
-        top = startable(space, replicas + 1, batch)
-        begin = Probe(top, min(replicas, top), batch)
+        begin = _first_of(space, replicas, batch)
         point = known.get(begin)
         if point is None or not space.limits.broken_by(point):
             return tried, begin
-        smaller = next_smaller(space.batches, point, space.limits)
+        smaller = next_smaller(able, point, space.limits)
         if smaller is None:
             return tried, begin
         tried.append(point)
         batch = smaller
+
+
+def _first_of(space: SearchSpace, replicas: int, batch: int) -> Probe:
+    """Of a batch: one more is started than shall be in rotation."""
+    top = startable(space, replicas + 1, batch)
+    return Probe(top, min(replicas, top), batch)
 
 
 def _first(space: SearchSpace) -> tuple[int, int]:
