@@ -341,6 +341,15 @@ def test_experts_of_an_unknown_family_without_tensors_are_unknown() -> None:
     assert known(config, tensors=[Tensor("a", "F16", 7)]).weights_bytes == 14
 
 
+def test_any_number_of_experts_is_counted_at_once() -> None:
+    experts = {**LLAMA, "model_type": "mixtral", "num_local_experts": 10**12}
+    parsed = parse_config(experts, "config.json")
+    assert parsed is not None
+    counts = count_parameters(parsed)
+    assert counts is not None
+    assert counts.experts == 16 * 10**12 * 3 * 2048 * 8192
+
+
 def test_no_experts_is_a_dense_model() -> None:
     assert known({**LLAMA, "num_experts": 0}) == known(LLAMA)
 
