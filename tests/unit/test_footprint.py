@@ -341,6 +341,27 @@ def test_what_a_replica_with_a_draft_model_needs_is_unknown(args: list[str], unk
     assert (sized(LLAMA, *args) is None) == unknown
 
 
+@pytest.mark.parametrize(
+    ("whole", "entry", "unknown"),
+    [
+        ('{"method": "ngram"}', ["--speculative-config.method", "eagle3"], True),
+        ('{"method": "ngram"}', ["--speculative-config.model", "org/small"], True),
+        ('{"method": "eagle3", "model": "org/head"}', ["-sc.method", "ngram"], False),
+        ('{"method": "eagle3"}', ["--speculative-config.num_speculative_tokens=3"], False),
+        ("{}", ["--speculative-config.method", '"ngram"'], False),
+        ("{}", ["--speculative-config.method", "null"], False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("first", ["whole", "entry"])
+def test_entries_replace_the_whole_object_as_in_vllm(
+    whole: str, entry: list[str], unknown: bool, first: str
+) -> None:
+    object_args = ["--speculative-config", whole]
+    args = object_args + entry if first == "whole" else entry + object_args
+    assert (sized(LLAMA, *args) is None) == unknown
+
+
 def test_experts_of_an_unknown_family_without_tensors_are_unknown() -> None:
     config = {**LLAMA, "num_local_experts": 8}
     assert sized(config) is None

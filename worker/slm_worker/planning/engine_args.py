@@ -108,18 +108,22 @@ def whole_number(options: Options, name: str, default: int) -> int:
 def drafts_by_model(options: Options) -> bool:
     """Whether a further model, or further layers of the same, propose tokens (speculative
     decoding)."""
-    settings = _json_object(options.get("speculative-config", "{}"))
-    for key in ("method", "model"):
-        given = options.get(f"spec-{key}", options.get(f"speculative-config.{key}"))
-        settings.setdefault(key, given)
-    proposer = settings["method"] or settings["model"]
+    prefix = "speculative-config."
+    entries = {
+        name.removeprefix(prefix): _json_or_text(value)
+        for name, value in options.items()
+        if name.startswith(prefix)
+    }
+    whole = _json_or_text(options.get("speculative-config", "{}"))
+    # vLLM makes one object of the entries and puts it last; what is no object it refuses.
+    settings = entries or (whole if isinstance(whole, dict) else {})
+    method, model = (settings.get(key, options.get(f"spec-{key}")) for key in ("method", "model"))
+    proposer = method or model
     return proposer is not None and str(proposer) not in _DRAFT_WITHOUT_MODEL
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    """Empty for what is none: the engine refuses it."""
+def _json_or_text(text: str) -> Any:
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return text
