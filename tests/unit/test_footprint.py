@@ -132,7 +132,10 @@ def test_arguments_may_be_shortened_as_long_as_they_tell_which(
         ["--max-model-len", "infk"],
         ["--max-model-len", "nank"],
         ["--dtype", "int3"],
+        pytest.param(["--max-model-len", "9" * 400], id="--max-model-len of 400 digits"),
+        ["--block-size", "9e300k"],
         ["--max-loras=many", "--enable-lora"],
+        pytest.param(["--max-loras=" + "9" * 5000, "--enable-lora"], id="loras of 5000 digits"),
         ["--max-lora-rank=0", "--enable-lora"],
     ],
     ids=" ".join,
@@ -323,6 +326,9 @@ class TestAdapters:
         (["-sc", '{"method": "suffix"}'], False),
         (["--spec-method", "ngram_gpu"], False),
         (["--speculative-config", "no JSON"], False),
+        pytest.param(["--speculative-config", "[" * 100_000], False, id="deep JSON"),
+        (["--speculative-config", '{"method": ["ngram"]}'], True),
+        (["--speculative-config", '{"model": {"name": "org/small"}}'], True),
         (['--speculative_config={"model": "org/small"}'], True),
         (["-sc", '{"method": "eagle3", "model": "org/head"}'], True),
         (["--speculative-config", '{"method": "mtp"}'], True),
@@ -335,10 +341,40 @@ def test_what_a_replica_with_a_draft_model_needs_is_unknown(args: list[str], unk
     assert (sized(LLAMA, *args) is None) == unknown
 
 
+@pytest.mark.parametrize(
+    ("whole", "entry", "unknown"),
+    [
+        ('{"method": "ngram"}', ["--speculative-config.method", "eagle3"], True),
+        ('{"method": "ngram"}', ["--speculative-config.model", "org/small"], True),
+        ('{"method": "eagle3", "model": "org/head"}', ["-sc.method", "ngram"], False),
+        ('{"method": "eagle3"}', ["--speculative-config.num_speculative_tokens=3"], False),
+        ("{}", ["--speculative-config.method", '"ngram"'], False),
+        ("{}", ["--speculative-config.method", "null"], False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("first", ["whole", "entry"])
+def test_entries_replace_the_whole_object_as_in_vllm(
+    whole: str, entry: list[str], unknown: bool, first: str
+) -> None:
+    object_args = ["--speculative-config", whole]
+    args = object_args + entry if first == "whole" else entry + object_args
+    assert (sized(LLAMA, *args) is None) == unknown
+
+
 def test_experts_of_an_unknown_family_without_tensors_are_unknown() -> None:
     config = {**LLAMA, "num_local_experts": 8}
     assert sized(config) is None
     assert known(config, tensors=[Tensor("a", "F16", 7)]).weights_bytes == 14
+
+
+def test_any_number_of_experts_is_counted_at_once() -> None:
+    experts = {**LLAMA, "model_type": "mixtral", "num_local_experts": 10**12}
+    parsed = parse_config(experts, "config.json")
+    assert parsed is not None
+    counts = count_parameters(parsed)
+    assert counts is not None
+    assert counts.experts == 16 * 10**12 * 3 * 2048 * 8192
 
 
 def test_no_experts_is_a_dense_model() -> None:

@@ -112,6 +112,12 @@ class TestDirectory:
             (["model-00004-of-00004.safetensors"], False),
             (["model-00001-of-00002.safetensors", "adapter.safetensors"], False),
             (["model-00001-of-00002.safetensors", "other-00001-of-00002.safetensors"], False),
+            (["model-00001-of-000002.safetensors"], False),
+            (["model-00001-of-000002.safetensors", "model-00002-of-000002.safetensors"], True),
+            (["model-1-of-2.safetensors"], False),
+            (["part_1.safetensors"], False),
+            (["part_1.safetensors", "part_2.safetensors"], False),
+            (["llama-2-7b.safetensors"], True),
         ],
         ids=lambda value: "+".join(value) if isinstance(value, list) else "",
     )
@@ -121,12 +127,29 @@ class TestDirectory:
         estimate = read(model)
         assert estimate is not None
         for name in files:
-            write_tensors(model / name, {"x": tensor(10)})
+            write_tensors(model / name, {name: tensor(10)})
         result = read(model)
         assert result is not None
         told = (result.weights_bytes, result.weights_source)
         read_bytes = 20 * len(files)
         assert told == ((read_bytes, "read") if complete else (estimate.weights_bytes, "estimated"))
+
+    @pytest.mark.parametrize(
+        "second",
+        [
+            ["model.fp16.safetensors"],
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+        ],
+        ids="+".join,
+    )
+    def test_a_second_copy_of_the_weights_is_not_counted(
+        self, model: Path, second: list[str]
+    ) -> None:
+        write_tensors(model / "model.safetensors", {"x": tensor(10)})
+        alone = read(model)
+        for name in second:
+            write_tensors(model / name, {"x": tensor(10)})
+        assert read(model) == alone
 
     def test_without_safetensors_the_configuration_gives_an_estimate(self, model: Path) -> None:
         attention = 64 * 64 + 2 * 64 * 32 + 64 * 64

@@ -31,7 +31,8 @@ MAX_HEADER_BYTES = 100 * 2**20
 """Also the limit of the safetensors format itself."""
 
 INDEX = "model.safetensors.index.json"
-SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
+PART = re.compile(r"(.*?[-_])\d+(?:-of-(\d+))?\.safetensors")
+"""A numbered file, and of how many where its name says so."""
 COPY_AGAIN = "copy all of the model's files again"
 
 PUBLISHED_CONFIGS: dict[str, dict[str, Any]] = {
@@ -138,8 +139,9 @@ def _read_directory(directory: Path, args: tuple[str, ...]) -> ModelFootprint | 
     if config is None:
         return None
     files = _weight_files(directory)
-    tensors = [tensor for file in files for tensor in _read_header(file)]
-    return footprint(config, tensors or None, args)
+    # A second copy under other file names takes no memory of its own.
+    tensors = {tensor.name: tensor for file in files for tensor in _read_header(file)}
+    return footprint(config, list(tensors.values()) or None, args)
 
 
 def _read_config_file(directory: Path) -> dict[str, Any]:
@@ -151,7 +153,8 @@ def _read_config_file(directory: Path) -> dict[str, Any]:
 
 def _weight_files(directory: Path) -> list[Path]:
     """The checkpoint's safetensors files, by its index where it has one. Empty while shards are
-    missing: whoever copies or downloads a model may bring its index last."""
+    missing, or may be since they are numbered without their count: whoever copies or downloads a
+    model may bring its index last."""
     names = _indexed_names(directory)
     for name in names:
         if not (directory / name).is_file():
@@ -163,8 +166,8 @@ def _weight_files(directory: Path) -> list[Path]:
         for file in directory.glob("*.safetensors")
         if not file.name.startswith("consolidated")  # a second copy in another format
     )
-    shards = Counter(shard.group(1, 2) for file in files if (shard := SHARD.fullmatch(file.name)))
-    whole = all(found == int(count) for (_, count), found in shards.items())
+    parts = Counter(part.group(1, 2) for file in files if (part := PART.fullmatch(file.name)))
+    whole = all(count and found == int(count) for (_, count), found in parts.items())
     return files if whole else []
 
 

@@ -23,6 +23,8 @@ _READ = (
     | {"performance-mode", "quantization", "spec-method", "spec-model", "speculative-config"}
 )
 """Names that are looked up here or elsewhere in planning; none of vLLM's others begins one."""
+_MOST_DIGITS = 12
+"""Of a number: with hundreds of them, bytes would leave the range of a float."""
 _DRAFT_WITHOUT_MODEL = frozenset({"ngram", "[ngram]", "ngram_gpu", "suffix"})
 
 
@@ -82,7 +84,7 @@ def token_count(options: Options, name: str) -> int | None:
         length = int(float(digits) * unit) if unit > 1 else int(digits)
     except (ValueError, OverflowError):
         length = 0
-    if length < 1:
+    if not 1 <= length < 10**_MOST_DIGITS:
         raise ModelError(
             "EngineArgsInvalid",
             f"engine.args: --{name} {given!r} is no token count: write a whole number such "
@@ -94,29 +96,34 @@ def token_count(options: Options, name: str) -> int | None:
 def whole_number(options: Options, name: str, default: int) -> int:
     """Raises ModelError (EngineArgsInvalid)."""
     given = options.get(name, str(default))
-    if given.isascii() and given.isdigit() and int(given):
+    if given.isascii() and given.isdigit() and len(given) <= _MOST_DIGITS and int(given):
         return int(given)
     raise ModelError(
         "EngineArgsInvalid",
-        f"engine.args: --{name} {given!r} is no number above 0: write one such as {default}.",
+        f"engine.args: --{name} {given!r} is no number above 0 of at most {_MOST_DIGITS} digits: "
+        f"write one such as {default}.",
     )
 
 
 def drafts_by_model(options: Options) -> bool:
     """Whether a further model, or further layers of the same, propose tokens (speculative
     decoding)."""
-    settings = _json_object(options.get("speculative-config", "{}"))
-    for key in ("method", "model"):
-        given = options.get(f"spec-{key}", options.get(f"speculative-config.{key}"))
-        settings.setdefault(key, given)
-    proposer = settings["method"] or settings["model"]
-    return proposer is not None and proposer not in _DRAFT_WITHOUT_MODEL
+    prefix = "speculative-config."
+    entries = {
+        name.removeprefix(prefix): _json_or_text(value)
+        for name, value in options.items()
+        if name.startswith(prefix)
+    }
+    whole = _json_or_text(options.get("speculative-config", "{}"))
+    # vLLM makes one object of the entries and puts it last; what is no object it refuses.
+    settings = entries or (whole if isinstance(whole, dict) else {})
+    method, model = (settings.get(key, options.get(f"spec-{key}")) for key in ("method", "model"))
+    proposer = method or model
+    return proposer is not None and str(proposer) not in _DRAFT_WITHOUT_MODEL
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    """Empty for what is none: the engine refuses it."""
+def _json_or_text(text: str) -> Any:
     try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -62,23 +62,22 @@ def count_parameters(config: ModelConfig) -> Parameters | None:
     norm = 2 * config.hidden if plain else config.hidden
     norms = 4 if config.model_type in _FOUR_NORMS else 2
     dense_layers = config.layers
-    experts: _Shapes = []
-    experts_rest = 0
+    experts = experts_width = experts_rest = 0
     if config.experts:
         dense_layers = config.leading_dense_layers or 0
-        experts, experts_rest = _experts(config)
+        experts, experts_width, experts_rest = _experts(config, config.experts)
     expert_layers = config.layers - dense_layers
     return Parameters(
         embeddings=_embeddings(config),
         matrices=config.layers * _elements(attention) + dense_layers * _elements(dense),
-        experts=expert_layers * _elements(experts),
+        experts=expert_layers * experts,
         rest=config.layers * (_attention_rest(config) + norms * norm)
         + dense_layers * dense_rest
         + expert_layers * experts_rest
         + norm,
         adapter_width=config.layers * _width(attention)
         + dense_layers * _width(dense)
-        + expert_layers * _width(experts)
+        + expert_layers * experts_width
         + 2 * (config.vocab + config.hidden),
     )
 
@@ -142,9 +141,10 @@ def _attention_rest(config: ModelConfig) -> int:
     return rest
 
 
-def _experts(config: ModelConfig) -> tuple[_Shapes, int]:
-    """Of one layer with experts: their matrices, and routers, gates and biases."""
-    hidden, count = config.hidden, config.experts or 0
+def _experts(config: ModelConfig, count: int) -> tuple[int, int, int]:
+    """Of one layer with experts: their matrices' elements and width, and routers, gates and
+    biases."""
+    hidden = config.hidden
     inner = config.expert_intermediate or config.inner
     shared = config.shared_intermediate or (config.shared_experts or 0) * inner
     rest = hidden * count
@@ -152,4 +152,6 @@ def _experts(config: ModelConfig) -> tuple[_Shapes, int]:
         rest += hidden  # the gate of the shared expert
     if config.model_type == "gpt_oss":
         rest += count + count * (2 * inner + hidden)
-    return [(hidden, inner)] * 3 * count + [(hidden, shared)] * (3 if shared else 0), rest
+    each, common = [(hidden, inner)] * 3, [(hidden, shared)] * (3 if shared else 0)
+    elements = count * _elements(each) + _elements(common)
+    return elements, count * _width(each) + _width(common), rest
