@@ -92,7 +92,7 @@ async def test_a_death_in_the_first_completion_is_told_by_its_cause(answer: str)
     ("written", "reason"),
     [
         pytest.param("", "FirstCompletionFailed", id="without a word"),
-        pytest.param(ABOUT_A_MODEL, "FirstCompletionFailed", id="after a warning of its start"),
+        pytest.param(ABOUT_A_MODEL, "FirstCompletionFailed", id="with what only starts fail at"),
         pytest.param(OUT_OF_MEMORY, "OutOfMemory", id="with the cause in its output"),
     ],
 )
@@ -101,9 +101,29 @@ async def test_an_engine_that_lives_on_without_a_token_is_told_by_what_it_wrote(
 ) -> None:
     monkeypatch.setattr(replica, "DYING_SECONDS", 0.0)
     process = FakeProcess()
-    process.log_tail = written
 
     def refuse() -> None:
+        process.log_tail = written
+        raise EngineNotAnsweringError(DEAD)
+
+    with pytest.raises(ReplicaError) as told:
+        await engine_run(process, refuse).until_ready()
+    assert told.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("dies", "reason"), [(False, "FirstCompletionFailed"), (True, "EngineExited")]
+)
+async def test_what_an_engine_got_over_before_it_was_healthy_is_not_why_it_has_no_token(
+    monkeypatch: pytest.MonkeyPatch, dies: bool, reason: str
+) -> None:
+    monkeypatch.setattr(replica, "DYING_SECONDS", 0.0)
+    process = FakeProcess()
+    process.log_tail = OUT_OF_MEMORY
+
+    def refuse() -> None:
+        if dies:
+            process.exited.set()
         raise EngineNotAnsweringError(DEAD)
 
     with pytest.raises(ReplicaError) as told:
@@ -114,8 +134,12 @@ async def test_an_engine_that_lives_on_without_a_token_is_told_by_what_it_wrote(
 async def test_what_a_start_wrote_explains_no_later_end() -> None:
     process = FakeProcess()
     process.log_tail = OUT_OF_MEMORY
-    run = engine_run(process, lambda: None)
-    assert await run.until_ready() == OUT_OF_MEMORY
+
+    def write_on() -> None:
+        process.log_tail += "\nwith a token"
+
+    run = engine_run(process, write_on)
+    assert await run.until_ready() == f"{OUT_OF_MEMORY}\nwith a token"
     process.log_tail = ABOUT_A_MODEL
     process.exited.set()
     assert (await run.death()).reason == "EngineExited"

@@ -109,6 +109,7 @@ class EngineRun:
         self._clock = host.clock
         self._progress = progress
         self._was_ready = False
+        self._log_until_healthy = ""
 
     @classmethod
     async def launch(
@@ -180,7 +181,7 @@ class EngineRun:
                 task.cancel()
             await asyncio.wait(tasks)
         self._was_ready = True
-        return self.process.take_log()
+        return self._log_until_healthy + self.process.take_log()
 
     async def _until_overdue(self) -> None:
         while True:
@@ -194,6 +195,8 @@ class EngineRun:
             if await self.client.healthy():
                 break
             await asyncio.sleep(HEALTH_POLL_SECONDS)
+        # Whatever it complained of until now, it has got over.
+        self._log_until_healthy = self.process.take_log()
         try:
             await self.client.complete_one_token(FIRST_COMPLETION_TIMEOUT_SECONDS)
         except EngineNotAnsweringError as error:
