@@ -86,6 +86,10 @@ ACCEPTED = [
         with_args("--model-impl=vllm", "--config-format=hf", "-q", "awq", "-O3", "-dc", "{}", "-"),
         id="arguments that only begin like owned ones",
     ),
+    pytest.param(
+        with_args("-cc.mode=3", "-sc.model", "x", "-dc.x=1", "--hf-overrides.a.b=1", "0.5"),
+        id="arguments with a key",
+    ),
     pytest.param(with_args("--override-generation-config={}", "a=--host"), id="values"),
     pytest.param(with_env("VLLM_LOGGING_LEVEL"), id="environment"),
     pytest.param(with_env("MY_SLM_X"), id="SLM_ inside a name"),

@@ -225,7 +225,7 @@ def test_each_engine_argument_that_the_operator_owns_is_refused_in_every_form(
     forms = [
         form
         for name in OWNED_ENGINE_ARGUMENTS
-        for form in (name, f"{name}=1", name[:2] + name[2:].replace("-", "_"))
+        for form in (name, f"{name}=1", f"{name}.a=1", name[:2] + name[2:].replace("-", "_"))
     ]
     for start in range(0, len(forms), 64):
         batch = forms[start : start + 64]

@@ -72,6 +72,8 @@ class FakeRun:
         self.cause = ReplicaError("EngineExited", "it ended")
         self.asked: list[str] = []
         self.refusal: Exception | None = None
+        self.dies_of_it = False
+        """Whether its process ends a moment after the refusal."""
 
     @classmethod
     async def launch(cls, *_: object) -> FakeRun:
@@ -82,6 +84,11 @@ class FakeRun:
     async def until_ready(self) -> str:
         await self.readiness
         return self.process.log_of_start
+
+    async def dies(self) -> bool:
+        if self.dies_of_it:
+            self.process.exited.set()
+        return self.process.exited.is_set()
 
     async def death(self) -> ReplicaError:
         return self.cause

@@ -200,6 +200,13 @@ CASES = {
         "RevisionNotFoundError",
         "huggingface_hub.errors.RevisionNotFoundError: 404 Client Error. Revision Not Found",
     ),
+    "a name that no hub would give": Case(
+        "0.32",
+        "ModelNotFound",
+        "org/my--model",
+        "huggingface_hub.errors.HFValidationError: Cannot have -- or .. in repo_id: "
+        "'org/my--model'.",
+    ),
     "a directory without weights": Case(
         "0.14",
         "ModelNotFound",
@@ -212,6 +219,13 @@ CASES = {
         "MetadataIncompleteBuffer",
         "(EngineCore_DP0 pid=9) safetensors_rust.SafetensorError: Error while deserializing header:"
         " MetadataIncompleteBuffer",
+    ),
+    "the driver is too old for a kernel": Case(
+        "0.23",
+        "DriverTooOld",
+        "PTX",
+        "(EngineCore pid=91) torch.AcceleratorError: CUDA error: the provided PTX was compiled with "
+        "an unsupported toolchain.",
     ),
     "the driver is too old for torch": Case(
         "0.6",
@@ -419,7 +433,8 @@ def test_lines_about_requests_are_no_cause_of_a_later_end(line: str) -> None:
 
 
 def test_what_a_replica_may_meet_at_any_time_is_a_cause_of_a_later_end() -> None:
-    for reason in ("OutOfMemory", "DiskFull", "MpsFault", "DeviceFault", "DeviceUnavailable"):
+    reasons = "OutOfMemory DiskFull MpsFault DeviceFault DeviceUnavailable DriverTooOld"
+    for reason in reasons.split():
         case = next(case for case in CASES.values() if case.reason == reason)
         found = find_cause(case.log, was_ready=True)
         assert found is not None and found[0] == reason

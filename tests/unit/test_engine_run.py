@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -38,6 +39,10 @@ class FakeProcess:
         taken, self.log_tail = self.log_tail, ""
         return taken
 
+    @property
+    def returncode(self) -> int | None:
+        return 1 if self.exited.is_set() else None
+
     async def wait(self) -> int:
         await self.exited.wait()
         return 1
@@ -59,14 +64,18 @@ class FakeClient:
         self._first_token()
 
 
-def engine_run(process: FakeProcess, first_token: Callable[[], None]) -> EngineRun:
+def engine_run(
+    process: FakeProcess,
+    first_token: Callable[[], None],
+    memory_limit: MemoryLimit | None = None,
+) -> EngineRun:
     host = SimpleNamespace(
         engine=FakeEngine(),
         http=None,
         address="127.0.0.1",
         model_name="m",
         clock=lambda: 0.0,
-        memory_limit=MemoryLimit(),
+        memory_limit=memory_limit or MemoryLimit(),
     )
     progress = StartProgress(StartDeadlines(), 0.0)
     run = EngineRun(cast(EngineHost, host), (0, 1), 9000, cast(Any, process), progress)
@@ -92,7 +101,7 @@ async def test_a_death_in_the_first_completion_is_told_by_its_cause(answer: str)
     ("written", "reason"),
     [
         pytest.param("", "FirstCompletionFailed", id="without a word"),
-        pytest.param(ABOUT_A_MODEL, "FirstCompletionFailed", id="after a warning of its start"),
+        pytest.param(ABOUT_A_MODEL, "FirstCompletionFailed", id="with what only starts fail at"),
         pytest.param(OUT_OF_MEMORY, "OutOfMemory", id="with the cause in its output"),
     ],
 )
@@ -101,9 +110,9 @@ async def test_an_engine_that_lives_on_without_a_token_is_told_by_what_it_wrote(
 ) -> None:
     monkeypatch.setattr(replica, "DYING_SECONDS", 0.0)
     process = FakeProcess()
-    process.log_tail = written
 
     def refuse() -> None:
+        process.log_tail = written
         raise EngineNotAnsweringError(DEAD)
 
     with pytest.raises(ReplicaError) as told:
@@ -111,11 +120,57 @@ async def test_an_engine_that_lives_on_without_a_token_is_told_by_what_it_wrote(
     assert told.value.reason == reason
 
 
+@pytest.mark.parametrize(
+    ("dies", "reason"), [(False, "FirstCompletionFailed"), (True, "EngineExited")]
+)
+async def test_what_an_engine_got_over_before_it_was_healthy_is_not_why_it_has_no_token(
+    monkeypatch: pytest.MonkeyPatch, dies: bool, reason: str
+) -> None:
+    monkeypatch.setattr(replica, "DYING_SECONDS", 0.0)
+    process = FakeProcess()
+    process.log_tail = OUT_OF_MEMORY
+
+    def refuse() -> None:
+        if dies:
+            process.exited.set()
+        raise EngineNotAnsweringError(DEAD)
+
+    with pytest.raises(ReplicaError) as told:
+        await engine_run(process, refuse).until_ready()
+    assert told.value.reason == reason
+
+
+@pytest.mark.parametrize("lives_on", [False, True], ids=["it dies of it", "it lives on"])
+async def test_a_kill_for_lack_of_memory_is_told_of_the_engine_whose_first_token_it_cost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lives_on: bool
+) -> None:
+    monkeypatch.setattr(replica, "DYING_SECONDS", 0.1)
+    events = tmp_path / "memory.events"
+    events.write_text("oom_kill 0\n")
+    limit = MemoryLimit(tmp_path)
+    process = FakeProcess()
+
+    def lose_a_process() -> None:
+        events.write_text("oom_kill 1\n")
+        if not lives_on:
+            asyncio.get_running_loop().call_later(0.01, process.exited.set)
+        raise EngineNotAnsweringError(DEAD)
+
+    with pytest.raises(ReplicaError) as told:
+        await engine_run(process, lose_a_process, limit).until_ready()
+    assert told.value.reason == "OutOfMemory"
+    assert limit.killed() == "", "nobody else is blamed"
+
+
 async def test_what_a_start_wrote_explains_no_later_end() -> None:
     process = FakeProcess()
     process.log_tail = OUT_OF_MEMORY
-    run = engine_run(process, lambda: None)
-    assert await run.until_ready() == OUT_OF_MEMORY
+
+    def write_on() -> None:
+        process.log_tail += "\nwith a token"
+
+    run = engine_run(process, write_on)
+    assert await run.until_ready() == f"{OUT_OF_MEMORY}\nwith a token"
     process.log_tail = ABOUT_A_MODEL
     process.exited.set()
     assert (await run.death()).reason == "EngineExited"

@@ -96,6 +96,10 @@ def test_owned_arguments_are_refused_with_underscores() -> None:
         pytest.param("-t", "remove -t: a pack is one GPU", id="short, shortened"),
         pytest.param("-as=4", "remove -as: a pack is one GPU", id="short, shortened, with a value"),
         pytest.param("-n2", "remove -n2: a pack is one GPU", id="short, its value glued on"),
+        pytest.param(
+            "--api-key.a=b", "remove --api-key.a: protect the service", id="long, with a key"
+        ),
+        pytest.param("-dp.a", "remove -dp.a: a pack is one GPU", id="short, with a key"),
         pytest.param("--", "remove --: ", id="the end of all options"),
     ],
 )
@@ -108,11 +112,11 @@ def test_owned_arguments_are_refused_in_other_forms_that_vllm_takes(
 
 def test_values_and_longer_names_are_no_owned_arguments() -> None:
     refuse_owned_arguments(["--model-impl", "auto", "--chat-template", "port", "--max-model-len=9"])
-    refuse_owned_arguments(["-q", "awq", "-O3", "-cc.mode=3", "-sc", "-1", "-", "=", ""])
+    refuse_owned_arguments(["-q", "awq", "-O3", "-cc.mode=3", "-sc.x", "-sc", "-1", "-", "=", ""])
 
 
 def test_an_option_of_its_own_is_no_beginning_of_an_owned_one() -> None:
-    refuse_owned_arguments(["-dc", "{}"])
+    refuse_owned_arguments(["-dc", "{}", "-dc.x=1"])
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -277,7 +277,10 @@ async def test_an_engine_that_refuses_sleep_mode_at_its_start_is_started_without
 
 
 @pytest.mark.parametrize("verb", ["sleep", "wake"])
-async def test_one_that_does_not_fall_asleep_or_wake_is_replaced(rig: Rig, verb: str) -> None:
+@pytest.mark.parametrize("dies", [False, True], ids=["it lives on", "it dies of it"])
+async def test_one_that_does_not_fall_asleep_or_wake_is_replaced(
+    rig: Rig, verb: str, dies: bool
+) -> None:
     wanted = target(2, 1, asleep=True)
     if verb == "wake":
         await rig.start_all(wanted)
@@ -285,10 +288,12 @@ async def test_one_that_does_not_fall_asleep_or_wake_is_replaced(rig: Rig, verb:
     else:
         await rig.start_all(target(2, 2, asleep=True))
     FakeRun.made[1].refusal = EngineNotAnsweringError("no answer")
+    FakeRun.made[1].dies_of_it = dies
     for _ in range(3):
         await rig.step(wanted)
     assert rig.phases()[1] is ReplicaPhase.FAILED
-    assert rig.reasons() == [None, {"sleep": "SleepFailed", "wake": "WakeFailed"}[verb]]
+    refusals = {"sleep": "SleepFailed", "wake": "WakeFailed"}
+    assert rig.reasons() == [None, FakeRun.made[1].cause.reason if dies else refusals[verb]]
     assert FakeRun.made[1].process.ended_by == ["kill"]
     assert rig.phases()[0] is ReplicaPhase.READY, "the other serves on"
 

@@ -74,6 +74,22 @@ def test_a_kill_explains_the_ends_that_follow_it_at_once(write: Write, tmp_path:
     assert limit.killed() == ""
 
 
+def test_a_count_that_cannot_be_read_for_a_moment_makes_no_old_kill_a_new_one(
+    write: Write, tmp_path: Path
+) -> None:
+    write(3, LIMIT_BYTES)
+    limit = MemoryLimit(tmp_path)
+    counts = next(
+        file for file in tmp_path.rglob("*") if file.name in ("memory.events", "memory.oom_control")
+    )
+    counts.rename(counts.with_suffix(".away"))
+    limit.look()
+    counts.with_suffix(".away").rename(counts)
+    assert limit.killed() == ""
+    write(4, LIMIT_BYTES)
+    assert "memory limit" in limit.killed()
+
+
 def test_without_a_limit_it_was_the_node_that_had_no_memory(write: Write, tmp_path: Path) -> None:
     write(0, None)
     limit = MemoryLimit(tmp_path)

@@ -122,8 +122,8 @@ OWNED_ENGINE_ARGUMENTS: Mapping[str, str] = {
 what to do instead.
 
 :attr:`EngineConfig.args` may hold none of them, as ``--x``, ``--x=value``, with underscores,
-shortened (vLLM takes any unambiguous beginning for the whole) or, of the short ones, with the value
-glued on (``-n2``).
+shortened (vLLM takes any unambiguous beginning for the whole), with a key (``--x.key=value``) or,
+of the short ones, with the value glued on (``-n2``).
 """
 NOT_OWNED_ENGINE_ARGUMENTS: tuple[str, ...] = ("-dc",)
 """Options of their own, though one of the above begins with them."""

@@ -152,11 +152,14 @@ REVISION_NEEDS_HUB = rule(
 
 _ARGUMENT = "(self + '=').substring(0, (self + '=').indexOf('='))"
 """CEL text of the argument that the rule is attached to, without its value."""
+_ARGUMENT_NAME = _ARGUMENT.replace("self", "self.replace('.', '=')") + ".replace('_', '-')"
+"""The same without the key after its dot, too, and as vLLM writes it."""
 
 ENGINE_ARGUMENT = rule(
-    # vLLM takes _ for -, any unambiguous beginning of an argument for the whole, and of a short one
-    # the value that is glued on. The agent's own check is engine.factory.owned_argument.
-    f"[{_ARGUMENT}.replace('_', '-')].all(name, name.size() < 2 || "
+    # vLLM takes _ for -, any unambiguous beginning of an argument for the whole, of a short one the
+    # value that is glued on, and --x.key=value for --x. The agent's own check is
+    # engine.factory.owned_argument.
+    f"[{_ARGUMENT_NAME}].all(name, name.size() < 2 || "
     f"name in {json.dumps(NOT_OWNED_ENGINE_ARGUMENTS)} || "
     f"!{json.dumps(list(OWNED_ENGINE_ARGUMENTS))}.exists(owned, owned.startsWith(name) || "
     "(!name.startsWith('--') && name.startsWith(owned))))",

@@ -80,7 +80,6 @@ CAUSES = (
         r"forward compatibility was attempted on non supported HW",
         r"provided PTX was compiled with an unsupported toolchain",
         r"error (code )?(803|804)\b",
-        only_at_start=True,
     ),
     _cause(
         "DeviceUnavailable",
@@ -210,6 +209,7 @@ CAUSES = (
         r"RevisionNotFoundError",
         r"does not appear to have a file named",
         r"Repo id must",
+        r"HFValidationError",
         r"Invalid repository ID or local directory",
         r"No such file or directory: .*(config\.json|safetensors)",
         r"Cannot find any model weights",

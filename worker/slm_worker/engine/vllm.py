@@ -105,5 +105,6 @@ class VllmEngine:
 
 
 def argument_name(argument: str) -> str:
-    """``--max_num_seqs=8`` -> ``--max-num-seqs``: how vLLM reads an argument's name."""
-    return argument.partition("=")[0].replace("_", "-")
+    """``--max_num_seqs=8`` -> ``--max-num-seqs``, ``-cc.mode=3`` -> ``-cc``: how vLLM reads an
+    argument's name."""
+    return argument.replace(".", "=").partition("=")[0].replace("_", "-")

@@ -154,15 +154,16 @@ class Lifecycle:
             await self._fail(one, None, alone=not self._host.witness.sees_starts)
 
     async def _sleep(self, one: Replica) -> None:
-        if one.run is None:
+        run = one.run
+        if run is None:
             return
         try:
-            await one.run.client.sleep()
+            await run.client.sleep()
         except SleepUnsupportedError as error:
             self.sleep_trouble = f"{error}: this engine cannot sleep"
             log.warning("%s", self.sleep_trouble, extra={"replica": one.index})
         except EngineNotAnsweringError as error:
-            await self._fail(one, _would_not("SleepFailed", error))
+            await self._refused(one, run, "SleepFailed", error)
         else:
             if one.phase is ReplicaPhase.READY:
                 one.watch = ProgressWatch(self._clock())
@@ -171,14 +172,15 @@ class Lifecycle:
             one.turning = False
 
     async def _wake(self, one: Replica) -> None:
-        if one.run is None:
+        run = one.run
+        if run is None:
             return
         began_seconds = self._clock()
         try:
-            await one.run.client.wake_up()
-            await one.run.client.complete_one_token(FIRST_COMPLETION_TIMEOUT_SECONDS)
+            await run.client.wake_up()
+            await run.client.complete_one_token(FIRST_COMPLETION_TIMEOUT_SECONDS)
         except (EngineNotAnsweringError, SleepUnsupportedError) as error:
-            await self._fail(one, _would_not("WakeFailed", error))
+            await self._refused(one, run, "WakeFailed", error)
         else:
             if one.phase is ReplicaPhase.ASLEEP:
                 one.watch = ProgressWatch(self._clock())
@@ -187,6 +189,12 @@ class Lifecycle:
                 log.info("awake after %.1f s", seconds, extra={"replica": one.index})
         finally:
             one.turning = False
+
+    async def _refused(self, one: Replica, run: EngineRun, reason: str, error: Exception) -> None:
+        """Whoever watches for its exit tells what a dying engine died of."""
+        if not await run.dies():
+            text = f"{error}: the process was ended and starts again"
+            await self._fail(one, ReplicaError(reason, text))
 
     async def _fail(self, one: Replica, error: ReplicaError | None, *, alone: bool = True) -> None:
         """Out of rotation at once; ``error`` is None where the exit itself tells the cause. Unless
@@ -293,7 +301,3 @@ def _unexpected(one: Replica, error: Exception) -> ReplicaError:
         f"the agent failed while it handled this replica, and tries again: {error!r}; the pack's "
         "log has more: please report it",
     )
-
-
-def _would_not(reason: str, error: Exception) -> ReplicaError:
-    return ReplicaError(reason, f"{error}: the process was ended and starts again")

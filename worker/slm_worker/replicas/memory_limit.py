@@ -37,7 +37,9 @@ class MemoryLimit:
 
     def look(self) -> None:
         """To be called now and then, so that it is known when a process was killed."""
-        before, self._seen = self._seen, self._kills()
+        before = self._seen
+        # Where the count cannot be read it looks like none.
+        self._seen = max(before, self._kills())
         if self._seen > before:
             self._killed_at_seconds = self._clock()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -109,6 +110,7 @@ class EngineRun:
         self._clock = host.clock
         self._progress = progress
         self._was_ready = False
+        self._log_until_healthy = ""
 
     @classmethod
     async def launch(
@@ -170,7 +172,7 @@ class EngineRun:
         tasks = [exited, *others]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if exited.done():
+            if self.process.returncode is not None:
                 raise await self.death()
             for other in others:
                 if other.done():
@@ -180,7 +182,7 @@ class EngineRun:
                 task.cancel()
             await asyncio.wait(tasks)
         self._was_ready = True
-        return self.process.take_log()
+        return self._log_until_healthy + self.process.take_log()
 
     async def _until_overdue(self) -> None:
         while True:
@@ -194,16 +196,31 @@ class EngineRun:
             if await self.client.healthy():
                 break
             await asyncio.sleep(HEALTH_POLL_SECONDS)
+        # Whatever it complained of until now, it has got over.
+        self._log_until_healthy = self.process.take_log()
         try:
             await self.client.complete_one_token(FIRST_COMPLETION_TIMEOUT_SECONDS)
         except EngineNotAnsweringError as error:
-            await asyncio.sleep(DYING_SECONDS)
+            if await self.dies():
+                return  # until_ready says of what
+            killed = self._memory_limit.killed()
+            if killed:
+                raise ReplicaError("OutOfMemory", killed) from None
             # It was healthy, so that its start is not what went wrong.
             cause = find_cause(self.process.log_tail, was_ready=True) or (
                 "FirstCompletionFailed",
                 f"the engine is healthy but does not compute: {error}",
             )
             raise ReplicaError(*cause) from None
+
+    async def dies(self) -> bool:
+        """Whether the process ends within DYING_SECONDS. To be asked of an engine that refused
+        what it should be able to do, before it is blamed for that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DYING_SECONDS):
+                await self.process.wait()
+                return True
+        return False
 
     async def death(self) -> ReplicaError:
         """Why the process ended, once it did; nothing of it is left then."""
