@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from slm_operator.api.models import API_VERSION, GROUP, KIND, SLMService, SLMServiceSpec
 from slm_operator.cli.terminal import fail
-from slm_operator.cluster.configuration import UNUSABLE_CONFIGURATION, USERS_KUBECONFIG
+from slm_operator.cluster.configuration import USERS_KUBECONFIG
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Kube, Object, Objects, get_or_none
+from slm_operator.cluster.kubeconfig import UNUSABLE_CONFIGURATION
 from slm_operator.cluster.profiles import CONFIG_MAP
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
