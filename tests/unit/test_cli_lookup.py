@@ -60,3 +60,29 @@ async def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, own: P
     assert await asked() == (IN_POD, "of-the-pod")
     kubeconfigs.written(own, "https://own:6443", namespace="team")
     assert await asked() == ("https://own:6443", "team")
+
+
+@pytest.mark.parametrize(
+    "files",
+    ["dev:prod", "empty:dev:prod", "none:dev:empty", "dev:unset", "unset:dev", "dev:null"],
+)
+async def test_of_several_files_the_first_current_context_holds_as_for_kubectl(
+    monkeypatch: pytest.MonkeyPatch, own: Path, tmp_path: Path, files: str
+) -> None:
+    for name, current in (("dev", "dev"), ("prod", "prod"), ("unset", ""), ("null", None)):
+        server, namespace = f"https://{name}:6443", f"of-{name}"
+        kubeconfigs.written(
+            tmp_path / name, server, namespace=namespace, name=name, current=current
+        )
+    (tmp_path / "empty").touch()
+    monkeypatch.setenv("KUBECONFIG", ":".join(str(tmp_path / name) for name in files.split(":")))
+    assert await asked() == ("https://dev:6443", "of-dev")
+
+
+async def test_the_current_context_may_be_in_another_file(
+    monkeypatch: pytest.MonkeyPatch, own: Path, tmp_path: Path
+) -> None:
+    current = kubeconfigs.written(tmp_path / "a", "https://a:6443", name="a", current="b")
+    there = kubeconfigs.written(tmp_path / "b", "https://b:6443", namespace="of-b", name="b")
+    monkeypatch.setenv("KUBECONFIG", f"{current}:{there}")
+    assert await asked() == ("https://b:6443", "of-b")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,8 +15,17 @@ from kubernetes.aio import client, config
 
 log = logging.getLogger(__name__)
 
-UNUSABLE_CONFIGURATION = (config.ConfigException, OSError, TypeError, ValueError, yaml.YAMLError)
-"""What the client raises for a kubeconfig that is missing, empty, no YAML, or incomplete."""
+UNUSABLE_CONFIGURATION = (
+    config.ConfigException,
+    AttributeError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+    yaml.YAMLError,
+)
+"""What the client raises for a kubeconfig that is missing, no YAML, incomplete, or of another
+form."""
 
 LOOK_SECONDS = 60.0
 """Between two looks for a newer token, as within a Pod. A command that said when its token ends is
@@ -22,8 +34,43 @@ PATIENCE_SECONDS = 5.0
 """So long a request waits for such a look; then it goes with the token that is there."""
 
 
+@dataclass(frozen=True)
+class Kubeconfig:
+    """``files``: those that say anything, as KUBECONFIG lists them. ``context``: that to go by."""
+
+    files: str
+    context: str
+    namespace: str
+
+
+def read_kubeconfig(files: str) -> Kubeconfig | None:
+    """As kubectl reads several files: the first current context holds, where the client takes the
+    last. None where there is none. Raises one of UNUSABLE_CONFIGURATION."""
+    said: dict[str, dict[str, Any]] = {}
+    for each in files.split(os.pathsep):
+        path = Path(each).expanduser()
+        document = yaml.safe_load(path.read_text()) if each and path.exists() else None
+        if isinstance(document, dict):
+            said[each] = document
+        elif document is not None:
+            raise config.ConfigException(f"{each} is no kubeconfig")
+    currents = (document.get("current-context") for document in said.values())
+    current = next((each for each in currents if each), None)
+    if current is None:
+        return None
+    contexts = [each for document in said.values() for each in document.get("contexts") or ()]
+    namespaces = (each["context"].get("namespace") for each in contexts if each["name"] == current)
+    return Kubeconfig(os.pathsep.join(said), current, next(namespaces, None) or "default")
+
+
 async def load(files: str, settings: client.Configuration) -> None:
-    loader = await config.load_kube_config(files, client_configuration=settings)
+    """Raises one of UNUSABLE_CONFIGURATION."""
+    found = read_kubeconfig(files)
+    if found is None:
+        raise config.ConfigException(f"{files} has no current-context")
+    loader = await config.load_kube_config(
+        found.files, found.context, client_configuration=settings
+    )
     if hasattr(loader, "token"):
         # It is said to be None.
         settings.refresh_api_key_hook = _Renewal(loader)  # type: ignore[assignment]
