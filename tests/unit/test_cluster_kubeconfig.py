@@ -15,6 +15,7 @@ from kubernetes.aio.config.exec_provider import ExecProvider
 import kubeconfigs
 from slm_operator.cluster import kubeconfig as subject
 from slm_operator.cluster.configuration import configuration
+from slm_operator.cluster.connection import KubeError
 
 LONG_AGO = {"expirationTimestamp": "2020-01-01T00:00:00Z"}
 LONG_AFTER = {"expirationTimestamp": "2100-01-01T00:00:00Z"}
@@ -93,6 +94,18 @@ async def test_requests_go_on_with_the_last_token_while_one_run_of_the_command_h
     answered.set()
     monkeypatch.setattr(subject, "PATIENCE_SECONDS", 5.0)
     assert await authorization(settings) == "Bearer late"
+
+
+async def test_a_command_that_fails_is_named_and_nobody_connects_as_nobody(tmp_path: Path) -> None:
+    command = {"apiVersion": "client.authentication.k8s.io/v1", "command": "false"}
+    with pytest.raises(KubeError, match="command false gave neither a token nor a certificate"):
+        await settings_of(tmp_path, {"exec": command})
+
+
+async def test_what_else_a_user_has_stands_in_for_a_command_that_fails(tmp_path: Path) -> None:
+    command = {"apiVersion": "client.authentication.k8s.io/v1", "command": "false"}
+    settings = await settings_of(tmp_path, {"exec": command, "token": "own"})
+    assert await authorization(settings) == "Bearer own"
 
 
 @pytest.mark.usefixtures("time_passes")

@@ -36,7 +36,8 @@ async def configuration(kubeconfig: Path | None = None) -> client.Configuration:
         raise KubeError(
             0,
             "NoClusterConfig",
-            f"no usable cluster configuration ({error}): set KUBECONFIG to a kubeconfig file",
+            f"no usable cluster configuration ({error}): mend it, or set KUBECONFIG to a "
+            "kubeconfig file",
         ) from error
     settings.proxy = settings.proxy or proxy_of_environment(settings.host)
     return settings

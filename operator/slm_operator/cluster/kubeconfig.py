@@ -71,9 +71,22 @@ async def load(files: str, settings: client.Configuration) -> None:
     loader = await config.load_kube_config(
         found.files, found.context, client_configuration=settings
     )
+    _refuse_a_silent_command(loader)
     if hasattr(loader, "token"):
         # It is said to be None.
         settings.refresh_api_key_hook = _Renewal(loader)  # type: ignore[assignment]
+
+
+def _refuse_a_silent_command(loader: Any) -> None:
+    """The client only logs that a command failed, and goes on as nobody, whom a new look for a
+    token would not come to."""
+    user = loader._user
+    known = getattr(loader, "token", None) or getattr(loader, "cert_file", None)
+    if user and "exec" in user and not known:
+        raise config.ConfigException(
+            f"its user's command {user['exec']['command']} gave neither a token nor a certificate: "
+            "see why by running it"
+        )
 
 
 class _Renewal:
