@@ -10,6 +10,7 @@ from kubernetes.aio.config import incluster_config
 import kubeconfigs
 from slm_operator.cli import lookup
 from slm_operator.cluster.configuration import configuration
+from slm_operator.cluster.connection import KubeError
 
 IN_POD = "https://10.96.0.1:443"
 
@@ -42,6 +43,24 @@ async def test_within_a_pod_the_users_kubeconfig_goes_before_the_pods_account(ow
     assert await asked() == (IN_POD, "of-the-pod")
     kubeconfigs.written(own, "https://own:6443", namespace="team")
     assert await asked() == ("https://own:6443", "team")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "current-context: ''"])
+async def test_a_users_kubeconfig_that_chooses_no_cluster_leaves_the_pods_account(
+    own: Path, text: str
+) -> None:
+    own.parent.mkdir()
+    own.write_text(text)
+    assert await asked() == (IN_POD, "of-the-pod")
+
+
+async def test_a_users_kubeconfig_that_cannot_be_read_is_refused_and_not_passed_over(
+    own: Path,
+) -> None:
+    own.parent.mkdir()
+    own.write_text("[")
+    with pytest.raises(KubeError, match="no usable cluster configuration"):
+        await asked()
 
 
 async def test_what_is_named_goes_before_the_users_kubeconfig(

@@ -69,11 +69,14 @@ def read(obj: Object) -> SLMService:
 
 def kubeconfig_of(given: Path | None) -> Path | None:
     """As kubectl chooses, also within a Pod: ``given``, else KUBECONFIG, which may list several,
-    else the user's own. None where there is none, and only the Pod's account is left."""
+    else the user's own, if it has a current context. None where only the Pod's account is left."""
     if named := given or os.environ.get("KUBECONFIG"):
         return Path(named)
     own = Path(USERS_KUBECONFIG).expanduser()
-    return own if own.exists() else None
+    try:
+        return own if read_kubeconfig(str(own)) else None
+    except UNUSABLE_CONFIGURATION:
+        return own  # to connect by it fails, and says why
 
 
 def default_namespace(kubeconfig: Path | None) -> str:
