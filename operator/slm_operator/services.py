@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -160,6 +161,27 @@ def wire(loops: Loops, listed: asyncio.Event) -> kopf.OperatorRegistry:
     return registry
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Connection(kopf.ConnectionInfo):
+    """Kopf's own takes the host of ``server`` for the name in its certificate."""
+
+    tls_server_name: str | None = None
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        context = super().as_ssl_context()
+        name = self.tls_server_name
+        if name:
+            wrap = context.wrap_bio
+
+            def wrap_bio(
+                incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **more: Any
+            ) -> ssl.SSLObject:
+                return wrap(incoming, outgoing, **{**more, "server_hostname": name})
+
+            context.wrap_bio = wrap_bio  # type: ignore[method-assign, assignment]
+        return context
+
+
 async def login_as_the_client() -> kopf.ConnectionInfo:
     """As the operator's own client connects, by what is there now: kopf asks again when the API
     server no longer knows a token. Its own reading of a kubeconfig runs no command for a token, and
@@ -167,8 +189,9 @@ async def login_as_the_client() -> kopf.ConnectionInfo:
     found = await configuration()
     header = await found.get_api_key_with_prefix("BearerToken") or ""
     scheme, _, token = header.partition(" ")
-    return kopf.ConnectionInfo(
+    return _Connection(
         server=found.host,
+        tls_server_name=found.tls_server_name,
         ca_path=found.ssl_ca_cert,
         insecure=not found.verify_ssl,
         scheme=scheme or None,

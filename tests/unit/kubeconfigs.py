@@ -17,16 +17,19 @@ def written(
     user: Mapping[str, Any] | None = None,
     cluster: Mapping[str, Any] | None = None,
     namespace: str = "default",
+    name: str = "here",
+    current: str | None = "here",
 ) -> Path:
-    context = {"cluster": "c", "user": "u", "namespace": namespace}
+    """``name``: of all that is in it, as of the only context."""
+    context = {"cluster": name, "user": name, "namespace": namespace}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps(
             {
-                "current-context": "here",
-                "contexts": [{"name": "here", "context": context}],
-                "clusters": [{"name": "c", "cluster": {"server": server, **(cluster or {})}}],
-                "users": [{"name": "u", "user": dict(user or {})}],
+                "current-context": current,
+                "contexts": [{"name": name, "context": context}],
+                "clusters": [{"name": name, "cluster": {"server": server, **(cluster or {})}}],
+                "users": [{"name": name, "user": dict(user or {})}],
             }
         )
     )

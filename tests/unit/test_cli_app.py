@@ -131,7 +131,19 @@ def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...]) -> None:
     assert result.exit_code == 2
 
 
-@pytest.mark.parametrize("text", ["{}", "", "[", "- a"], ids=["empty", "nothing", "bad", "list"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "",
+        "[",
+        "- a",
+        "current-context: ''",
+        "{current-context: a, contexts: [{name: a, context: text}]}",
+        "{current-context: a, contexts: [{context: {}}]}",
+    ],
+    ids=["empty", "nothing", "bad", "list", "no context", "odd context", "nameless context"],
+)
 def test_an_unusable_kubeconfig_is_named(tmp_path: Path, text: str) -> None:
     kubeconfig = tmp_path / "config"
     kubeconfig.write_text(text)

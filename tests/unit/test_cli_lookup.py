@@ -10,6 +10,7 @@ from kubernetes.aio.config import incluster_config
 import kubeconfigs
 from slm_operator.cli import lookup
 from slm_operator.cluster.configuration import configuration
+from slm_operator.cluster.connection import KubeError
 
 IN_POD = "https://10.96.0.1:443"
 
@@ -44,6 +45,24 @@ async def test_within_a_pod_the_users_kubeconfig_goes_before_the_pods_account(ow
     assert await asked() == ("https://own:6443", "team")
 
 
+@pytest.mark.parametrize("text", ["", "{}", "current-context: ''"])
+async def test_a_users_kubeconfig_that_chooses_no_cluster_leaves_the_pods_account(
+    own: Path, text: str
+) -> None:
+    own.parent.mkdir()
+    own.write_text(text)
+    assert await asked() == (IN_POD, "of-the-pod")
+
+
+async def test_a_users_kubeconfig_that_cannot_be_read_is_refused_and_not_passed_over(
+    own: Path,
+) -> None:
+    own.parent.mkdir()
+    own.write_text("[")
+    with pytest.raises(KubeError, match="no usable cluster configuration"):
+        await asked()
+
+
 async def test_what_is_named_goes_before_the_users_kubeconfig(
     monkeypatch: pytest.MonkeyPatch, own: Path, tmp_path: Path
 ) -> None:
@@ -60,3 +79,29 @@ async def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, own: P
     assert await asked() == (IN_POD, "of-the-pod")
     kubeconfigs.written(own, "https://own:6443", namespace="team")
     assert await asked() == ("https://own:6443", "team")
+
+
+@pytest.mark.parametrize(
+    "files",
+    ["dev:prod", "empty:dev:prod", "none:dev:empty", "dev:unset", "unset:dev", "dev:null"],
+)
+async def test_of_several_files_the_first_current_context_holds_as_for_kubectl(
+    monkeypatch: pytest.MonkeyPatch, own: Path, tmp_path: Path, files: str
+) -> None:
+    for name, current in (("dev", "dev"), ("prod", "prod"), ("unset", ""), ("null", None)):
+        server, namespace = f"https://{name}:6443", f"of-{name}"
+        kubeconfigs.written(
+            tmp_path / name, server, namespace=namespace, name=name, current=current
+        )
+    (tmp_path / "empty").touch()
+    monkeypatch.setenv("KUBECONFIG", ":".join(str(tmp_path / name) for name in files.split(":")))
+    assert await asked() == ("https://dev:6443", "of-dev")
+
+
+async def test_the_current_context_may_be_in_another_file(
+    monkeypatch: pytest.MonkeyPatch, own: Path, tmp_path: Path
+) -> None:
+    current = kubeconfigs.written(tmp_path / "a", "https://a:6443", name="a", current="b")
+    there = kubeconfigs.written(tmp_path / "b", "https://b:6443", namespace="of-b", name="b")
+    monkeypatch.setenv("KUBECONFIG", f"{current}:{there}")
+    assert await asked() == ("https://b:6443", "of-b")

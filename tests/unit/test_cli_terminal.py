@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import RenderableType
+from rich.text import Text
 
 from cli_builders import condition, found, object_of, service
 from cli_world import Cluster, slmctl
@@ -31,23 +32,37 @@ ODD_MESSAGES = (
 )
 
 
-def piped(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+def piped(monkeypatch: pytest.MonkeyPatch, *arguments: str, columns: str = "") -> str:
     """What a command writes where it cannot know of any width."""
     status = found()
     unready = condition("Ready", "False", "CreateContainerConfigError", "so it is")
     listed = object_of(
         status.model_copy(update={"conditions": (unready, *status.conditions[1:])}), name=LONG_NAME
     )
-    return slmctl(monkeypatch, Cluster(listed), *arguments, columns="").stdout
+    return slmctl(monkeypatch, Cluster(listed), *arguments, columns=columns).stdout
 
 
-def test_in_a_pipe_no_cell_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    header, row = piped(monkeypatch, "get").splitlines()
+@pytest.mark.parametrize("columns", ["", "0", "abc"])
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}, {"FORCE_COLOR": "1", "TERM": "dumb"}],
+    ids=["plain", "colours", "like a terminal", "like a dumb terminal"],
+)
+def test_in_a_pipe_no_cell_is_cut(
+    monkeypatch: pytest.MonkeyPatch, columns: str, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    header, row = Text.from_ansi(piped(monkeypatch, "get", columns=columns)).plain.splitlines()
     assert row.split()[:2] == [LONG_NAME, "hf://facebook/opt-1.3b"]
     assert (header.split()[-2:], row.split()[-2]) == (
         ["REASON", "AGE"],
         "CreateContainerConfigError",
     )
+
+
+def test_a_pipe_is_as_wide_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max(map(len, piped(monkeypatch, "get", columns="60").splitlines())) <= 60
 
 
 def test_a_locale_without_a_letter_costs_that_letter_alone(

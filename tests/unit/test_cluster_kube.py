@@ -309,25 +309,6 @@ async def test_the_metadata_of_what_may_not_be_read_comes_by_a_patch_of_nothing(
     ]
 
 
-async def authorizations(directory: Path, user: Mapping[str, Any], requests: int = 1) -> list[str]:
-    """By which so many requests of this user's kubeconfig are sent."""
-    seen = []
-
-    async def handle(request: web.Request) -> web.Response:
-        seen.append(request.headers["Authorization"])
-        return web.json_response({})
-
-    app = web.Application()
-    app.router.add_get("/{path:.*}", handle)
-    async with TestServer(app) as server:
-        where = str(server.make_url(""))
-        kube = await Kube.connect(kubeconfigs.written(directory / "config", where, user=user))
-        for _ in range(requests):
-            await kube.get("v1", "Pod", "p", "default")
-        await kube.close()
-    return seen
-
-
 async def test_passwords_of_a_netrc_do_not_get_into_the_way_of_the_token(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -335,18 +316,18 @@ async def test_passwords_of_a_netrc_do_not_get_into_the_way_of_the_token(
     netrc.write_text("machine 127.0.0.1 login someone password other\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    assert await authorizations(tmp_path, {"token": "t"}) == ["Bearer t"]
+    seen = []
 
+    async def handle(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Authorization"))
+        return web.json_response({})
 
-@pytest.mark.parametrize(
-    ("ends", "tokens"),
-    [
-        ("2020-01-01T00:00:00Z", ["Bearer token-2", "Bearer token-3"]),
-        ("2100-01-01T00:00:00Z", ["Bearer token-1", "Bearer token-1"]),
-    ],
-)
-async def test_a_token_of_a_command_is_renewed_when_it_ends(
-    tmp_path: Path, ends: str, tokens: list[str]
-) -> None:
-    user = kubeconfigs.user_of_a_command(tmp_path / "asked", expirationTimestamp=ends)
-    assert await authorizations(tmp_path, user, requests=2) == tokens
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handle)
+    async with TestServer(app) as server:
+        where = str(server.make_url(""))
+        kubeconfig = kubeconfigs.written(tmp_path / "kubeconfig", where, user={"token": "t"})
+        kube = await Kube.connect(kubeconfig)
+        await kube.get("v1", "Pod", "p", "default")
+        await kube.close()
+    assert seen == ["Bearer t"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import suppress
 from pathlib import Path
 
@@ -121,6 +122,21 @@ async def test_kopf_connects_as_the_operators_own_client_does(
     assert (found.server, found.proxy_url) == (kubeconfigs.SERVER, "http://proxy:3128")
     assert (found.scheme, found.token) == ("Bearer", "token-1")
     assert found.ca_path == str(authority)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [({"tls-server-name": "api.test"}, "api.test"), ({}, "127.0.0.1")],
+    ids=["named", "not named"],
+)
+async def test_kopf_expects_the_name_in_the_servers_certificate_that_the_kubeconfig_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cluster: dict[str, str], expected: str
+) -> None:
+    kubeconfig = kubeconfigs.written(tmp_path / "config", cluster=cluster)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    context = (await logged_in(Vault())).as_ssl_context()
+    shaken = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="127.0.0.1")
+    assert shaken.server_hostname == expected
 
 
 async def test_kopf_gets_a_new_token_when_the_api_server_no_longer_knows_the_last(

@@ -10,14 +10,14 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
-from kubernetes.aio import config
 from pydantic import ValidationError
 
 from slm_operator.api.models import API_VERSION, GROUP, KIND, SLMService, SLMServiceSpec
 from slm_operator.cli.terminal import fail
-from slm_operator.cluster.configuration import UNUSABLE_CONFIGURATION, USERS_KUBECONFIG
+from slm_operator.cluster.configuration import USERS_KUBECONFIG
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Kube, Object, Objects, get_or_none
+from slm_operator.cluster.kubeconfig import UNUSABLE_CONFIGURATION, read_kubeconfig
 from slm_operator.cluster.profiles import CONFIG_MAP
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -69,11 +69,14 @@ def read(obj: Object) -> SLMService:
 
 def kubeconfig_of(given: Path | None) -> Path | None:
     """As kubectl chooses, also within a Pod: ``given``, else KUBECONFIG, which may list several,
-    else the user's own. None where there is none, and only the Pod's account is left."""
+    else the user's own, if it has a current context. None where only the Pod's account is left."""
     if named := given or os.environ.get("KUBECONFIG"):
         return Path(named)
     own = Path(USERS_KUBECONFIG).expanduser()
-    return own if own.exists() else None
+    try:
+        return own if read_kubeconfig(str(own)) else None
+    except UNUSABLE_CONFIGURATION:
+        return own  # to connect by it fails, and says why
 
 
 def default_namespace(kubeconfig: Path | None) -> str:
@@ -82,10 +85,10 @@ def default_namespace(kubeconfig: Path | None) -> str:
     if chosen is None:
         return POD_NAMESPACE.read_text() if POD_NAMESPACE.exists() else "default"
     try:
-        _, context = config.list_kube_config_contexts(str(chosen))
+        found = read_kubeconfig(str(chosen))
     except UNUSABLE_CONFIGURATION:
         return "default"  # to connect by it fails too, and says why
-    return str(context["context"].get("namespace") or "default")
+    return found.namespace if found else "default"
 
 
 async def service(kube: Kube, namespace: str, name: str) -> Object:

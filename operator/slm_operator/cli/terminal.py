@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 PIPE_COLUMNS = 10_000
 """No line is cut or broken for whoever reads a pipe or a file."""
@@ -48,8 +48,11 @@ OutputOption = Annotated[
 def console(*, stderr: bool = False) -> Console:
     """Shows text letter for letter: what a cluster says has brackets and colons of its own."""
     shown = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    if not shown.is_terminal and not os.environ.get("COLUMNS"):
-        shown.width = PIPE_COLUMNS
+    columns = os.environ.get("COLUMNS", "")
+    # The console takes also what shows colours for a terminal, as a log of CI does.
+    if not shown.file.isatty() and not (columns.isdigit() and int(columns)):
+        # Of a dumb terminal it takes a width alone for nothing.
+        shown.size = ConsoleDimensions(PIPE_COLUMNS, shown.height)
     return shown
 
 

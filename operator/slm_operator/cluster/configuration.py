@@ -9,13 +9,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import yaml
 from kubernetes.aio import client, config
 
 from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kubeconfig import UNUSABLE_CONFIGURATION, load
 
-UNUSABLE_CONFIGURATION = (config.ConfigException, OSError, TypeError, ValueError, yaml.YAMLError)
-"""What the client raises for a kubeconfig that is missing, empty, no YAML, or incomplete."""
 USERS_KUBECONFIG = "~/.kube/config"
 
 
@@ -28,32 +26,21 @@ async def configuration(kubeconfig: Path | None = None) -> client.Configuration:
     named = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG")
     try:
         if named:
-            await _load(named, settings)
+            await load(named, settings)
         else:
             try:
                 config.load_incluster_config(client_configuration=settings)
             except config.ConfigException:
-                await _load(USERS_KUBECONFIG, settings)
+                await load(USERS_KUBECONFIG, settings)
     except UNUSABLE_CONFIGURATION as error:
         raise KubeError(
             0,
             "NoClusterConfig",
-            f"no usable cluster configuration ({error}): set KUBECONFIG to a kubeconfig file",
+            f"no usable cluster configuration ({error}): mend it, or set KUBECONFIG to a "
+            "kubeconfig file",
         ) from error
     settings.proxy = settings.proxy or proxy_of_environment(settings.host)
     return settings
-
-
-async def _load(files: str, settings: client.Configuration) -> None:
-    loader = await config.load_kube_config(files, client_configuration=settings)
-
-    async def renew(used: client.Configuration) -> None:
-        # Asked before each request, it runs the command again only when its token is about to end.
-        await loader.load_from_exec_plugin()
-        used.api_key["BearerToken"] = loader.token
-
-    if hasattr(loader, "exec_plugin_expiry"):
-        settings.refresh_api_key_hook = renew  # type: ignore[assignment]  # it is said to be None
 
 
 def proxy_of_environment(url: str) -> str | None:
