@@ -224,8 +224,8 @@ CASES = {
         "0.23",
         "DriverTooOld",
         "PTX",
-        "(EngineCore pid=91) torch.AcceleratorError: CUDA error: the provided PTX was compiled with "
-        "an unsupported toolchain.",
+        "(EngineCore pid=91) torch.AcceleratorError: CUDA error: the provided PTX was compiled "
+        "with an unsupported toolchain.",
     ),
     "the driver is too old for torch": Case(
         "0.6",
