@@ -27,10 +27,12 @@ two and less than three."""
 
 
 class Hours:
-    """Plays stretches of arrivals against packs that start in time, and queue what is too much."""
+    """Plays stretches of arrivals against packs that start in time, and queue what is too much.
+    Each sample comes so much later than its period."""
 
-    def __init__(self, rules: DemandRules = RULES) -> None:
+    def __init__(self, rules: DemandRules = RULES, late_seconds: float = 0.0) -> None:
         self.rules = rules
+        self.late_seconds = late_seconds
         self.memory = DemandMemory()
         self.now = self.arrived = self.waiting = 0.0
         self.packs = 1
@@ -38,8 +40,8 @@ class Hours:
         self.history: list[tuple[float, int]] = []
         self.waited: list[float] = []
 
-    def after(self, seconds: float, requests_per_second: float) -> None:
-        period = self.rules.period_seconds
+    def after(self, seconds: float, requests_per_second: float, silent: bool = False) -> None:
+        period = self.rules.period_seconds + self.late_seconds
         for _ in range(int(seconds / period)):
             self.now += period
             self.arrived += requests_per_second * period
@@ -48,11 +50,11 @@ class Hours:
             self.waiting = max(0.0, unserved)
             if self.waiting:
                 self.waited.append(self.now)
-            self._decide()
+            self._decide(None if silent else self._sample())
 
-    def _decide(self) -> None:
+    def _sample(self) -> DemandSample:
         completed = int(self.arrived - self.waiting)
-        sample = DemandSample(
+        return DemandSample(
             at_seconds=self.now,
             arrived=int(self.arrived),
             completed=completed,
@@ -60,6 +62,8 @@ class Hours:
             output_tokens=completed * OUTPUT_TOKENS,
             waiting=int(self.waiting),
         )
+
+    def _decide(self, sample: DemandSample | None) -> None:
         rules = self.rules
         demand, self.memory = decide_packs(self.memory, sample, self.now, self.packs, COST, rules)
         added = max(0, demand.packs - self.packs)
@@ -168,8 +172,20 @@ def test_what_comes_in_the_first_seconds_is_no_rate_yet() -> None:
     assert (hours.changes, hours.memory.surges) == ([], ())
 
 
-def test_a_load_that_stays_is_no_surge_though_packs_take_long_to_start() -> None:
-    hours = Hours(replace(RULES, start_seconds=1500))
+@pytest.mark.parametrize(("start_seconds", "late_seconds"), [(1500, 0.0), (1100, 1.0)])
+def test_a_load_that_stays_is_no_surge_though_packs_take_long_to_start(
+    start_seconds: float, late_seconds: float
+) -> None:
+    hours = Hours(replace(RULES, start_seconds=start_seconds), late_seconds)
     hours.packs = 2
     hours.after(2 * SURGE_REMEMBERED_SECONDS, FULL)
+    assert hours.memory.surges == ()
+
+
+def test_a_load_that_stays_is_no_surge_after_a_silence() -> None:
+    hours = Hours(replace(RULES, start_seconds=720))
+    hours.packs = 2
+    hours.after(2 * SURGE_REMEMBERED_SECONDS, FULL)
+    hours.after(480, FULL, silent=True)
+    hours.after(600, FULL)
     assert hours.memory.surges == ()

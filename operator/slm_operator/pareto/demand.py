@@ -35,7 +35,7 @@ less tells chance from load no better."""
 STEP_EARLY = 0.9
 """Of it is enough: a sample may come a little early."""
 STEPS_KEPT = 80
-"""Twenty minutes: the forecast forgets what is older."""
+"""Twenty minutes, longer where samples are missing: the forecast forgets what is older."""
 LENGTHS_SECONDS = 120.0
 """Mean lengths are those of requests that completed within it."""
 LASTING_SECONDS = 120.0
@@ -200,15 +200,18 @@ def _with(memory: DemandMemory, sample: DemandSample | None, rules: DemandRules)
         return memory
     if last is not None and _jumped_back(last, sample):
         return replace(memory, samples=(sample,))
-    since = sample.at_seconds - STEPS_KEPT * rules.step_seconds
+    # Where samples come late or not at all, as many steps take longer.
+    since = sample.at_seconds - 2 * STEPS_KEPT * rules.step_seconds
     kept = (s for s in memory.samples if s.at_seconds >= since)
     return replace(memory, samples=(*kept, sample))
 
 
 def _a_step_apart(samples: tuple[DemandSample, ...]) -> tuple[DemandSample, ...]:
-    """The newest, and back from it those that count; oldest first."""
+    """The newest, and back from it those that count, as many as are kept; oldest first."""
     counting = list(samples[-1:])
     for sample in reversed(samples):
+        if len(counting) > STEPS_KEPT:
+            break
         if counting[-1].at_seconds - sample.at_seconds >= STEP_EARLY * STEP_SECONDS:
             counting.append(sample)
     return tuple(reversed(counting))
