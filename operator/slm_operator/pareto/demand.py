@@ -192,13 +192,19 @@ def decide_packs(
 
 
 def _with(memory: DemandMemory, sample: DemandSample | None, rules: DemandRules) -> DemandMemory:
-    """A counter that jumped back begins a new series: differences across it mean nothing."""
+    """A counter that jumped back begins a new series: differences across it mean nothing. Of a time
+    of which nothing was seen only the mean is known, which hides that the load rose towards its
+    end: what was needed before it no longer says that fewer packs are enough."""
     if sample is None:
         return memory
-    last = memory.samples[-1] if memory.samples else None
-    if last is not None and sample.at_seconds <= last.at_seconds:
+    if not memory.samples:
+        return replace(memory, samples=(sample,))
+    last = memory.samples[-1]
+    if sample.at_seconds <= last.at_seconds:
         return memory
-    if last is not None and _jumped_back(last, sample):
+    if _is_stale(sample.at_seconds - last.at_seconds, rules):
+        memory = replace(memory, needs=())
+    if _jumped_back(last, sample):
         return replace(memory, samples=(sample,))
     # Where samples come late or not at all, as many steps take longer.
     since = sample.at_seconds - 2 * STEPS_KEPT * rules.step_seconds
@@ -286,8 +292,7 @@ def _recent(
     needs: tuple[tuple[float, int], ...], now_seconds: float, rules: DemandRules
 ) -> tuple[tuple[float, int], ...]:
     """The newest that is as old as the stabilisation period, and all later ones; none from before
-    a time of which nothing was seen: only the mean of what came in it is known, which hides that it
-    rose towards the end."""
+    a time in which nothing was decided."""
     if needs and _is_stale(now_seconds - needs[-1][0], rules):
         return ()
     since = now_seconds - rules.stabilization_seconds
