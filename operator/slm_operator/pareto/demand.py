@@ -30,10 +30,8 @@ Rule = Literal[
 ]
 
 STEP_SECONDS = 15.0
-"""Samples count so far apart, whatever the period: that is what the forecast's weights are for, and
-less tells chance from load no better."""
-STEP_EARLY = 0.9
-"""Of it is enough: a sample may come a little early."""
+"""Samples count about so far apart, whatever the period: that is what the forecast's weights are
+for, and less tells chance from load no better."""
 STEPS_KEPT = 80
 """Twenty minutes, longer where samples are missing: the forecast forgets what is older."""
 LENGTHS_SECONDS = 120.0
@@ -96,7 +94,7 @@ class DemandRules:
     @property
     def step_seconds(self) -> float:
         """Between two samples that count."""
-        return self.period_seconds * _whole(STEP_EARLY * STEP_SECONDS / self.period_seconds)
+        return self.period_seconds * max(1, round(STEP_SECONDS / self.period_seconds))
 
     def steps(self, seconds: float) -> int:
         return max(1, round(seconds / self.step_seconds))
@@ -181,7 +179,7 @@ def decide_packs(
     held = _unknown(memory, now_seconds, rules)
     if held:
         return Demand(bounded, "HeldStale", f"{held}; {bounded} packs stay"), memory
-    work = _work(_a_step_apart(memory.samples), cost, rules)
+    work = _work(_a_step_apart(memory.samples, rules), cost, rules)
     surges = _surges(memory.surges, now_seconds, bounded, work, rules)
     keep = max(work.to_keep(rules), *(n for _, n in surges), 0)
     needs = _recent(memory.needs, now_seconds, rules)
@@ -212,13 +210,17 @@ def _with(memory: DemandMemory, sample: DemandSample | None, rules: DemandRules)
     return replace(memory, samples=(*kept, sample))
 
 
-def _a_step_apart(samples: tuple[DemandSample, ...]) -> tuple[DemandSample, ...]:
+def _a_step_apart(
+    samples: tuple[DemandSample, ...], rules: DemandRules
+) -> tuple[DemandSample, ...]:
     """The newest, and back from it those that count, as many as are kept; oldest first."""
     counting = list(samples[-1:])
+    # A sample may come early or late: it counts for the step that it is nearest to.
+    enough_seconds = rules.step_seconds - rules.period_seconds / 2
     for sample in reversed(samples):
         if len(counting) > STEPS_KEPT:
             break
-        if counting[-1].at_seconds - sample.at_seconds >= STEP_EARLY * STEP_SECONDS:
+        if counting[-1].at_seconds - sample.at_seconds >= enough_seconds:
             counting.append(sample)
     return tuple(reversed(counting))
 
@@ -234,7 +236,7 @@ def _jumped_back(last: DemandSample, sample: DemandSample) -> bool:
 
 def _unknown(memory: DemandMemory, now_seconds: float, rules: DemandRules) -> str | None:
     """Why nothing is known of the demand."""
-    if len(_a_step_apart(memory.samples)) < 2:
+    if len(_a_step_apart(memory.samples, rules)) < 2:
         apart = f"{rules.step_seconds:.0f} s apart"
         return f"the demand is not known yet: two samples, {apart}, make a rate"
     age = now_seconds - memory.samples[-1].at_seconds
