@@ -110,8 +110,9 @@ async def answering(status: int, text: str, to_routes: int | None = None) -> Asy
     status where it is told one."""
 
     async def handle(request: web.Request) -> web.Response:
-        told = to_routes is not None and request.method == "PUT"
-        return web.Response(status=to_routes if told else status, text=text)
+        if to_routes is not None and request.method == "PUT":
+            return web.Response(status=to_routes, text=text)
+        return web.Response(status=status, text=text)
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handle)
