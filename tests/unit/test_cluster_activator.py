@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 import pytest
@@ -18,7 +18,12 @@ from builders import pack, service
 from slm_operator.activator.server import Activator, Settings
 from slm_operator.api.models import MAX_PACKS, SLMService
 from slm_operator.cluster import activator as client_module
-from slm_operator.cluster.activator import HIDDEN_SECONDS, SILENCE_SECONDS, ActivatorClient
+from slm_operator.cluster.activator import (
+    HIDDEN_SECONDS,
+    REFUSED_SECONDS,
+    SILENCE_SECONDS,
+    ActivatorClient,
+)
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Page
 from slm_operator.cluster.ports import Ports
@@ -100,10 +105,13 @@ async def world() -> AsyncIterator[World]:
 
 
 @contextlib.asynccontextmanager
-async def answering(status: int, text: str) -> AsyncIterator[str]:
-    """The URL of something that answers so, whatever it is asked."""
+async def answering(status: int, text: str, to_routes: int | None = None) -> AsyncIterator[str]:
+    """The URL of something that answers so, whatever it is asked; ``to_routes``: with another
+    status where it is told one."""
 
-    async def handle(_: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.Response:
+        if to_routes is not None and request.method == "PUT":
+            return web.Response(status=to_routes, text=text)
         return web.Response(status=status, text=text)
 
     app = web.Application()
@@ -260,8 +268,60 @@ async def test_a_service_whose_port_cannot_be_opened_gets_a_pack_at_once() -> No
             told = await here.see()
         assert told.trouble is not None and told.trouble.reason == "ActivatorRefused"
         assert not told.lastingly
+        here.now[0] += REFUSED_SECONDS
         assert await here.look() == ["chat"]
         assert await here.see() == Activation(told.port, HOST)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "to_routes"),
+    [
+        pytest.param(502, "bad gateway", 502, id="a proxy without its activator"),
+        pytest.param(200, '{"doors": []}', 422, id="an activator that takes no such route"),
+    ],
+)
+async def test_another_error_than_a_closed_port_starts_no_pack_before_it_lasts(
+    status: int, text: str, to_routes: int
+) -> None:
+    async with world() as here, answering(status, text, to_routes) as url:
+        here.client._url = url
+        told = await here.see()
+        assert told.trouble is not None and told.trouble.reason == "ActivatorRefused"
+        assert told.lastingly
+        here.now[0] += SILENCE_SECONDS - 1
+        assert (await here.see()).lastingly
+        here.now[0] += 1
+        await here.look()
+        assert not (await here.see()).lastingly
+
+
+async def test_a_port_that_stays_closed_wakes_its_service_now_and_then_until_it_opens() -> None:
+    async with world() as here:
+        await here.start()
+        with socket.create_server((HOST, here.client._ports.of(SLEEPY.uid) or 0)):
+            await here.see()
+            woken = 0
+            for _ in range(20):
+                here.now[0] += 0.5
+                for _ in await here.look():
+                    woken += 1
+                    await here.see()
+        assert 1 <= woken <= 2
+        here.now[0] += REFUSED_SECONDS
+        assert await here.look() == ["chat"]
+        assert (await here.see()).trouble is None
+        assert await here.look() == []
+
+
+async def test_another_route_is_told_at_once_though_the_last_was_refused() -> None:
+    async with world() as here, answering(200, '{"doors": []}', 409) as url:
+        here.client._url = url
+        await here.see()
+        assert await here.look() == []
+        known = here.client._known[SLEEPY.uid]
+        route = known.route.model_copy(update={"addresses": (HOST,)})
+        here.client._known[SLEEPY.uid] = replace(known, route=route)
+        assert await here.look() == ["chat"]
 
 
 async def test_an_activator_that_nobody_asked_for_long_is_not_taken_for_silent() -> None:

@@ -141,12 +141,12 @@ def test_nothing_is_decided_before_a_pack_was_measured() -> None:
     assert scaling(decision) == ("False", "DemandUnknown")
 
 
-def after_some_quiet() -> Fleet:
+def after_some_quiet(quiet_looks: int = 14) -> Fleet:
     """Three packs, of which one has been enough for most of the stabilisation period."""
     fleet = Fleet(following(), start_looks=2)
     fleet.ramp(2.7)
     fleet.run(260, load=2.7)
-    fleet.run(14, load=0.4)
+    fleet.run(quiet_looks, load=0.4)
     assert fleet.ordinals == [0, 1, 2]
     fleet.told.clear()
     return fleet
@@ -181,6 +181,15 @@ class TestMissing:
         fleet.packs[0].silent = False
         fleet.run(30, load=2.6)
         assert (fleet.ordinals, fleet.told) == ([0, 1, 2], [])
+
+    def test_packs_stay_when_a_load_came_back_at_the_end_of_a_minute_of_silence(self) -> None:
+        fleet = after_some_quiet(quiet_looks=17)
+        fleet.packs[0].silent = True
+        fleet.run(3, load=0.4)
+        fleet.run(1, load=2.6)
+        fleet.packs[0].silent = False
+        fleet.run(30, load=2.6)
+        assert "PacksRemoved" not in [reason for reason, _ in fleet.told]
 
     def test_packs_stay_when_a_load_came_back_while_no_pass_was_made(self) -> None:
         fleet = after_some_quiet()

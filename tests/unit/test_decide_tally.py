@@ -118,6 +118,15 @@ def test_a_restart_of_an_agent_is_counted_since_requests_may_have_ended_with_it(
     assert (tally.arrived, tally.restarts) == (0, 1)
 
 
+def test_a_restart_is_counted_too_when_the_pack_did_not_answer_meanwhile() -> None:
+    tally = counted(ServiceTally(), {"p0": state(10), "p1": state(agent_id="b")})
+    tally = counted(tally, {"p1": state(agent_id="b")}, unanswered=["p0"])
+    same = counted(tally, {"p0": state(14), "p1": state(agent_id="b")})
+    assert (same.arrived, same.restarts) == (4, 0)
+    other = counted(tally, {"p0": state(4, agent_id="c"), "p1": state(agent_id="b")})
+    assert (other.arrived, other.restarts) == (0, 1)
+
+
 def test_a_new_pack_brings_nothing_from_before_it_was_seen() -> None:
     looks = (
         {"p0": state()},

@@ -100,6 +100,20 @@ class TestToZero:
         fleet.run(3)
         assert fleet.ordinals == []
 
+    def test_not_within_the_period_after_a_container_crashed_beside_another_pack(self) -> None:
+        fleet = sleepy()
+        fleet.ramp(1.6)
+        fleet.run(8)
+        assert fleet.ordinals == [0, 1]
+        crashing = fleet.packs[0]
+        crashing.starts_in, crashing.agent = 8, crashing.agent + 1
+        crashing.ended = crashing.waiting = 0.0
+        fleet.run(8)
+        fleet.run(int(LOOKS) - 1)
+        assert fleet.ordinals == [0]
+        fleet.run(3)
+        assert fleet.ordinals == []
+
     def test_never_before_the_knee_is_known(self) -> None:
         fleet = Fleet(following(least=0, measured=False))
         fleet.activation = HOLDS

@@ -6,6 +6,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slm_operator.pareto.demand import (
     SURGE_REMEMBERED_SECONDS,
@@ -13,6 +15,7 @@ from slm_operator.pareto.demand import (
     DemandRules,
     DemandSample,
     PackCost,
+    _a_step_apart,
     decide_packs,
 )
 
@@ -27,20 +30,23 @@ two and less than three."""
 
 
 class Hours:
-    """Plays stretches of arrivals against packs that start in time, and queue what is too much."""
+    """Plays stretches of arrivals against packs that start in time, and queue what is too much.
+    Each sample comes so much later than its period."""
 
-    def __init__(self, rules: DemandRules = RULES) -> None:
+    def __init__(self, rules: DemandRules = RULES, late_seconds: float = 0.0) -> None:
         self.rules = rules
+        self.late_seconds = late_seconds
         self.memory = DemandMemory()
-        self.now = self.arrived = self.waiting = 0.0
+        self.now = self.until = self.arrived = self.waiting = 0.0
         self.packs = 1
         self.starting: list[float] = []
         self.history: list[tuple[float, int]] = []
         self.waited: list[float] = []
 
-    def after(self, seconds: float, requests_per_second: float) -> None:
-        period = self.rules.period_seconds
-        for _ in range(int(seconds / period)):
+    def after(self, seconds: float, requests_per_second: float, silent: bool = False) -> None:
+        period = self.rules.period_seconds + self.late_seconds
+        self.until += seconds
+        while self.now + period <= self.until + 1e-6:
             self.now += period
             self.arrived += requests_per_second * period
             ready = self.packs - sum(at > self.now for at in self.starting)
@@ -48,11 +54,11 @@ class Hours:
             self.waiting = max(0.0, unserved)
             if self.waiting:
                 self.waited.append(self.now)
-            self._decide()
+            self._decide(None if silent else self._sample())
 
-    def _decide(self) -> None:
+    def _sample(self) -> DemandSample:
         completed = int(self.arrived - self.waiting)
-        sample = DemandSample(
+        return DemandSample(
             at_seconds=self.now,
             arrived=int(self.arrived),
             completed=completed,
@@ -60,6 +66,8 @@ class Hours:
             output_tokens=completed * OUTPUT_TOKENS,
             waiting=int(self.waiting),
         )
+
+    def _decide(self, sample: DemandSample | None) -> None:
         rules = self.rules
         demand, self.memory = decide_packs(self.memory, sample, self.now, self.packs, COST, rules)
         added = max(0, demand.packs - self.packs)
@@ -141,9 +149,9 @@ def test_a_load_that_creeps_up_is_no_surge() -> None:
     assert all(later >= earlier for (_, earlier), (_, later) in pairwise(hours.history))
 
 
-def a_day(rules: DemandRules) -> Hours:
+def a_day(rules: DemandRules, late_seconds: float = 0.0) -> Hours:
     """Of a load that grows to more than two packs, falls, and comes back at once."""
-    hours = Hours(rules)
+    hours = Hours(rules, late_seconds)
     for step in range(40):
         hours.after(60, QUIET + 0.5 * step)
     hours.after(1800, QUIET)
@@ -152,13 +160,31 @@ def a_day(rules: DemandRules) -> Hours:
     return hours
 
 
-@pytest.mark.parametrize("period_seconds", [10.0, 5.0, 2.0])
-def test_the_period_of_the_samples_does_not_matter(period_seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("period_seconds", "late_seconds"),
+    [(13.0, 0.0), (13.0, 0.6), (12.0, 0.0), (10.0, 0.0), (6.7, 0.1), (5.0, 0.0), (2.0, 0.0)],
+)
+def test_the_period_of_the_samples_does_not_matter(
+    period_seconds: float, late_seconds: float
+) -> None:
     usual = a_day(RULES).changes
-    found = a_day(replace(RULES, period_seconds=period_seconds)).changes
+    found = a_day(replace(RULES, period_seconds=period_seconds), late_seconds).changes
     assert [packs for _, packs in found] == [packs for _, packs in usual] == [2, 3, 2, 1, 2, 1]
     for (at, _), (usually_at, _) in zip(found, usual, strict=True):
         assert at == pytest.approx(usually_at, abs=60)
+
+
+@given(period_seconds=st.floats(1.0, 60.0), late_share=st.floats(-1 / 15, 0.25))
+def test_samples_that_count_are_a_step_apart_however_late_they_come(
+    period_seconds: float, late_share: float
+) -> None:
+    rules = replace(RULES, period_seconds=period_seconds)
+    apart = period_seconds * (1 + late_share)
+    samples = tuple(DemandSample(n * apart, n, n, 0, n) for n in range(100))
+    counting = _a_step_apart(samples, rules)
+    gap = (counting[-1].at_seconds - counting[0].at_seconds) / (len(counting) - 1)
+    nearest = period_seconds / 2 + max(0.0, apart - period_seconds)
+    assert gap == pytest.approx(rules.step_seconds, abs=nearest + 1e-6)
 
 
 def test_what_comes_in_the_first_seconds_is_no_rate_yet() -> None:
@@ -168,8 +194,20 @@ def test_what_comes_in_the_first_seconds_is_no_rate_yet() -> None:
     assert (hours.changes, hours.memory.surges) == ([], ())
 
 
-def test_a_load_that_stays_is_no_surge_though_packs_take_long_to_start() -> None:
-    hours = Hours(replace(RULES, start_seconds=1500))
+@pytest.mark.parametrize(("start_seconds", "late_seconds"), [(1500, 0.0), (1100, 1.0)])
+def test_a_load_that_stays_is_no_surge_though_packs_take_long_to_start(
+    start_seconds: float, late_seconds: float
+) -> None:
+    hours = Hours(replace(RULES, start_seconds=start_seconds), late_seconds)
     hours.packs = 2
     hours.after(2 * SURGE_REMEMBERED_SECONDS, FULL)
+    assert hours.memory.surges == ()
+
+
+def test_a_load_that_stays_is_no_surge_after_a_silence() -> None:
+    hours = Hours(replace(RULES, start_seconds=720))
+    hours.packs = 2
+    hours.after(2 * SURGE_REMEMBERED_SECONDS, FULL)
+    hours.after(480, FULL, silent=True)
+    hours.after(600, FULL)
     assert hours.memory.surges == ()

@@ -23,6 +23,7 @@ from slm_operator.activator.gatekeeper import (
 from slm_operator.activator.metrics import ActivatorMetrics
 from slm_operator.activator.room import Room
 from slm_operator.activator.wire import (
+    CANNOT_OPEN,
     CONTROL_PORT,
     HELD_PATH,
     ROUTES_PATH,
@@ -161,7 +162,7 @@ class Activator:
         except (OSError, OverflowError) as error:
             keeper.closed()
             text = f"port {port} cannot be opened ({error}): use another range of ports"
-            return web.Response(status=409, text=text)
+            return web.Response(status=CANNOT_OPEN, text=text)
         self._open[port] = _Opened(keeper, runner)
         return _answer(keeper.state(port))
 

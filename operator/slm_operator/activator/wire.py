@@ -11,6 +11,9 @@ TOKEN_VARIABLE = "SLM_ACTIVATOR_TOKEN"  # noqa: S105 - the variable's name
 TOKEN_LENGTH = 32
 HELD_PATH = "/v1/held"
 ROUTES_PATH = "/v1/routes"
+CANNOT_OPEN = 409
+"""The status of an answer: the route's port cannot be opened, which goes on until another program
+leaves it."""
 MAX_ADDRESSES = 65
 """As many packs as a service may have, and one that is tried or takes another's place."""
 

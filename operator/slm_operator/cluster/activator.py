@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import ValidationError
 
-from slm_operator.activator.wire import HELD_PATH, ROUTES_PATH, Door, Held, Route
+from slm_operator.activator.wire import CANNOT_OPEN, HELD_PATH, ROUTES_PATH, Door, Held, Route
 from slm_operator.api.models import SLMService
 from slm_operator.cluster.connection import KubeError
 from slm_operator.cluster.kube import Kube
@@ -26,16 +26,20 @@ LOOK_SECONDS = 0.5
 """Between two looks at what waits; a request wakes its service so much later at most."""
 HIDDEN_SECONDS = 5.0
 """Between two tries to learn the ports of namespaces that cannot be read, which may be for good."""
+REFUSED_SECONDS = 5.0
+"""Between two passes for the sake of a route that was refused, which may be for good."""
 PATIENCE = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
 SILENCE_SECONDS = 15.0
 """An activator that is started anew answers sooner; until then no pack is started for its sake."""
 
 
 class ActivatorError(Exception):
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, status: int | None = None) -> None:
+        """``status``: of an answer."""
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,15 @@ class _Known:
     name: str
     port: int
     route: Route
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """The activator, or a proxy before it, answered with an error to a route."""
+
+    route: Route
+    since_seconds: float
+    last_seconds: float
 
 
 class ActivatorClient:
@@ -68,6 +81,8 @@ class ActivatorClient:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._doors: dict[int, Door] = {}
+        self._refusals: dict[int, _Refusal] = {}
+        """By port, until a route is taken."""
         self._address = ""
         self._answered_at = clock()
         """When it last said what an activator says: one that refuses holds nothing."""
@@ -117,7 +132,7 @@ class ActivatorClient:
                 door = await self._put(port, route)
             except ActivatorError as error:
                 trouble = Trouble(error.reason, error.message)
-                refused = door is None and error.reason == "ActivatorRefused"
+                refused = door is None and self._stays_closed(port, error)
         return Activation(
             port=port,
             address=self._address,
@@ -135,6 +150,7 @@ class ActivatorClient:
         if known is None:
             return
         self._doors.pop(known.port, None)
+        self._refusals.pop(known.port, None)
         try:
             await self._call("DELETE", f"{ROUTES_PATH}/{known.port}")
         except ActivatorError as error:
@@ -163,8 +179,18 @@ class ActivatorClient:
     def _is_news(self, one: _Known, before: Door | None) -> bool:
         door = self._doors.get(one.port)
         if door is None or door.route != one.route:
-            return True
+            refusal = self._refusals.get(one.port)
+            if refusal is None or refusal.route != one.route:
+                return True
+            return self._clock() - refusal.last_seconds >= REFUSED_SECONDS
         return door.waiting > 0 and (before is None or before.waiting == 0)
+
+    def _stays_closed(self, port: int, error: ActivatorError) -> bool:
+        """Other errors than that the port cannot be opened may be over in a moment."""
+        if error.status == CANNOT_OPEN:
+            return True
+        refusal = self._refusals.get(port)
+        return refusal is not None and self._clock() - refusal.since_seconds >= SILENCE_SECONDS
 
     @property
     def _silent(self) -> bool:
@@ -179,7 +205,15 @@ class ActivatorClient:
         return held
 
     async def _put(self, port: int, route: Route) -> Door:
-        text = await self._call("PUT", f"{ROUTES_PATH}/{port}", route.model_dump_json())
+        try:
+            text = await self._call("PUT", f"{ROUTES_PATH}/{port}", route.model_dump_json())
+        except ActivatorError as error:
+            if error.status is not None:
+                now, before = self._clock(), self._refusals.get(port)
+                since = now if before is None else before.since_seconds
+                self._refusals[port] = _Refusal(route, since, now)
+            raise
+        self._refusals.pop(port, None)
         try:
             door = self._doors[port] = Door.model_validate_json(text)
         except ValidationError as error:
@@ -214,7 +248,9 @@ class ActivatorClient:
             )
         if answer.status >= 300:
             raise ActivatorError(
-                "ActivatorRefused", f"the activator answered {answer.status}: {text[:200]}"
+                "ActivatorRefused",
+                f"the activator answered {answer.status}: {text[:200]}",
+                answer.status,
             )
         return text
 

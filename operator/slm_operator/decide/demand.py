@@ -169,7 +169,7 @@ def _sampled(
     states = {p.uid: p.agent for p in packs if p.agent is not None}
     if not states:
         return kept, None
-    tally = counted(kept.tally, states)
+    tally = counted(kept.tally, states, [p.uid for p in packs if p.agent is None])
     sample = DemandSample(
         at_seconds=now_seconds,
         arrived=tally.arrived,

@@ -13,7 +13,7 @@ The calibration load is no demand. Its requests go through the same router, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from slm_worker.wire import Counters, LoadState, PackState
@@ -52,14 +52,17 @@ class ServiceTally:
     """By the UID of the pack, whose agent may be another one the next time."""
 
 
-def counted(tally: ServiceTally, states: Mapping[str, PackState]) -> ServiceTally:
-    """``tally`` with what has happened since, by the packs' UIDs. A pack that is left out is
+def counted(
+    tally: ServiceTally, states: Mapping[str, PackState], unanswered: Collection[str] = ()
+) -> ServiceTally:
+    """``tally`` with what has happened since, by the packs' UIDs. ``unanswered``: packs that are
+    there, whose agents may be others when they answer again; any other that is left out is
     forgotten."""
     known = dict(tally.readings)
     arrived, completed = tally.arrived, tally.completed
     prompt_tokens, output_tokens = tally.prompt_tokens, tally.output_tokens
     restarts = tally.restarts
-    readings = []
+    readings = [(uid, known[uid]) for uid in unanswered if uid in known]
     for uid, state in states.items():
         before = known.get(uid)
         if before is not None and before.agent_id != state.agent_id:

@@ -30,12 +30,10 @@ Rule = Literal[
 ]
 
 STEP_SECONDS = 15.0
-"""Samples count so far apart, whatever the period: that is what the forecast's weights are for, and
-less tells chance from load no better."""
-STEP_EARLY = 0.9
-"""Of it is enough: a sample may come a little early."""
+"""Samples count about so far apart, whatever the period: that is what the forecast's weights are
+for, and less tells chance from load no better."""
 STEPS_KEPT = 80
-"""Twenty minutes: the forecast forgets what is older."""
+"""Twenty minutes, longer where samples are missing: the forecast forgets what is older."""
 LENGTHS_SECONDS = 120.0
 """Mean lengths are those of requests that completed within it."""
 LASTING_SECONDS = 120.0
@@ -96,7 +94,7 @@ class DemandRules:
     @property
     def step_seconds(self) -> float:
         """Between two samples that count."""
-        return self.period_seconds * _whole(STEP_EARLY * STEP_SECONDS / self.period_seconds)
+        return self.period_seconds * max(1, round(STEP_SECONDS / self.period_seconds))
 
     def steps(self, seconds: float) -> int:
         return max(1, round(seconds / self.step_seconds))
@@ -181,7 +179,7 @@ def decide_packs(
     held = _unknown(memory, now_seconds, rules)
     if held:
         return Demand(bounded, "HeldStale", f"{held}; {bounded} packs stay"), memory
-    work = _work(_a_step_apart(memory.samples), cost, rules)
+    work = _work(_a_step_apart(memory.samples, rules), cost, rules)
     surges = _surges(memory.surges, now_seconds, bounded, work, rules)
     keep = max(work.to_keep(rules), *(n for _, n in surges), 0)
     needs = _recent(memory.needs, now_seconds, rules)
@@ -192,24 +190,37 @@ def decide_packs(
 
 
 def _with(memory: DemandMemory, sample: DemandSample | None, rules: DemandRules) -> DemandMemory:
-    """A counter that jumped back begins a new series: differences across it mean nothing."""
+    """A counter that jumped back begins a new series: differences across it mean nothing. Of a time
+    of which nothing was seen only the mean is known, which hides that the load rose towards its
+    end: what was needed before it no longer says that fewer packs are enough."""
     if sample is None:
         return memory
-    last = memory.samples[-1] if memory.samples else None
-    if last is not None and sample.at_seconds <= last.at_seconds:
-        return memory
-    if last is not None and _jumped_back(last, sample):
+    if not memory.samples:
         return replace(memory, samples=(sample,))
-    since = sample.at_seconds - STEPS_KEPT * rules.step_seconds
+    last = memory.samples[-1]
+    if sample.at_seconds <= last.at_seconds:
+        return memory
+    if _is_stale(sample.at_seconds - last.at_seconds, rules):
+        memory = replace(memory, needs=())
+    if _jumped_back(last, sample):
+        return replace(memory, samples=(sample,))
+    # Where samples come late or not at all, as many steps take longer.
+    since = sample.at_seconds - 2 * STEPS_KEPT * rules.step_seconds
     kept = (s for s in memory.samples if s.at_seconds >= since)
     return replace(memory, samples=(*kept, sample))
 
 
-def _a_step_apart(samples: tuple[DemandSample, ...]) -> tuple[DemandSample, ...]:
-    """The newest, and back from it those that count; oldest first."""
+def _a_step_apart(
+    samples: tuple[DemandSample, ...], rules: DemandRules
+) -> tuple[DemandSample, ...]:
+    """The newest, and back from it those that count, as many as are kept; oldest first."""
     counting = list(samples[-1:])
+    # A sample may come early or late: it counts for the step that it is nearest to.
+    enough_seconds = rules.step_seconds - rules.period_seconds / 2
     for sample in reversed(samples):
-        if counting[-1].at_seconds - sample.at_seconds >= STEP_EARLY * STEP_SECONDS:
+        if len(counting) > STEPS_KEPT:
+            break
+        if counting[-1].at_seconds - sample.at_seconds >= enough_seconds:
             counting.append(sample)
     return tuple(reversed(counting))
 
@@ -225,7 +236,7 @@ def _jumped_back(last: DemandSample, sample: DemandSample) -> bool:
 
 def _unknown(memory: DemandMemory, now_seconds: float, rules: DemandRules) -> str | None:
     """Why nothing is known of the demand."""
-    if len(_a_step_apart(memory.samples)) < 2:
+    if len(_a_step_apart(memory.samples, rules)) < 2:
         apart = f"{rules.step_seconds:.0f} s apart"
         return f"the demand is not known yet: two samples, {apart}, make a rate"
     age = now_seconds - memory.samples[-1].at_seconds
@@ -283,8 +294,7 @@ def _recent(
     needs: tuple[tuple[float, int], ...], now_seconds: float, rules: DemandRules
 ) -> tuple[tuple[float, int], ...]:
     """The newest that is as old as the stabilisation period, and all later ones; none from before
-    a time of which nothing was seen: only the mean of what came in it is known, which hides that it
-    rose towards the end."""
+    a time in which nothing was decided."""
     if needs and _is_stale(now_seconds - needs[-1][0], rules):
         return ()
     since = now_seconds - rules.stabilization_seconds
