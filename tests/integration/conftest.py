@@ -19,6 +19,7 @@ from slm_dev.stack import Stack, StackSettings
 from slm_operator.cluster.profiles import CONFIG_MAP
 
 LONGEST = (
+    "test_operator_demand.py",
     "test_demo_disturbed.py",
     "test_demo.py",
     "test_operator_vllm.py",
@@ -29,7 +30,6 @@ LONGEST = (
     "test_operator_bad_input.py",
     "test_operator_rollout.py",
     "test_operator_live.py",
-    "test_operator_demand.py",
     "test_operator_profiles.py",
     "test_api_faults.py",
     "test_leader_election.py",
