@@ -112,6 +112,7 @@ async def _watch(
             log.exception("watching ended; again in %g s", RESTART_SECONDS)
         else:
             if not restored.is_set():
+                log.info("kopf was told to stop: the operator ends")
                 return
         listed.set()
         await asyncio.sleep(RESTART_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from contextlib import suppress
 from pathlib import Path
@@ -26,8 +27,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_watching_goes_on_after_a_fault_or_a_restored_store_until_kopf_is_told_to_stop(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     runs: list[str] = []
 
     async def run(stop_flag: asyncio.Event) -> None:
@@ -47,6 +49,7 @@ async def test_watching_goes_on_after_a_fault_or_a_restored_store_until_kopf_is_
     async with asyncio.timeout(5):
         await subject.follow(api, Loops(), Reach())  # type: ignore[arg-type]
     assert runs == ["run", "run", "run"]
+    assert caplog.messages[-1] == "kopf was told to stop: the operator ends"
 
 
 async def test_kopf_is_given_the_namespaces_that_can_be_read_and_begins_anew_for_others(
