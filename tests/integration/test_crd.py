@@ -22,7 +22,7 @@ from slm_operator.api.rules import VALIDATIONS
 from slm_operator.api.status import Condition, OperatingPointStatus, SLMServiceStatus
 from slm_operator.cli.app import app
 from slm_operator.cli.local.request import Request, manifest
-from slm_worker.wire import OWNED_ENGINE_ARGUMENTS
+from slm_worker.owned_arguments import OWNED_ENGINE_ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

@@ -17,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from slm_operator.activator.gatekeeper import Limits
 from slm_operator.activator.server import Activator, Settings
 from slm_operator.activator.wire import Held, Route
+from slm_operator.cluster.connection import KubeError
+from slm_operator.cluster.kube import Page
 
 Headers = CIMultiDict[str]
 
@@ -233,3 +235,18 @@ async def surroundings(total_bytes: int = 1 << 20, **limits: Any) -> AsyncIterat
             for request in world.requests:
                 request.cancel()
             await asyncio.gather(*world.requests, return_exceptions=True)
+
+
+class Namespaces:
+    """An API server that lists services of namespaces with their ports, but for hidden ones."""
+
+    def __init__(self, hidden: set[str], **ports: dict[str, int]) -> None:
+        self.hidden, self.ports = hidden, ports
+        self.asked: list[str] = []
+
+    async def pages(self, api: str, kind: str, namespace: str) -> AsyncIterator[Page]:
+        self.asked.append(namespace)
+        if namespace in self.hidden:
+            raise KubeError(403, "Forbidden", "no")
+        found = self.ports.get(namespace, {}).items()
+        yield Page([{"metadata": {"uid": u}, "status": {"activatorPort": p}} for u, p in found], "")

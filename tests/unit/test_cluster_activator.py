@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from activator_world import BODY, CHAT, HOST, TOKEN, FakePack, free_port
+from activator_world import BODY, CHAT, HOST, TOKEN, FakePack, Namespaces, free_port
 from builders import pack, service
 from slm_operator.activator.server import Activator, Settings
 from slm_operator.api.models import MAX_PACKS, SLMService
@@ -24,8 +24,6 @@ from slm_operator.cluster.activator import (
     SILENCE_SECONDS,
     ActivatorClient,
 )
-from slm_operator.cluster.connection import KubeError
-from slm_operator.cluster.kube import Page
 from slm_operator.cluster.ports import Ports
 from slm_operator.decide.snapshot import Activation, Pack
 
@@ -48,6 +46,12 @@ class World:
     async def start(self, token: str = TOKEN) -> None:
         settings = Settings(token, HOST, self.control, router_port=self.pack.port)
         await self.running.enter_async_context(Activator(settings))
+
+    async def fall_silent(self) -> None:
+        """Once it has answered."""
+        await self.start()
+        await self.see()
+        await self.running.aclose()
 
     async def see(self, *packs: Pack, of: SLMService = SLEEPY) -> Activation:
         found = await self.client.activation(of, packs)
@@ -74,21 +78,6 @@ class World:
                 if any(d["port"] == port and d["waiting"] for d in doors):
                     return
                 await asyncio.sleep(0.01)
-
-
-class Namespaces:
-    """An API server that lists services of namespaces with their ports, but for hidden ones."""
-
-    def __init__(self, hidden: set[str], **ports: dict[str, int]) -> None:
-        self.hidden, self.ports = hidden, ports
-        self.asked: list[str] = []
-
-    async def pages(self, api: str, kind: str, namespace: str) -> AsyncIterator[Page]:
-        self.asked.append(namespace)
-        if namespace in self.hidden:
-            raise KubeError(403, "Forbidden", "no")
-        found = self.ports.get(namespace, {}).items()
-        yield Page([{"metadata": {"uid": u}, "status": {"activatorPort": p}} for u, p in found], "")
 
 
 @contextlib.asynccontextmanager
@@ -195,9 +184,7 @@ async def test_an_activator_that_was_started_anew_is_told_again() -> None:
 
 async def test_a_silence_is_told_at_once_and_counts_when_it_lasts() -> None:
     async with world() as here:
-        await here.start()
-        await here.see()
-        await here.running.aclose()
+        await here.fall_silent()
         assert await here.look() == []
         told = await here.see()
         assert told.trouble is not None and told.trouble.reason == "ActivatorUnreachable"
@@ -213,9 +200,7 @@ async def test_a_silence_that_begins_to_count_wakes_services(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with world() as here:
-        await here.start()
-        await here.see()
-        await here.running.aclose()
+        await here.fall_silent()
 
         async def refused(url: str) -> str:
             here.now[0] += SILENCE_SECONDS
@@ -228,9 +213,7 @@ async def test_a_silence_that_begins_to_count_wakes_services(
 
 async def test_a_silence_that_begins_to_count_between_two_looks_wakes_services_too() -> None:
     async with world() as here:
-        await here.start()
-        await here.see()
-        await here.running.aclose()
+        await here.fall_silent()
         assert await here.look() == []
         here.now[0] += SILENCE_SECONDS
         assert await here.look() == ["chat"]
@@ -409,96 +392,3 @@ async def test_a_namespace_that_cannot_be_read_is_asked_for_its_ports_until_it_a
         assert (await here.see()).port is not None
         task.cancel()
         assert kube.asked == ["late", "late"]
-
-
-class TestPorts:
-    def test_a_service_keeps_the_port_that_its_status_has(self) -> None:
-        ports = Ports(1, 3)
-        ports.saw("a", 2)
-        assert ports.of("a") == 2
-
-    def test_nobody_new_gets_one_before_all_are_known(self) -> None:
-        ports = Ports(1, 3)
-        assert ports.of("new") is None
-        assert ports.trouble.reason == "ActivatorPortsUnknown"
-        ports.saw("old", 1)
-        ports.all_known = True
-        assert ports.of("new") == 2
-
-    async def test_all_that_are_taken_are_read_from_the_statuses(self) -> None:
-        class Pages:
-            async def pages(self, api: str, kind: str, namespace: str) -> AsyncIterator[Page]:
-                for uid, port in (("a", 1), ("b", 2)):
-                    obj = {"metadata": {"uid": uid}, "status": {"activatorPort": port}}
-                    yield Page([obj, {"metadata": {"uid": "c"}}], "1")
-
-        ports = Ports(1, 3)
-        await ports.learn(Pages())  # type: ignore[arg-type]
-        assert [ports.of(uid) for uid in "cba"] == [3, 2, 1]
-
-    async def test_nobody_new_gets_one_while_a_namespace_cannot_be_read(self) -> None:
-        """Its services may have any, and their clients may go on calling."""
-        kube = Namespaces(hidden={"gone"}, here={"a": 1}, gone={"b": 4})
-        ports = Ports(1, 4)
-        await ports.learn(kube, ("gone", "here"))  # type: ignore[arg-type]
-        assert [ports.of(uid) for uid in ("a", "new")] == [1, None]
-        assert ports.trouble.reason == "ActivatorPortsUnknown"
-        assert "services of gone may have any port" in ports.trouble.message
-
-    async def test_one_whose_status_has_a_port_keeps_it_meanwhile(self) -> None:
-        ports = Ports(1, 4)
-        await ports.learn(Namespaces(hidden={"gone"}), ("gone", "here"))  # type: ignore[arg-type]
-        ports.saw("here, seen by its pass", 3)
-        assert ports.of("here, seen by its pass") == 3
-
-    async def test_once_all_can_be_read_new_ones_get_what_none_of_them_has(self) -> None:
-        kube = Namespaces(hidden={"there"}, here={"a": 1}, there={"b": 4, "c": 2})
-        ports, watched = Ports(1, 5), ("here", "there")
-        await ports.learn(kube, watched)  # type: ignore[arg-type]
-        kube.hidden.clear()
-        await ports.learn(kube, watched)  # type: ignore[arg-type]
-        assert [ports.of(uid) for uid in ("new", "b", "c", "newer")] == [3, 4, 2, 5]
-        assert kube.asked == ["here", "there", "there"], "what is known is not asked again"
-
-    async def test_no_two_get_the_same_where_namespaces_are_hidden_in_turn(self) -> None:
-        kube, watched = Namespaces(hidden={"a"}, a={}, b={}), ("a", "b")
-        for hidden, uid in (("a", "b1"), ("b", "a1")):
-            kube.hidden = {hidden}
-            just_begun = Ports(1, 4)
-            await just_begun.learn(kube, watched)  # type: ignore[arg-type]
-            assert just_begun.of(uid) is None
-
-    async def test_that_nobody_new_gets_one_is_told_once(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        kube, ports = Namespaces(hidden={"gone"}), Ports(1, 4)
-        for _ in range(3):
-            await ports.learn(kube, ("gone", "here"))  # type: ignore[arg-type]
-        (record,) = caplog.records
-        assert "no service gets a new port of the activator" in record.getMessage()
-
-    async def test_one_that_does_not_answer_is_waited_for(self) -> None:
-        class Pages:
-            async def pages(self, api: str, kind: str, namespace: str) -> AsyncIterator[Page]:
-                raise KubeError(503, "Refused", "no etcd")
-                yield
-
-        ports = Ports(1, 4)
-        with pytest.raises(KubeError):
-            await ports.learn(Pages(), ("here",))  # type: ignore[arg-type]
-        assert ports.of("new") is None
-
-    def test_two_services_never_share_one_whatever_their_statuses_say(self) -> None:
-        ports = Ports(1, 3)
-        ports.saw("a", 2)
-        ports.saw("b", 2)
-        ports.saw("c", 99)
-        ports.all_known = True
-        assert [ports.of(uid) for uid in "abc"] == [2, 1, 3]
-
-    def test_one_that_is_given_back_is_given_again(self) -> None:
-        ports = Ports(1, 1)
-        ports.all_known = True
-        assert ports.of("a") == 1
-        ports.forget("a")
-        assert ports.of("b") == 1

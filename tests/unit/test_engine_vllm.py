@@ -15,7 +15,8 @@ from slm_worker.engine.factory import (
     refuse_owned_arguments,
 )
 from slm_worker.engine.vllm import VllmEngine
-from slm_worker.wire import OWNED_ENGINE_ARGUMENTS, EngineConfig, GpuConfig, ModelRef, PackConfig
+from slm_worker.owned_arguments import OWNED_ENGINE_ARGUMENTS
+from slm_worker.wire import EngineConfig, GpuConfig, ModelRef, PackConfig
 
 HUB = ModelRef(uri="hf://facebook/opt-1.3b", name="opt", revision="abc")
 LOCAL = ModelRef(uri="file:///models/opt", name="opt")

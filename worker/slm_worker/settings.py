@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from slm_worker.engine.factory import EngineUnusableError, refuse_owned_arguments
+from slm_worker.owned_arguments import ENGINE_API_KEY, OWNED_ENGINE_ARGUMENTS
 from slm_worker.token_file import MIN_TOKEN_CHARACTERS, TokenFile
 from slm_worker.wire import (
     ADDRESS_VARIABLE,
@@ -18,8 +19,6 @@ from slm_worker.wire import (
     AGENT_PORT_VARIABLE,
     CACHE_VARIABLE,
     CONFIG_VARIABLE,
-    ENGINE_API_KEY,
-    OWNED_ENGINE_ARGUMENTS,
     ROUTER_PORT,
     ROUTER_PORT_VARIABLE,
     TOKEN_FILE_VARIABLE,

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from slm_worker.wire import (
-    ADDRESS_VARIABLE,
+from slm_worker.owned_arguments import (
     ENGINE_API_KEY,
     NOT_OWNED_ENGINE_ARGUMENTS,
     OWNED_ENGINE_ARGUMENTS,
 )
+from slm_worker.wire import ADDRESS_VARIABLE
 
 Rule = dict[str, Any]
 
@@ -158,7 +158,7 @@ _ARGUMENT_NAME = _ARGUMENT.replace("self", "self.replace('.', '=')") + ".replace
 ENGINE_ARGUMENT = rule(
     # vLLM takes _ for -, any unambiguous beginning of an argument for the whole, of a short one the
     # value that is glued on, and --x.key=value for --x. The agent's own check is
-    # engine.factory.owned_argument.
+    # owned_arguments.owned_argument.
     f"[{_ARGUMENT_NAME}].all(name, name.size() < 2 || "
     f"name in {json.dumps(NOT_OWNED_ENGINE_ARGUMENTS)} || "
     f"!{json.dumps(list(OWNED_ENGINE_ARGUMENTS))}.exists(owned, owned.startsWith(name) || "

@@ -10,7 +10,8 @@ from slm_worker.engine.base import Engine
 from slm_worker.engine.simulated import SimulatedEngine
 from slm_worker.engine.vllm import VllmEngine, argument_name
 from slm_worker.gpu.simulated.client import SOCKET_VARIABLE
-from slm_worker.wire import NOT_OWNED_ENGINE_ARGUMENTS, OWNED_ENGINE_ARGUMENTS, PackConfig
+from slm_worker.owned_arguments import OWNED_ENGINE_ARGUMENTS, owned_argument
+from slm_worker.wire import PackConfig
 
 
 class EngineUnusableError(Exception):
@@ -54,16 +55,3 @@ def refuse_owned_arguments(args: Iterable[str]) -> None:
                 f"engine.args: remove {argument.partition('=')[0]}: "
                 f"{OWNED_ENGINE_ARGUMENTS[owned]}",
             )
-
-
-def owned_argument(name: str) -> str | None:
-    """The owned argument for which vLLM could take ``name``; None where there is none."""
-    if name in OWNED_ENGINE_ARGUMENTS:
-        return name
-    if len(name) < 2 or name in NOT_OWNED_ENGINE_ARGUMENTS:
-        return None
-    short = not name.startswith("--")
-    for owned in OWNED_ENGINE_ARGUMENTS:
-        if owned.startswith(name) or (short and name.startswith(owned)):
-            return owned
-    return None
